@@ -1,0 +1,2 @@
+/** Exports of the execution loop. */
+export { lookup } from '../decode/cache'

@@ -1,0 +1,2 @@
+/** Exports of the kernel's fast paths. */
+export { pollEvents } from './events'

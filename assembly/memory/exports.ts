@@ -1,0 +1,2 @@
+/** Exports of the memory room. */
+export { flushEverywhere } from './tlb'

@@ -1,0 +1,33 @@
+/** The linear-memory map: every structure and region of the core, from which both compilers get constants. */
+import { cpu, seg, segmentNames } from './cpu.ts'
+import { block, frame, map, op, tlb, vcpuArena, vcpuArenaSize } from './engine.ts'
+import { vm } from './vm.ts'
+import type { Region, Struct } from './struct.ts'
+
+export const structs: readonly Struct[] = [cpu, seg, op, block, tlb, frame, vm.vm, vm.slot, vm.backing, vm.global]
+export const regions: readonly Region[] = [...map, ...vcpuArena]
+
+/** Enumerations and bit names shared by assembly/ and host/. */
+export const constants: Readonly<Record<string, number>> = {
+  VCPU_ARENA_SIZE: vcpuArenaSize,
+  ...Object.fromEntries(segmentNames.map((name, i) => [`SEG_${name}`, i])),
+  // MODE word
+  MODE_CS16: 0, MODE_CS32: 1, MODE_CS64: 2, MODE_CS_MASK: 3,
+  MODE_SS32: 4, MODE_FLAT: 8, MODE_USER: 16, MODE_LONG: 32,
+  // LEAVE: why an op ends its block
+  LEAVE_NONE: 0, LEAVE_FAULT: 1, LEAVE_NEXT: 2, LEAVE_BRANCH: 3, LEAVE_EXIT_RETRY: 4, LEAVE_EXIT_NEXT: 5, LEAVE_EXIT_BRANCH: 6,
+  // STOP: why execute() returned
+  STOP_NONE: 0, STOP_BUDGET: 1, STOP_EXIT: 2, STOP_EVENT: 3, STOP_UNIMPLEMENTED: 4, STOP_SHUTDOWN: 5,
+  // OP flags
+  OPF_MEM: 1, OPF_LOCK: 2, OPF_REP: 4, OPF_REPNE: 8, OPF_SIZE_SHIFT: 4, OPF_ADDR_SHIFT: 6,
+  EA_FLAT64: 0, EA_FLAT32: 1, EA_GENERAL: 2,
+  // Lazy flag classes
+  FLAG_EAGER: 0, FLAG_SUB: 1, FLAG_ADD: 2, FLAG_LOGIC: 3, FLAG_INC: 4, FLAG_DEC: 5, FLAG_RESULT_ONLY: 6,
+  // Event word
+  EVENT_TIMER: 1, EVENT_INTERRUPT: 2, EVENT_NMI: 4, EVENT_INIT: 8, EVENT_SIPI: 16, EVENT_KICK: 32, EVENT_FLUSH: 64, EVENT_SINGLE_STEP: 128, EVENT_SMI: 256, EVENT_WINDOW: 512,
+  // Exceptions
+  EXC_DE: 0, EXC_DB: 1, EXC_NMI: 2, EXC_BP: 3, EXC_OF: 4, EXC_BR: 5, EXC_UD: 6, EXC_NM: 7, EXC_DF: 8, EXC_TS: 10, EXC_NP: 11,
+  EXC_SS: 12, EXC_GP: 13, EXC_PF: 14, EXC_MF: 16, EXC_AC: 17, EXC_MC: 18, EXC_XM: 19, EXC_VC: 29,
+  EXCF_ERROR: 1, EXCF_SOFT: 2, EXCF_INT3: 4, EXCF_TRAP: 8, EXCF_EXTERNAL: 16, EXCF_NMI: 32,
+  FRAME_ALLOCATED: 1, FRAME_TOUCHED: 2, FRAME_VMSA: 4, FRAME_TAMPERED: 8,
+}

@@ -1,0 +1,18 @@
+/** Writes every generated file from spec/. Runs first in `npm run build`; nothing here ships. */
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { layoutSource } from './generate-layout.ts'
+
+/** Writes only what changed, so that incremental builds stay quick. */
+function put(path: string, text: string): void {
+  mkdirSync(dirname(path), { recursive: true })
+  try {
+    if (readFileSync(path, 'utf8') === text) return
+  } catch {
+    // not there yet
+  }
+  writeFileSync(path, text)
+}
+
+put('assembly/generated/layout.ts', layoutSource('assembly'))
+put('host/generated/layout.ts', layoutSource('host'))
