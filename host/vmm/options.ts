@@ -1,0 +1,172 @@
+/**
+ * What a caller may ask of a machine, what a run reports, and the checks of both.
+ * Every refusal is a CloisterError whose message names the input and the rule it breaks.
+ */
+import { CloisterError } from '../errors.ts'
+
+export const machineTypes = ['default', 'sev', 'sev-es', 'snp', 'tdx', 'sev-legacy', 'sev-es-legacy'] as const
+export type MachineType = (typeof machineTypes)[number]
+
+export const imageModes = ['real16', 'protected32', 'long64'] as const
+export type ImageMode = (typeof imageModes)[number]
+
+/** A raw flat guest, entered directly. */
+export interface FlatImage {
+  bytes: Uint8Array
+  load: number | bigint
+  entry: number | bigint
+  mode: ImageMode
+}
+
+export interface MachineOptions {
+  /** VM type; default `default`. */
+  type?: MachineType
+  /** OVMF-style image, mapped to end at 4 GiB. */
+  firmware?: Uint8Array
+  /** Raw flat guest. */
+  image?: FlatImage
+  /** Direct kernel boot: not implemented yet, refused by name. */
+  kernel?: Uint8Array
+  initrd?: Uint8Array
+  append?: string
+  /** Bytes of RAM; default 256 MiB. */
+  memory?: number
+  /** Number of vCPUs; default 1. */
+  smp?: number
+  /** CPU model: `default`, or a name from host/cpuid. */
+  cpu?: string
+  /** vCPU type whose CPUID(1).EAX the measured VMSA holds in RDX. */
+  vcpuType?: string
+  /** SEV_FEATURES of the VMSA. */
+  guestFeatures?: number | bigint
+  /** SEV guest policy; default 0x1, with bit 2 (0x5) for SEV-ES. */
+  policy?: number | bigint
+  /** KVM_CREATE_IRQCHIP: default true; false is refused for SEV-ES (requirement B4). */
+  irqchip?: boolean
+  /** System management mode: default false; true is refused for SEV-ES (requirement B5). */
+  smm?: boolean
+  /** Which kernel's KVM is modelled. */
+  linux?: '6.12' | '7.3'
+  profile?: string
+  /** Seed of every random number of the machine; default 0. */
+  seed?: number | bigint
+  /** Seconds since 1970 that the real-time clock starts with; default 2026-01-01. */
+  epoch?: number
+  /** Instructions of all vCPUs together after which run() stops. */
+  maxInstructions?: number
+  /** Wall-clock seconds after which run() stops. */
+  timeoutSeconds?: number
+  /** Bytes the guest writes to its serial port. */
+  onSerial?: (bytes: Uint8Array) => void
+  /** Bytes the guest writes to OVMF's debug port 0x402. */
+  onDebug?: (bytes: Uint8Array) => void
+  /** One line per event of the kinds listed in `traceKinds`. */
+  trace?: (line: string) => void
+  traceKinds?: readonly TraceKind[]
+  /** The core, for hosts without file access (see openKvm). */
+  wasm?: URL | BufferSource | WebAssembly.Module
+}
+
+export const traceKindNames = ['exits', 'ghcb', 'tdcall', 'firmware', 'pio', 'mmio'] as const
+export type TraceKind = (typeof traceKindNames)[number]
+
+export type ExitReason =
+  | 'powered-off'
+  | 'halted'
+  | 'debug-exit'
+  | 'budget-instructions'
+  | 'budget-time'
+  | 'guest-terminated'
+  | 'triple-fault'
+  | 'unimplemented'
+  | 'interrupted'
+  | 'internal-error'
+
+/** Schema 1 of `--report`. */
+export interface RunReport {
+  schema: 1
+  type: MachineType
+  exit: { reason: ExitReason; detail: string | null }
+  instructions: number
+  seconds: number
+  exits: Record<string, number>
+  ghcb: Record<string, number> | null
+  tdvmcall: Record<string, number> | null
+  launchDigest: string | null
+  vcpus: number
+}
+
+export interface RunResult {
+  reason: ExitReason
+  detail: string | null
+  /** Exit status of `cloister run`: contract, "Command line". */
+  status: number
+  /** Whole value written to the debug-exit port. */
+  debugExit: number | null
+  report: RunReport
+}
+
+export const MiB = 1024 * 1024
+export const GiB = 1024 * MiB
+
+/** Options with every default filled in. */
+export interface Checked extends MachineOptions {
+  type: MachineType
+  memory: number
+  smp: number
+  cpu: string
+  policy: bigint
+  irqchip: boolean
+  smm: boolean
+  epoch: number
+}
+
+const refuse = (code: string, message: string): never => {
+  throw new CloisterError(code, message)
+}
+
+export const isEncrypted = (type: MachineType): boolean => type.startsWith('sev')
+export const isSevEs = (type: MachineType): boolean => type === 'sev-es' || type === 'sev-es-legacy'
+
+/** Checks everything that can be refused before a VM exists. */
+export function checkOptions(options: MachineOptions): Checked {
+  const type = options.type ?? 'default'
+  if (!machineTypes.includes(type)) refuse('type', `unknown VM type '${String(type)}': one of ${machineTypes.join(', ')}`)
+  if (type === 'snp' || type === 'tdx') refuse('unsupported-type', `VM type '${type}' cannot be launched yet: this version launches ${machineTypes.filter(t => t !== 'snp' && t !== 'tdx').join(', ')}`)
+  const memory = options.memory ?? 256 * MiB
+  if (!Number.isSafeInteger(memory) || memory <= 0) refuse('memory', `memory ${memory}: must be a positive number of bytes`)
+  if (memory < MiB) refuse('memory', `memory ${memory}: a machine has at least 1 MiB`)
+  if (memory % 4096 !== 0) refuse('memory', `memory ${memory}: must be a multiple of 4096 bytes`)
+  // One openKvm has 4 GiB for everything; the core's tables, the firmware and the vCPUs need a part of it.
+  if (memory > maximumMemory) refuse('memory', `memory ${memory}: more than the ${maximumMemory / MiB} MiB that fit the emulator's 4 GiB`)
+  const smp = options.smp ?? 1
+  if (!Number.isInteger(smp) || smp < 1 || smp > maximumCpus) refuse('smp', `smp ${smp}: must be a whole number from 1 to ${maximumCpus}`)
+  const es = isSevEs(type)
+  const irqchip = options.irqchip ?? true
+  // Requirement B4: KVM would launch such a guest; refusing it is the VMM's rule.
+  if (es && !irqchip) refuse('irqchip', `VM type '${type}' needs the in-kernel interrupt controller: its state cannot be moved in and out of a protected vCPU`)
+  const smm = options.smm ?? false
+  // Requirement B5.
+  if (es && smm) refuse('smm', `VM type '${type}' cannot have SMM: entering it would rewrite registers that the VMSA protects`)
+  const policy = BigInt(options.policy ?? (es ? 5 : 1))
+  if (policy < 0n || policy > 0xffffffffn) refuse('policy', `policy ${policy.toString(16)}: a SEV guest policy has 32 bits`)
+  if (options.kernel || options.initrd || options.append !== undefined) {
+    if (!options.kernel) refuse('kernel', 'an initrd or a command line needs a kernel')
+    if (!options.image && !options.firmware) refuse('unsupported-kernel', 'direct kernel boot (bzImage, PVH, multiboot) is not implemented yet; use firmware or a raw image')
+    refuse('unsupported-kernel', 'a kernel beside firmware (fw_cfg boot) is not implemented yet')
+  }
+  if (options.firmware && options.image) refuse('guest', 'firmware and a raw image exclude each other')
+  if (!options.firmware && !options.image) refuse('guest', 'nothing to run: give firmware or a raw image')
+  if (options.image && !imageModes.includes(options.image.mode)) {
+    refuse('mode', `unknown image mode '${String(options.image.mode)}': one of ${imageModes.join(', ')}`)
+  }
+  const { maxInstructions, timeoutSeconds } = options
+  if (maxInstructions !== undefined && !(Number.isSafeInteger(maxInstructions) && maxInstructions > 0)) {
+    refuse('max-instructions', `max-instructions ${maxInstructions}: must be a positive whole number`)
+  }
+  if (timeoutSeconds !== undefined && !(timeoutSeconds > 0)) refuse('timeout', `timeout ${timeoutSeconds}: must be a positive number of seconds`)
+  return { ...options, type, memory, smp, cpu: options.cpu ?? 'default', policy, irqchip, smm, epoch: options.epoch ?? 1767225600 }
+}
+
+export const maximumMemory = 3584 * MiB
+export const maximumCpus = 64
