@@ -73,7 +73,7 @@ export const cpu = struct('CPU', 'State of one vCPU', [
   ['STOP_REASON', 'u32', 'why execute() returned (STOP_*)'],
   ['STOP_DETAIL', 'u64', 'unimplemented: linear RIP; see execute/loop.ts'],
   ['STOP_INFO', 'u64', 'unimplemented: first opcode bytes, little endian'],
-  ['LOCK_ACTIVE', 'u32', ''], ['POLL_COUNT', 'u32', 'consecutive reads of one timer (poll-loop recognition)'],
+  ['OP', 'u32', 'op inside a slow or cold call (exact time), 0 at block boundaries'], ['POLL_COUNT', 'u32', 'consecutive reads of one timer (poll-loop recognition)'],
   ['POLL_KEY', 'u64', 'RIP and port of the last timer read'],
 ], 0x1000)
 

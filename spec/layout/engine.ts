@@ -21,7 +21,7 @@ export const op = struct('OP', 'One decoded instruction', [
   ['NEXT', 'u16', 'offset of the following instruction'],
   ['IMM', 'u64', 'immediate, sign-extended; branches: distance from the block start to the target; moffs: the address'],
   ['DISP', 'u32', 'i32 displacement (RIP-relative: plus NEXT); branches: chain slot, taken'],
-  ['EXTRA', 'u32', 'far selector or second immediate; branches: chain slot, not taken'],
+  ['EXTRA', 'u32', 'opcode byte; far pointers: selector; branches: chain slot, not taken'],
 ])
 
 export const block = struct('BLOCK', 'Header of a decoded block (32 bytes); its ops follow', [
@@ -32,7 +32,7 @@ export const block = struct('BLOCK', 'Header of a decoded block (32 bytes); its 
   ['NEXT', 'u32', 'next block in the same hash bucket'],
   ['BYTES', 'u32', 'length of the covered code'],
   ['FRAME_NEXT', 'u32', 'next block of the same frame bucket'],
-  ['END_FLAGS', 'u32', ''],
+  ['LENGTH', 'u32', 'instructions; kept when the block is dropped'],
 ])
 
 export const tlb = struct('TLB', 'L1 TLB entry (32 bytes); index = (VA >> 7) & 0x7fe0', [
@@ -70,10 +70,9 @@ export const vcpuArenaSize = 9 * MiB
 
 /** The shared linear memory from address 0. Everything after FRAMES is handed out by memory/frames.ts. */
 export const map = chain(0, [
-  ['STATIC', 64 * KiB, 'static data of the compiler (memoryBase 1024)'],
+  ['STATIC', 256 * KiB, 'static data of the compiler (memoryBase 1024); decode tables'],
   ['GLOBAL', 64 * KiB, 'machine-wide state, keys, allocator'],
   ['COLD_TABLE', 16 * KiB, 'function-table index of each cold handler (u32)'],
-  ['DECODE', 64 * KiB, 'decode tables generated from spec/opcodes'],
   ['STAGING', 64 * KiB, 'bytes on their way between host code and the core'],
   ['FRAME_INFO', 16 * MiB, 'FRAME structure of every 4 KiB frame of the 4 GiB'],
 ])
