@@ -65,6 +65,7 @@ export const vcpuArena = chain(0, [
   ['VCPU_BUCKETS', 64 * KiB, 'block hash, 16384 heads'],
   ['VCPU_FRAME_BUCKETS', 16 * KiB, 'blocks by frame, 4096 heads'],
   ['VCPU_BLOCKS', 8 * MiB, 'decoded blocks, filled upwards, flushed whole'],
+  ['VCPU_FPU', 4 * KiB, 'image under construction of FXSAVE, XSAVE and FSAVE; operands of x87 and SSE handlers'],
 ])
 export const vcpuArenaSize = 9 * MiB
 
