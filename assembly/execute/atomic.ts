@@ -1,0 +1,93 @@
+/** XCHG XADD CMPXCHG CMPXCHG8B CMPXCHG16B (SDM vol. 2). One thread runs all vCPUs: a plain read-modify-write is atomic. Owns no state. */
+import { CPU_LEAVE, CPU_SCRATCH, EXC_GP, LEAVE_NONE, OP_REG } from '../generated/layout'
+import { raiseError } from '../cpu/exceptions'
+import { getFlags, setArithmetic } from '../cpu/flags'
+import { commitModify, leaving, modifyMem } from '../memory/access'
+import { addFlags, maskOf, subFlags } from './arith'
+import { aborted } from './linear'
+import { begin, finish, loadSized, storeRegister } from './modify'
+import { ea, operandSize } from './operands'
+
+export function xchg(s: usize, op: usize): u32 {
+  const size = operandSize(op)
+  const p = begin(s, op, size)
+  if (p == 0) return load<u32>(s, CPU_LEAVE)
+  const g = s + <usize>load<u8>(op, OP_REG)
+  const old = loadSized(p, size)
+  const code = finish(s, op, p, size, loadSized(g, size))
+  if (aborted(code)) return code
+  storeRegister(g, size, old)
+  return code
+}
+
+export function xadd(s: usize, op: usize): u32 {
+  const size = operandSize(op)
+  const shift = <u32>ctz(size)
+  const p = begin(s, op, size)
+  if (p == 0) return load<u32>(s, CPU_LEAVE)
+  const g = s + <usize>load<u8>(op, OP_REG)
+  const a = loadSized(p, size)
+  const b = loadSized(g, size)
+  // The destination is written last: XADD r,r of one register leaves the sum.
+  if (p == g) {
+    storeRegister(p, size, a + b)
+  } else {
+    const code = finish(s, op, p, size, a + b)
+    if (aborted(code)) return code
+    storeRegister(g, size, a)
+    setArithmetic(s, addFlags(a, b, shift))
+    return code
+  }
+  setArithmetic(s, addFlags(a, b, shift))
+  return LEAVE_NONE
+}
+
+export function cmpxchg(s: usize, op: usize): u32 {
+  const size = operandSize(op)
+  const shift = <u32>ctz(size)
+  const p = begin(s, op, size)
+  if (p == 0) return load<u32>(s, CPU_LEAVE)
+  const a = load<u64>(s) & maskOf(shift)
+  const b = loadSized(p, size)
+  const code = finish(s, op, p, size, a == b ? loadSized(s + <usize>load<u8>(op, OP_REG), size) : b)
+  if (aborted(code)) return code
+  if (a != b) storeRegister(s, size, b)
+  setArithmetic(s, subFlags(a, b, shift))
+  return code
+}
+
+const RCX: usize = 8
+const RDX: usize = 16
+const RBX: usize = 24
+const ZF: u32 = 0x40
+
+/** CMPXCHG8B; with REX.W CMPXCHG16B, which wants alignment. Only ZF changes. */
+export function cmpxchgPair(s: usize, op: usize): u32 {
+  const half: u32 = operandSize(op) == 8 ? 8 : 4
+  const va = ea(s, op, half << 1)
+  if (leaving(s)) return load<u32>(s, CPU_LEAVE)
+  if (half == 8 && (va & 15) != 0) return raiseError(s, EXC_GP, 0)
+  const p = modifyMem(s, op, va, half << 1)
+  if (p == 0) return load<u32>(s, CPU_LEAVE)
+  const low = loadSized(p, half)
+  const high = loadSized(p + half, half)
+  const equal = low == loadSized(s, half) && high == loadSized(s + RDX, half)
+  if (equal) {
+    if (half == 8) {
+      store<u64>(p, load<u64>(s, RBX))
+      store<u64>(p + 8, load<u64>(s, RCX))
+    } else {
+      store<u32>(p, load<u32>(s, RBX))
+      store<u32>(p + 4, load<u32>(s, RCX))
+    }
+  }
+  const code = p == s + CPU_SCRATCH ? commitModify(s, op) : load<u32>(s, CPU_LEAVE)
+  if (aborted(code)) return code
+  const flags = <u32>getFlags(s) & ~ZF
+  if (!equal) {
+    storeRegister(s, half, low)
+    storeRegister(s + RDX, half, high)
+  }
+  setArithmetic(s, equal ? flags | ZF : flags)
+  return code
+}
