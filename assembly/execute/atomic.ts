@@ -1,40 +1,39 @@
 /** XCHG XADD CMPXCHG CMPXCHG8B CMPXCHG16B (SDM vol. 2). One thread runs all vCPUs: a plain read-modify-write is atomic. Owns no state. */
-import { CPU_LEAVE, CPU_SCRATCH, EXC_GP, LEAVE_NONE, OP_REG } from '../generated/layout'
+import { CPU_LEAVE, EXC_GP, LEAVE_NONE, OP_REG } from '../generated/layout'
 import { raiseError } from '../cpu/exceptions'
 import { getFlags, setArithmetic } from '../cpu/flags'
 import { commitModify, leaving, modifyMem } from '../memory/access'
 import { addFlags, maskOf, subFlags } from './arith'
 import { aborted } from './linear'
-import { begin, finish, loadSized, storeRegister } from './modify'
-import { ea, operandSize } from './operands'
+import { eaWrite, finishRm, modifyRm, operandSize, readRegister, writeRegister } from './operands'
 
 export function xchg(s: usize, op: usize): u32 {
   const size = operandSize(op)
-  const p = begin(s, op, size)
+  const p = modifyRm(s, op, size)
   if (p == 0) return load<u32>(s, CPU_LEAVE)
   const g = s + <usize>load<u8>(op, OP_REG)
-  const old = loadSized(p, size)
-  const code = finish(s, op, p, size, loadSized(g, size))
+  const old = readRegister(p, size)
+  const code = finishRm(s, op, size, p, readRegister(g, size))
   if (aborted(code)) return code
-  storeRegister(g, size, old)
+  writeRegister(g, size, old)
   return code
 }
 
 export function xadd(s: usize, op: usize): u32 {
   const size = operandSize(op)
   const shift = <u32>ctz(size)
-  const p = begin(s, op, size)
+  const p = modifyRm(s, op, size)
   if (p == 0) return load<u32>(s, CPU_LEAVE)
   const g = s + <usize>load<u8>(op, OP_REG)
-  const a = loadSized(p, size)
-  const b = loadSized(g, size)
+  const a = readRegister(p, size)
+  const b = readRegister(g, size)
   // The destination is written last: XADD r,r of one register leaves the sum.
   if (p == g) {
-    storeRegister(p, size, a + b)
+    writeRegister(p, size, a + b)
   } else {
-    const code = finish(s, op, p, size, a + b)
+    const code = finishRm(s, op, size, p, a + b)
     if (aborted(code)) return code
-    storeRegister(g, size, a)
+    writeRegister(g, size, a)
     setArithmetic(s, addFlags(a, b, shift))
     return code
   }
@@ -45,13 +44,13 @@ export function xadd(s: usize, op: usize): u32 {
 export function cmpxchg(s: usize, op: usize): u32 {
   const size = operandSize(op)
   const shift = <u32>ctz(size)
-  const p = begin(s, op, size)
+  const p = modifyRm(s, op, size)
   if (p == 0) return load<u32>(s, CPU_LEAVE)
   const a = load<u64>(s) & maskOf(shift)
-  const b = loadSized(p, size)
-  const code = finish(s, op, p, size, a == b ? loadSized(s + <usize>load<u8>(op, OP_REG), size) : b)
+  const b = readRegister(p, size)
+  const code = finishRm(s, op, size, p, a == b ? readRegister(s + <usize>load<u8>(op, OP_REG), size) : b)
   if (aborted(code)) return code
-  if (a != b) storeRegister(s, size, b)
+  if (a != b) writeRegister(s, size, b)
   setArithmetic(s, subFlags(a, b, shift))
   return code
 }
@@ -64,14 +63,14 @@ const ZF: u32 = 0x40
 /** CMPXCHG8B; with REX.W CMPXCHG16B, which wants alignment. Only ZF changes. */
 export function cmpxchgPair(s: usize, op: usize): u32 {
   const half: u32 = operandSize(op) == 8 ? 8 : 4
-  const va = ea(s, op, half << 1)
+  const va = eaWrite(s, op, half << 1)
   if (leaving(s)) return load<u32>(s, CPU_LEAVE)
   if (half == 8 && (va & 15) != 0) return raiseError(s, EXC_GP, 0)
   const p = modifyMem(s, op, va, half << 1)
   if (p == 0) return load<u32>(s, CPU_LEAVE)
-  const low = loadSized(p, half)
-  const high = loadSized(p + half, half)
-  const equal = low == loadSized(s, half) && high == loadSized(s + RDX, half)
+  const low = readRegister(p, half)
+  const high = readRegister(p + half, half)
+  const equal = low == readRegister(s, half) && high == readRegister(s + RDX, half)
   if (equal) {
     if (half == 8) {
       store<u64>(p, load<u64>(s, RBX))
@@ -81,12 +80,12 @@ export function cmpxchgPair(s: usize, op: usize): u32 {
       store<u32>(p + 4, load<u32>(s, RCX))
     }
   }
-  const code = p == s + CPU_SCRATCH ? commitModify(s, op) : load<u32>(s, CPU_LEAVE)
+  const code = commitModify(s, op)
   if (aborted(code)) return code
   const flags = <u32>getFlags(s) & ~ZF
   if (!equal) {
-    storeRegister(s, half, low)
-    storeRegister(s + RDX, half, high)
+    writeRegister(s, half, low)
+    writeRegister(s + RDX, half, high)
   }
   setArithmetic(s, equal ? flags | ZF : flags)
   return code

@@ -1,11 +1,10 @@
 /** BT BTS BTR BTC, BSF BSR TZCNT LZCNT POPCNT, SHLD SHRD (SDM vol. 2). Owns no state. */
-import { CPU_LEAVE, LEAVE_NONE, OPF_MEM, OP_FLAGS, OP_IMM, OP_REG, OP_RM, OP_SEG } from '../generated/layout'
+import { CPU_LEAVE, LEAVE_NONE, OP_IMM, OP_REG, OP_RM, OP_SEG } from '../generated/layout'
 import { getFlags, setArithmetic } from '../cpu/flags'
 import { leaving, modifyMem, readMem } from '../memory/access'
 import { CF, maskOf, OF, resultFlags, signExtend, ZF } from './arith'
-import { aborted, addressMask, linear, offsetOf } from './linear'
-import { begin, finish, loadSized } from './modify'
-import { ea, getReg, getRm, operandSize, setReg } from './operands'
+import { aborted, linear } from './linear'
+import { addressMask, ea, eaWrite, effectiveOffset, finishRm, getReg, getRm, isMemory, modifyRm, operandSize, readRegister, setReg } from './operands'
 
 function setCarry(s: usize, bit: u64): void {
   setArithmetic(s, (<u32>getFlags(s) & ~CF) | (<u32>bit & 1))
@@ -25,14 +24,14 @@ function bitTest(s: usize, op: usize, kind: u32, index: u64, string: bool): u32 
   const bits: u64 = (<u64>size) << 3
   const bit = index & (bits - 1)
   let p: usize
-  if (load<u8>(op, OP_FLAGS) & OPF_MEM) {
+  if (isMemory(op)) {
     let va: u64
     if (string) {
       // A register index addresses a bit string: the operand lies (index div width) operands away.
       const units = signExtend(index, <u32>ctz(size)) >> <i64>ctz(bits)
-      const offset = (offsetOf(s, op) + <u64>(units * <i64>size)) & addressMask(op)
+      const offset = (effectiveOffset(s, op) + <u64>(units * <i64>size)) & addressMask(op)
       va = linear(s, <u32>load<u8>(op, OP_SEG), offset, size, kind != 0)
-    } else va = ea(s, op, size)
+    } else va = kind == 0 ? ea(s, op, size) : eaWrite(s, op, size)
     if (leaving(s)) return load<u32>(s, CPU_LEAVE)
     if (kind == 0) {
       const value = readMem(s, op, va, size)
@@ -43,9 +42,9 @@ function bitTest(s: usize, op: usize, kind: u32, index: u64, string: bool): u32 
     p = modifyMem(s, op, va, size)
     if (p == 0) return load<u32>(s, CPU_LEAVE)
   } else p = s + <usize>load<u8>(op, OP_RM)
-  const old = loadSized(p, size)
+  const old = readRegister(p, size)
   if (kind != 0) {
-    const code = finish(s, op, p, size, changed(kind, old, bit))
+    const code = finishRm(s, op, size, p, changed(kind, old, bit))
     if (aborted(code)) return code
     setCarry(s, old >> bit)
     return code
@@ -135,12 +134,12 @@ function doubleShift(s: usize, op: usize, amount: u32, right: bool): u32 {
   const shift = <u32>ctz(size)
   const width: u32 = size << 3
   const n: u64 = amount & (size == 8 ? 63 : 31)
-  const p = begin(s, op, size)
+  const p = modifyRm(s, op, size)
   if (p == 0) return load<u32>(s, CPU_LEAVE)
-  const a = loadSized(p, size)
+  const a = readRegister(p, size)
   if (n == 0) {
     // The operand is still accessed; a 32-bit register still loses its upper half.
-    return finish(s, op, p, size, a)
+    return finishRm(s, op, size, p, a)
   }
   const b = getReg(s, op, size)
   let r: u64
@@ -167,7 +166,7 @@ function doubleShift(s: usize, op: usize, amount: u32, right: bool): u32 {
     }
   }
   r &= maskOf(shift)
-  const code = finish(s, op, p, size, r)
+  const code = finishRm(s, op, size, p, r)
   if (aborted(code)) return code
   // OF is defined for a count of one: the sign changed.
   const flags = resultFlags(r, shift) | (<u32>out & CF) | (((a ^ r) >> (width - 1)) & 1 ? OF : 0)

@@ -4,10 +4,10 @@
  */
 import {
   CPU_CR0, CPU_EFLAGS, CPU_MODE, CPU_RIP, CPU_RIP_MASK, CPU_SEGMENTS, EXC_GP, EXC_SS, LEAVE_EXIT_RETRY, LEAVE_FAULT, MODE_CS64, MODE_CS_MASK,
-  OP_BASE, OP_DISP, OP_INDEX, OP_NEXT, OP_OFFSET, OP_SCALE, SEG_ATTRIB, SEG_BASE, SEG_FS, SEG_LIMIT, SEG_SS,
+  OP_NEXT, OP_OFFSET, SEG_ATTRIB, SEG_BASE, SEG_FS, SEG_LIMIT, SEG_SS,
 } from '../generated/layout'
 import { raiseError } from '../cpu/exceptions'
-import { addressSize } from './operands'
+import { addressMask, addressSize } from './operands'
 
 /** Why tryLinear failed is not kept: the vector depends on the segment only (SS: #SS, others: #GP). */
 export const NO_ADDRESS: u64 = 0xffff_ffff_ffff_ffff
@@ -43,18 +43,6 @@ export function linear(s: usize, segment: u32, offset: u64, size: u32, write: bo
   const va = tryLinear(s, segment, offset, size, write)
   if (va == NO_ADDRESS) raiseError(s, segment == SEG_SS ? EXC_SS : EXC_GP, 0)
   return va
-}
-
-/** All ones of the address size. */
-export function addressMask(op: usize): u64 {
-  const size = addressSize(op)
-  return size == 8 ? 0xffff_ffff_ffff_ffff : size == 4 ? 0xffff_ffff : 0xffff
-}
-
-/** Effective address (offset in the segment) of the ModRM operand, not truncated to the address size. */
-export function offsetOf(s: usize, op: usize): u64 {
-  return load<u64>(s + <usize>load<u8>(op, OP_BASE)) + (load<u64>(s + <usize>load<u8>(op, OP_INDEX)) << <u64>load<u8>(op, OP_SCALE)) +
-    <u64><i64>load<i32>(op, OP_DISP)
 }
 
 /** Address-size register rCX, rSI, ...: value, and write that keeps (16-bit) or zeroes (32-bit) the rest. */

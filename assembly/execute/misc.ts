@@ -10,9 +10,8 @@ import { raiseError } from '../cpu/exceptions'
 import { getFlags, setArithmetic } from '../cpu/flags'
 import { leaving, readBytes, readMem, writeBytes, writeMem } from '../memory/access'
 import { CF, maskOf, OF, signExtend, ZF } from './arith'
-import { aborted, addressMask, getCounter, linear, nextRip, setCounter } from './linear'
-import { storeRegister } from './modify'
-import { ea, getReg, getRm, operandSize, setReg, setRm } from './operands'
+import { aborted, getCounter, linear, nextRip, setCounter } from './linear'
+import { addressMask, ea, getReg, getRm, operandSize, setReg, setRm, writeRegister } from './operands'
 
 function swapped(value: u64, size: u32): u64 {
   if (size == 2) return <u64>bswap<u16>(<u16>value)
@@ -24,7 +23,7 @@ function swapped(value: u64, size: u32): u64 {
 export function bswap_(s: usize, op: usize): u32 {
   const size = operandSize(op)
   const p = s + <usize>load<u8>(op, OP_RM)
-  storeRegister(p, size, size == 2 ? 0 : swapped(load<u64>(p), size))
+  writeRegister(p, size, size == 2 ? 0 : swapped(load<u64>(p), size))
   return LEAVE_NONE
 }
 
@@ -44,14 +43,14 @@ export function movbeStore(s: usize, op: usize): u32 {
 /** CBW CWDE CDQE: the accumulator's lower half, sign-extended. */
 export function cbw(s: usize, op: usize): u32 {
   const size = operandSize(op)
-  storeRegister(s, size, <u64>signExtend(load<u64>(s), <u32>ctz(size) - 1))
+  writeRegister(s, size, <u64>signExtend(load<u64>(s), <u32>ctz(size) - 1))
   return LEAVE_NONE
 }
 
 /** CWD CDQ CQO: rDX = sign of rAX. */
 export function cwd(s: usize, op: usize): u32 {
   const size = operandSize(op)
-  storeRegister(s + 16, size, <u64>(signExtend(load<u64>(s), <u32>ctz(size)) >> 63))
+  writeRegister(s + 16, size, <u64>(signExtend(load<u64>(s), <u32>ctz(size)) >> 63))
   return LEAVE_NONE
 }
 
@@ -91,7 +90,7 @@ export function movFromOffset(s: usize, op: usize): u32 {
   if (leaving(s)) return load<u32>(s, CPU_LEAVE)
   const value = readMem(s, op, va, size)
   if (leaving(s)) return load<u32>(s, CPU_LEAVE)
-  storeRegister(s, size, value)
+  writeRegister(s, size, value)
   return LEAVE_NONE
 }
 
@@ -151,7 +150,7 @@ export function rdrand(s: usize, op: usize): u32 {
   store<u64>(s, x, CPU_RANDOM)
   let z = (x ^ (x >> 30)) * 0xbf58_476d_1ce4_e5b9
   z = (z ^ (z >> 27)) * 0x94d0_49bb_1331_11eb
-  storeRegister(s + <usize>load<u8>(op, OP_RM), operandSize(op), z ^ (z >> 31))
+  writeRegister(s + <usize>load<u8>(op, OP_RM), operandSize(op), z ^ (z >> 31))
   setArithmetic(s, CF)
   return LEAVE_NONE
 }

@@ -3,8 +3,7 @@ import { CPU_LEAVE, OP_IMM } from '../generated/layout'
 import { carry, getFlags, setArithmetic } from '../cpu/flags'
 import { CF, maskOf, OF } from './arith'
 import { aborted } from './linear'
-import { begin, finish, loadSized } from './modify'
-import { operandSize } from './operands'
+import { finishRm, modifyRm, operandSize, readRegister } from './operands'
 
 /** The 9-, 17-, 33- or 65-bit quantity CF:operand rotated; OF is defined for counts of one only. */
 function rotate(s: usize, op: usize, amount: u32, right: bool): u32 {
@@ -12,10 +11,10 @@ function rotate(s: usize, op: usize, amount: u32, right: bool): u32 {
   const width: u64 = (<u64>size) << 3
   const shift = <u32>ctz(size)
   const masked = amount & (size == 8 ? 63 : 31)
-  const p = begin(s, op, size)
+  const p = modifyRm(s, op, size)
   if (p == 0) return load<u32>(s, CPU_LEAVE)
-  const a = loadSized(p, size)
-  if (masked == 0) return finish(s, op, p, size, a)
+  const a = readRegister(p, size)
+  if (masked == 0) return finishRm(s, op, size, p, a)
   const n: u64 = (<u64>masked) % (width + 1)
   const c = <u64>carry(s)
   let r = a
@@ -32,7 +31,7 @@ function rotate(s: usize, op: usize, amount: u32, right: bool): u32 {
     if (n == width) r = right ? (c << 0) | (a << 1) : (c << (width - 1)) | (a >> 1)
     r &= maskOf(shift)
   }
-  const code = finish(s, op, p, size, r)
+  const code = finishRm(s, op, size, p, r)
   if (aborted(code)) return code
   const top = (r >> (width - 1)) & 1
   const over = right ? top ^ ((r >> (width - 2)) & 1) : top ^ (out & 1)

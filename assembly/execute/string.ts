@@ -9,8 +9,8 @@ import {
 } from '../generated/layout'
 import { setArithmetic } from '../cpu/flags'
 import { leaving, plainRead, plainWrite, readMem, writeMem } from '../memory/access'
-import { aborted, addressMask, currentRip, getCounter, linear, NO_ADDRESS, setCounter, tryLinear } from './linear'
-import { operandSize } from './operands'
+import { aborted, currentRip, getCounter, linear, NO_ADDRESS, setCounter, tryLinear } from './linear'
+import { addressMask, operandSize } from './operands'
 import { subFlags } from './arith'
 
 const RCX: u32 = 1

@@ -1,17 +1,17 @@
-/** Integer instructions outside the generated switch: cold handlers in assembly/execute/. Row format: docs of tools/generate-opcodes.ts. */
+/** Integer instructions outside the generated switch: cold handlers in assembly/execute/. Row format: row.ts. */
 export const integerCold: readonly string[] = [
   // String instructions: assembly/execute/string.ts. F2 and F3 are repetition, never another opcode.
-  'A4 MOVS - =movs size=1',
-  'A5 MOVS - =movs',
-  'A6 CMPS - =cmps size=1',
-  'A7 CMPS - =cmps',
-  'AA STOS - =stos size=1',
-  'AB STOS - =stos',
-  'AC LODS - =lods size=1',
-  'AD LODS - =lods',
-  'AE SCAS - =scas size=1',
-  'AF SCAS - =scas',
-  'D7 XLAT - =xlat size=1',
+  'A4 MOVS =movs size=1',
+  'A5 MOVS =movs',
+  'A6 CMPS =cmps size=1',
+  'A7 CMPS =cmps',
+  'AA STOS =stos size=1',
+  'AB STOS =stos',
+  'AC LODS =lods size=1',
+  'AD LODS =lods',
+  'AE SCAS =scas size=1',
+  'AF SCAS =scas',
+  'D7 XLAT =xlat size=1',
   // assembly/execute/muldiv.ts
   'F6/4 MUL Eb =mul', 'F7/4 MUL Ev =mul',
   'F6/5 IMUL Eb =imul', 'F7/5 IMUL Ev =imul',
@@ -27,22 +27,21 @@ export const integerCold: readonly string[] = [
   'F3.0F.B8 POPCNT Gv,Ev =popcnt_',
   '0F.A4 SHLD Ev,Gv,Ub =shldImm', '0F.A5 SHLD Ev,Gv,CL =shldCl', '0F.AC SHRD Ev,Gv,Ub =shrdImm', '0F.AD SHRD Ev,Gv,CL =shrdCl',
   // assembly/execute/atomic.ts
-  '86 XCHG Eb,Gb =xchg lock', '87 XCHG Ev,Gv =xchg lock',
   '0F.C0 XADD Eb,Gb =xadd lock', '0F.C1 XADD Ev,Gv =xadd lock',
   '0F.B0 CMPXCHG Eb,Gb =cmpxchg lock', '0F.B1 CMPXCHG Ev,Gv =cmpxchg lock',
   '0F.C7/1m CMPXCHG8B M =cmpxchgPair lock',
   // assembly/execute/bcd.ts
-  '27 DAA - =daa no64', '2F DAS - =das no64', '37 AAA - =aaa no64', '3F AAS - =aas no64',
-  'D4 AAM Ub =aam no64', 'D5 AAD Ub =aad no64', 'D6 SALC - =salc no64',
+  '27 DAA =daa no64', '2F DAS =das no64', '37 AAA =aaa no64', '3F AAS =aas no64',
+  'D4 AAM Ub =aam no64', 'D5 AAD Ub =aad no64', 'D6 SALC =salc no64',
   // assembly/execute/misc.ts
   '0F.C8+r BSWAP Zv =bswap_',
-  'NP.0F38.F0 MOVBE Gv,M =movbeLoad', '66.0F38.F0 MOVBE Gv,M =movbeLoad',
-  'NP.0F38.F1 MOVBE M,Gv =movbeStore', '66.0F38.F1 MOVBE M,Gv =movbeStore',
+  'NP.0F38.F0 MOVBE Gv,M =movbeLoad mem', '66.0F38.F0 MOVBE Gv,M =movbeLoad mem',
+  'NP.0F38.F1 MOVBE M,Gv =movbeStore mem', '66.0F38.F1 MOVBE M,Gv =movbeStore mem',
   'F2.0F38.F0 CRC32 Gy,Eb =crc32Byte', 'F2.0F38.F1 CRC32 Gy,Ev =crc32',
   '66.0F38.F6 ADCX Gy,Ey =adcx', 'F3.0F38.F6 ADOX Gy,Ey =adox',
-  'NP.0F38.F9 MOVDIRI M,Gy =movdiri', '66.0F38.F8 MOVDIR64B Gy,M =movdir64b',
+  'NP.0F38.F9 MOVDIRI M,Gy =movdiri mem', '66.0F38.F8 MOVDIR64B Gy,M =movdir64b mem',
   'NP.0F.C7/6r RDRAND Ev =rdrand', '66.0F.C7/6r RDRAND Ev =rdrand', 'NP.0F.C7/7r RDSEED Ev =rdrand', '66.0F.C7/7r RDSEED Ev =rdrand',
-  '98 CBW - =cbw', '99 CWD - =cwd',
+  '98 CBW =cbw', '99 CWD =cwd',
   'E0 LOOPNE Jb =loopne end f64', 'E1 LOOPE Jb =loope end f64', 'E2 LOOP Jb =loop end f64', 'E3 JCXZ Jb =jcxz end f64',
   'A0 MOV AL,Ob =movFromOffset', 'A1 MOV rAX,Ov =movFromOffset', 'A2 MOV Ob,AL =movToOffset', 'A3 MOV Ov,rAX =movToOffset',
 ]
