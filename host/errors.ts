@@ -1,10 +1,45 @@
-/** Misuse of the library: a stable `code` for programs and one clear line, naming the input and the rule, for people. */
+/** Errors of the library. Raw ioctls return negative errnos; only typed wrappers and misuse throw. */
+
+/** Misuse of the library, or something that is not implemented; `code` is stable. */
 export class CloisterError extends Error {
   readonly code: string
-
-  constructor(code: string, message: string) {
-    super(message)
+  constructor(code: string, message: string, options?: ErrorOptions) {
+    super(message, options)
     this.name = 'CloisterError'
     this.code = code
+  }
+}
+
+/** Why a call was refused: kept by the kernel floor, read by `kvm.lastRefusal()`. */
+export interface Refusal {
+  /** Errno name, for example `EINVAL`. */
+  readonly code: string
+  /** Negative errno. */
+  readonly errno: number
+  /** Name of the ioctl or command. */
+  readonly ioctl: string
+  /** One sentence: what was asked and why it is refused. */
+  readonly reason: string
+  /** Where Linux decides this (file and function), or the name of the Cloister rule. */
+  readonly source: string
+  /** The protection switch that decided, if one did. */
+  readonly switch?: string
+  /** True if Linux would serve this call and Cloister does not yet. */
+  readonly unimplemented?: boolean
+}
+
+/** A refused ioctl, from the typed wrappers. */
+export class KvmError extends CloisterError {
+  readonly errno: number
+  readonly ioctl: string
+  readonly reason: string
+  readonly source: string
+  constructor(refusal: Refusal) {
+    super(refusal.code, `${refusal.ioctl}: ${refusal.code}: ${refusal.reason} [${refusal.source}]`)
+    this.name = 'KvmError'
+    this.errno = refusal.errno
+    this.ioctl = refusal.ioctl
+    this.reason = refusal.reason
+    this.source = refusal.source
   }
 }

@@ -1,1 +1,13 @@
+/** Cloister: confidential virtual machines and the KVM interface that launches and runs them. */
+export { CloisterError, KvmError, type Refusal } from './errors.js'
+export { CAP, ERRNO, EXIT, REQUEST, SEV_COMMAND, SEV_ISSUE, SEV_ISSUE_CMD, TDX_COMMAND, VCPU_MMAP_SIZE, VM_TYPE } from './generated/kvm-abi.js'
+export { FIRMWARE_STATUS, GUEST_STATE, SEV_POLICY } from './generated/psp.js'
+export type { CpuidEntry } from './cpuid/entries.js'
+export { decodeExit, type Exit, type ExitReason, exitName, RUN } from './kvm/exits.js'
+export { Kvm, type KvmOptions, openKvm, type VmType } from './kvm/kvm.js'
+export type { Mapping } from './kvm/mapping.js'
+export type { Regs, Segment, Sregs, TableRegister } from './kvm/registers.js'
+export { type MsrValue, Vcpu } from './kvm/typed-vcpu.js'
+export { type LaunchStart, type MemoryRegion, type SevResult, Vm } from './kvm/typed-vm.js'
+export * from './policy/index.js'
 export const version = '0.1.0'

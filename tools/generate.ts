@@ -16,3 +16,9 @@ function put(path: string, text: string): void {
 
 put('assembly/generated/layout.ts', layoutSource('assembly'))
 put('host/generated/layout.ts', layoutSource('host'))
+
+/** Data files of spec/ that host code reads: carried over as they are (host/ may not import from outside itself). */
+for (const name of ['kvm-abi', 'kvm-policy', 'psp', 'cpuid']) {
+  const text = readFileSync(`spec/${name}.ts`, 'utf8')
+  put(`host/generated/${name}.ts`, `// Copied from spec/${name}.ts by tools/generate.ts. Do not edit.\n${text}`)
+}

@@ -1,2 +1,3 @@
 /** Exports of the kernel's fast paths. */
 export { pollEvents } from './events'
+export { cpuGetFlags, cpuModeChanged, cpuSetFlags } from './registers'

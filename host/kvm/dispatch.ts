@@ -1,0 +1,142 @@
+/**
+ * ioctl dispatch: request -> entry -> policy -> handler. Entries are made from the request codes of
+ * spec/kvm-abi; their order of checks is the kernel's: dead VM, unknown request, copy in (-EFAULT),
+ * policy, handler, copy out.
+ */
+import { REQUEST } from '../generated/kvm-abi.js'
+import type { PolicyEntry, PolicyRule } from '../policy/table.js'
+import type { ErrnoName, IoctlArgument, Kernel } from './kernel.js'
+
+export type RequestName = keyof typeof REQUEST
+
+/**
+ * Serves one request. `bytes` is the struct (empty for scalar requests), `value` the scalar argument,
+ * `rule` what the policy table says for this VM type and phase.
+ */
+export type Handler<T> = (target: T, bytes: Uint8Array, value: number, rule: PolicyRule | null) => number
+
+export interface HandlerOptions {
+  /** Total size of a struct with a variable tail, from its header; 0 = header only. */
+  readonly tail?: (header: DataView) => number
+  /** Row of the policy table, if its name differs from the request's. */
+  readonly row?: string
+  /** Bytes copied in; the request code's own size field is wrong for a few requests. */
+  readonly size?: number
+  /** Argument 0 is legal. */
+  readonly nullable?: boolean
+}
+
+export interface IoctlEntry<T> {
+  readonly name: string
+  readonly size: number
+  /** Bit 0: copied in, bit 1: copied out. */
+  readonly direction: number
+  readonly handler: Handler<T>
+  readonly options: HandlerOptions
+  readonly row: PolicyEntry | null
+}
+
+export type IoctlTable<T> = ReadonlyMap<number, IoctlEntry<T>>
+
+/** Makes a table; the policy rows come from the table in force. */
+export function ioctlTable<T>(
+  policy: ReadonlyMap<string, PolicyEntry>,
+  handlers: readonly (readonly [name: RequestName, handler: Handler<T>, options?: HandlerOptions])[],
+): IoctlTable<T> {
+  return new Map(
+    handlers.map(([name, handler, options = {}]) => {
+      const request: number = REQUEST[name]
+      const direction = request >>> 30
+      const size = options.size ?? (direction ? (request >>> 16) & 0x3fff : 0)
+      return [request, { name, size, direction, handler, options, row: policy.get(options.row ?? name) ?? null }]
+    }),
+  )
+}
+
+const NONE = new Uint8Array(0)
+
+/** What dispatch needs to know of the target. */
+export interface Target {
+  readonly kernel: Kernel
+  /** Column of the policy table. */
+  readonly typeIndex: number
+  /** 1 once the switch of this row has flipped. */
+  phase(row: PolicyEntry): 0 | 1
+}
+
+export function dispatch<T extends Target>(
+  table: IoctlTable<T>,
+  target: T,
+  request: number,
+  argument: IoctlArgument,
+  unknown: ErrnoName,
+): number {
+  const entry = table.get(request >>> 0)
+  if (entry === undefined) {
+    return target.kernel.refuse(unknown, `0x${(request >>> 0).toString(16)}`, 'no such request on this kind of file descriptor', 'unknown ioctl')
+  }
+  const { kernel } = target
+  // Scalar requests.
+  if (entry.size === 0) {
+    const value = argument instanceof Uint8Array ? (argument.length === 0 ? 0 : Number.NaN) : Number(argument ?? 0)
+    const rule = entry.row === null ? null : ruleOf(entry.row, target)
+    if (rule !== null && rule.result === 'error' && !rule.conditional) return refusedByPolicy(kernel, entry, rule)
+    return entry.handler(target, NONE, value, rule)
+  }
+  const pointer = argument instanceof Uint8Array ? null : argument
+  if ((pointer === 0 || pointer === 0n) && entry.options.nullable) return entry.handler(target, NONE, 0, null)
+  // The kernel copies a request's struct in before it asks anything, and looks at an output buffer last.
+  const readsFirst = (entry.direction & 1) !== 0
+  let bytes: Uint8Array | null = null
+  if (readsFirst) {
+    bytes = argument instanceof Uint8Array ? enough(argument, entry) : fetch(kernel, pointer, entry)
+    if (bytes === null) return kernel.badPointer(entry.name)
+  }
+  const rule = entry.row === null ? null : ruleOf(entry.row, target)
+  if (rule !== null && rule.result === 'error' && !rule.conditional) return refusedByPolicy(kernel, entry, rule)
+  if (bytes === null) {
+    bytes = argument instanceof Uint8Array ? enough(argument, entry) : fetch(kernel, pointer, entry)
+    if (bytes === null) return kernel.badPointer(entry.name)
+  }
+  const result = entry.handler(target, bytes, 0, rule)
+  // Written back even after an error: some commands return what they need (-E2BIG with nent, sev_cmd.error).
+  if (pointer !== null && pointer !== undefined && (entry.direction & 2) !== 0) {
+    if (!kernel.memory.copyOut(pointer, bytes)) return kernel.badPointer(entry.name)
+  }
+  return result
+}
+
+export function ruleOf(row: PolicyEntry, target: Target): PolicyRule {
+  const pair = row.rules[target.typeIndex]
+  if (pair === undefined) throw new RangeError(`policy: no column ${target.typeIndex}`)
+  return pair[target.phase(row)]
+}
+
+function refusedByPolicy(kernel: Kernel, entry: { readonly name: string; readonly row: PolicyEntry | null }, rule: PolicyRule): number {
+  const row = entry.row as PolicyEntry
+  return kernel.refuse(
+    (rule.errno ?? 'EINVAL') as ErrnoName,
+    entry.name,
+    rule.detail || (row.switch ? `refused for this VM type in its present state (${row.switch})` : 'refused for this VM type'),
+    row.source,
+    { switch: row.switch },
+  )
+}
+
+/** A caller's array that is too short is memory that is not there. */
+function enough(bytes: Uint8Array, entry: { readonly size: number; readonly options: HandlerOptions }): Uint8Array | null {
+  return bytes.length >= entry.size ? bytes : null
+}
+
+function fetch<T>(kernel: Kernel, pointer: number | bigint | null | undefined, entry: IoctlEntry<T>): Uint8Array | null {
+  if (pointer === null || pointer === undefined) return null
+  const header = kernel.memory.copyIn(pointer, entry.size)
+  if (header === null || entry.options.tail === undefined) return header
+  const size = entry.options.tail(new DataView(header.buffer))
+  return size > entry.size && size < 1 << 24 ? kernel.memory.copyIn(pointer, size) : header
+}
+
+/** A DataView on a struct argument. */
+export function viewOf(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+}

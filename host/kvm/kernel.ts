@@ -1,0 +1,105 @@
+/**
+ * What all file descriptors of one `openKvm` share: the core, the caller's address space, the policy
+ * table in force, and the reason of the last refusal.
+ */
+import { CloisterError, type Refusal } from '../errors.js'
+import type { Core } from '../engine/core.js'
+import { ERRNO } from '../generated/kvm-abi.js'
+import { type Linux, type PolicyEntry, policyTable } from '../policy/table.js'
+import { AddressSpace } from './mapping.js'
+import { Platform } from '../firmware/psp/platform.js'
+import { CpuModels } from '../cpuid/supported.js'
+
+export type Host = 'amd' | 'intel'
+export type ErrnoName = keyof typeof ERRNO
+
+/** The argument of an ioctl: struct bytes, a scalar, or a pointer into a mapping. */
+export type IoctlArgument = Uint8Array | number | bigint | null | undefined
+
+export interface KernelOptions {
+  readonly host: Host
+  readonly profile: string
+  readonly linux: Linux
+  readonly seed: bigint
+}
+
+/** Extra detail of a refusal. */
+export interface RefusalExtra {
+  readonly switch?: string | null
+  readonly unimplemented?: boolean
+}
+
+export interface FileDescriptor {
+  readonly kind: 'system' | 'vm' | 'vcpu' | 'device' | 'sev' | 'eventfd' | 'guest-memfd' | 'stats'
+  ioctl(request: number, argument: IoctlArgument): number
+  close(): void
+  read?(bytes: Uint8Array): number
+  write?(bytes: Uint8Array): number
+}
+
+export class Kernel {
+  readonly core: Core
+  readonly options: KernelOptions
+  readonly memory: AddressSpace
+  readonly policy: ReadonlyMap<string, PolicyEntry>
+  readonly psp: Platform
+  readonly models: CpuModels
+  readonly files: (FileDescriptor | null)[] = [null, null, null]
+  refusal: Refusal | null = null
+  /** Internal errors that were turned into -EIO; tests expect none. */
+  internalErrors: unknown[] = []
+
+  constructor(core: Core, options: KernelOptions) {
+    this.core = core
+    this.options = options
+    this.memory = new AddressSpace(core)
+    this.policy = policyTable(options.profile, options.linux)
+    this.psp = new Platform(options.seed)
+    this.models = new CpuModels(options.host)
+  }
+
+  /** Notes why, returns the negative errno. */
+  refuse(code: ErrnoName, ioctl: string, reason: string, source: string, extra: RefusalExtra = {}): number {
+    const errno = -ERRNO[code]
+    this.refusal = {
+      code,
+      errno,
+      ioctl,
+      reason,
+      source,
+      ...(extra.switch ? { switch: extra.switch } : {}),
+      ...(extra.unimplemented ? { unimplemented: true } : {}),
+    }
+    return errno
+  }
+
+  /** Linux would serve this; Cloister does not yet. */
+  unimplemented(ioctl: string, what: string): number {
+    return this.refuse('ENOSYS', ioctl, `${what} is not implemented by Cloister yet`, 'cloister', { unimplemented: true })
+  }
+
+  badPointer(ioctl: string, what = 'the argument does not point into a mapping'): number {
+    return this.refuse('EFAULT', ioctl, what, 'copy_from_user / copy_to_user')
+  }
+
+  /** The lowest free number, as open(2) gives. */
+  install(file: FileDescriptor): number {
+    let fd = this.files.indexOf(null, 3)
+    if (fd < 0) fd = this.files.length
+    this.files[fd] = file
+    return fd
+  }
+
+  file(fd: number): FileDescriptor | null {
+    return this.files[fd] ?? null
+  }
+
+  /** A bug of ours met inside an ioctl: kept, and answered as a bugged VM would be. */
+  internal(ioctl: string, error: unknown): number {
+    if (error instanceof CloisterError && error.code === 'ERR_UNIMPLEMENTED') {
+      return this.refuse('ENOSYS', ioctl, error.message, 'cloister', { unimplemented: true })
+    }
+    this.internalErrors.push(error)
+    return this.refuse('EIO', ioctl, `internal error: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`, 'cloister')
+  }
+}

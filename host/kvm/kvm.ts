@@ -1,0 +1,228 @@
+/** The public device: raw ioctls and the typed wrappers over them. */
+import { type CpuidEntry, decodeCpuid, encodeCpuid } from '../cpuid/entries.js'
+import { CloisterError, KvmError, type Refusal } from '../errors.js'
+import { loadCore, type WasmSource } from '../engine/core.js'
+import { CAP, ERRNO, REQUEST, SEV_ISSUE_CMD, VM_TYPE } from '../generated/kvm-abi.js'
+import { PROFILES, type Profile } from '../policy/profiles.js'
+import type { Linux, PolicyType } from '../policy/table.js'
+import { EventFd } from './eventfd.js'
+import { type Host, type IoctlArgument, Kernel } from './kernel.js'
+import type { Mapping } from './mapping.js'
+import { SevFd } from './sev.js'
+import { SystemFd } from './system.js'
+import { VcpuFd } from './vcpu.js'
+import { Vm } from './typed-vm.js'
+import { VmFd } from './vm.js'
+
+export type VmType = PolicyType
+
+export interface KvmOptions {
+  /** The machine below KVM: an AMD host (SEV) or an Intel one (TDX). Default `amd`. */
+  readonly host?: Host
+  /** Policy profile, default `upstream`. */
+  readonly profile?: Profile
+  /** Whose KVM is modelled, default `7.3`. */
+  readonly linux?: Linux
+  /** Budget in bytes for everything this device holds; at most (and by default) 4 GiB. */
+  readonly memory?: number
+  /** The core, if it does not lie beside this file. */
+  readonly wasm?: WasmSource
+  /** Worker module for parallel mode. */
+  readonly worker?: URL
+  /** Seed of everything random in the modelled machine, default 0. */
+  readonly seed?: number | bigint
+}
+
+/** Opens the modelled machine's /dev/kvm (and, on an AMD host, /dev/sev). */
+export async function openKvm(options: KvmOptions = {}): Promise<Kvm> {
+  const { host = 'amd', profile = 'upstream', linux = '7.3', seed = 0 } = options
+  if (host !== 'amd' && host !== 'intel') throw new CloisterError('ERR_ARGUMENT', `host must be amd or intel, not ${String(host)}`)
+  if (!PROFILES.includes(profile)) throw new CloisterError('ERR_ARGUMENT', `profile must be one of ${PROFILES.join(', ')}, not ${String(profile)}`)
+  if (linux !== '6.12' && linux !== '7.3') throw new CloisterError('ERR_ARGUMENT', `linux must be 6.12 or 7.3, not ${String(linux)}`)
+  const core = await loadCore({
+    ...(options.wasm === undefined ? {} : { wasm: options.wasm }),
+    ...(options.memory === undefined ? {} : { memory: options.memory }),
+  })
+  return new Kvm(new Kernel(core, { host, profile, linux, seed: BigInt.asUintN(64, BigInt(seed)) }))
+}
+
+const VM_TYPES: Readonly<Record<VmType, number>> = {
+  default: VM_TYPE.DEFAULT, 'sev-legacy': VM_TYPE.DEFAULT, 'sev-es-legacy': VM_TYPE.DEFAULT, sev: VM_TYPE.SEV, 'sev-es': VM_TYPE.SEV_ES,
+  snp: VM_TYPE.SNP, tdx: VM_TYPE.TDX,
+}
+
+/** Bytes that the typed wrappers keep for structs behind pointers. */
+const SCRATCH = 0x10000
+
+export class Kvm {
+  readonly #kernel: Kernel
+  readonly #fd: number
+  #scratch: Mapping | null = null
+
+  /** @internal Use `openKvm`. */
+  constructor(kernel: Kernel) {
+    this.#kernel = kernel
+    this.#fd = this.open('/dev/kvm')
+  }
+
+  /** The kernel floor, for the rooms above that live in this package. @internal */
+  get kernel(): Kernel {
+    return this.#kernel
+  }
+
+  get host(): Host {
+    return this.#kernel.options.host
+  }
+
+  get linux(): Linux {
+    return this.#kernel.options.linux
+  }
+
+  // Raw layer.
+
+  /** A file descriptor, or a negative errno. */
+  open(path: string): number {
+    const kernel = this.#kernel
+    if (path === '/dev/kvm') return kernel.install(new SystemFd(kernel))
+    if (path === '/dev/sev' && kernel.options.host === 'amd') return kernel.install(new SevFd(kernel))
+    return kernel.refuse('ENOENT', 'open', `no ${path} on this host`, 'cloister')
+  }
+
+  /** Linux request codes and struct bytes; results are written into `arg`. Never throws. */
+  ioctl(fd: number, request: number, arg?: IoctlArgument): number {
+    const kernel = this.#kernel
+    const file = kernel.file(fd)
+    if (file === null) return kernel.refuse('EBADF', 'ioctl', `no file descriptor ${fd}`, 'fs/ioctl.c')
+    try {
+      return file.ioctl(request, arg)
+    } catch (error) {
+      return kernel.internal(`0x${(request >>> 0).toString(16)}`, error)
+    }
+  }
+
+  close(fd: number): number {
+    const kernel = this.#kernel
+    const file = kernel.file(fd)
+    if (file === null) return kernel.refuse('EBADF', 'close', `no file descriptor ${fd}`, 'fs/open.c')
+    kernel.files[fd] = null
+    file.close()
+    return 0
+  }
+
+  /** `fd` -1: anonymous memory for slots and pointers; a vCPU: its `kvm_run` pages. */
+  mmap(fd: number, length: number): Mapping {
+    const kernel = this.#kernel
+    if (!(length > 0)) throw this.#error(kernel.refuse('EINVAL', 'mmap', 'length must be positive', 'mm/mmap.c'))
+    if (fd === -1) {
+      const mapping = kernel.memory.anonymous(length)
+      if (mapping === null) throw this.#error(kernel.refuse('ENOMEM', 'mmap', `no room for ${length} bytes`, 'cloister'))
+      return mapping
+    }
+    const file = kernel.file(fd)
+    if (file instanceof VcpuFd) return file.mmap()
+    throw this.#error(kernel.refuse(file === null ? 'EBADF' : 'ENODEV', 'mmap', `file descriptor ${fd} cannot be mapped`, 'mm/mmap.c'))
+  }
+
+  munmap(mapping: Mapping): void {
+    this.#kernel.memory.unmap(mapping)
+  }
+
+  fallocate(fd: number, _mode: number, _offset: number | bigint, _length: number | bigint): number {
+    if (this.#kernel.file(fd) === null) return this.#kernel.refuse('EBADF', 'fallocate', `no file descriptor ${fd}`, 'fs/open.c')
+    return this.#kernel.unimplemented('fallocate', 'guest_memfd')
+  }
+
+  /** Statistics and event file descriptors. */
+  read(fd: number, bytes: Uint8Array): number {
+    const file = this.#kernel.file(fd)
+    if (file === null) return this.#kernel.refuse('EBADF', 'read', `no file descriptor ${fd}`, 'fs/read_write.c')
+    return file.read?.(bytes) ?? this.#kernel.refuse('EINVAL', 'read', 'this file descriptor cannot be read', 'fs/read_write.c')
+  }
+
+  /** Adds to an event file descriptor (8 bytes, little endian). */
+  write(fd: number, bytes: Uint8Array): number {
+    const file = this.#kernel.file(fd)
+    if (file === null) return this.#kernel.refuse('EBADF', 'write', `no file descriptor ${fd}`, 'fs/read_write.c')
+    return file.write?.(bytes) ?? this.#kernel.refuse('EINVAL', 'write', 'this file descriptor cannot be written', 'fs/read_write.c')
+  }
+
+  eventfd(): number {
+    return this.#kernel.install(new EventFd(this.#kernel))
+  }
+
+  /** Why the last refused call was refused. */
+  lastRefusal(): Refusal | null {
+    return this.#kernel.refusal
+  }
+
+  // Typed wrappers.
+
+  /** A VM of this type: for the legacy types an ordinary VM that `vm.sevInit()` turns into one. */
+  createVm(type: VmType = 'default'): Vm {
+    const number = VM_TYPES[type]
+    if (number === undefined) throw new CloisterError('ERR_ARGUMENT', `no VM type ${String(type)}`)
+    const fd = this.check(this.ioctl(this.#fd, REQUEST.KVM_CREATE_VM, number))
+    return new Vm(this, fd, type, this.#kernel.file(fd) as VmFd)
+  }
+
+  /** KVM_CHECK_EXTENSION on /dev/kvm. */
+  checkExtension(cap: number | keyof typeof CAP): number {
+    return this.check(this.ioctl(this.#fd, REQUEST.KVM_CHECK_EXTENSION, typeof cap === 'string' ? CAP[cap] : cap))
+  }
+
+  /** KVM_GET_SUPPORTED_CPUID: defaults, not a mask of what is possible. */
+  supportedCpuid(): CpuidEntry[] {
+    const bytes = new Uint8Array(8 + 256 * 40)
+    new DataView(bytes.buffer).setUint32(0, 256, true)
+    this.check(this.ioctl(this.#fd, REQUEST.KVM_GET_SUPPORTED_CPUID, bytes))
+    return decodeCpuid(bytes)
+  }
+
+  /** SEV_ISSUE_CMD on /dev/sev: the command's bytes go in and come back. */
+  sevIssue(command: number, data: Uint8Array): { errno: number; fwError: number; data: Uint8Array } {
+    const fd = this.check(this.open('/dev/sev'))
+    const scratch = this.scratch(data)
+    const arg = new Uint8Array(16)
+    const view = new DataView(arg.buffer)
+    view.setUint32(0, command, true)
+    view.setBigUint64(4, data.length === 0 ? 0n : scratch, true)
+    const errno = this.ioctl(fd, SEV_ISSUE_CMD, arg)
+    this.close(fd)
+    return { errno, fwError: view.getUint32(12, true), data: this.readScratch(data.length) }
+  }
+
+  /** Throws the last refusal if `result` is an errno. */
+  check(result: number): number {
+    if (result < 0) throw this.#error(result)
+    return result
+  }
+
+  #error(errno: number): KvmError {
+    const refusal = this.#kernel.refusal
+    if (refusal !== null && refusal.errno === errno) return new KvmError(refusal)
+    const code = Object.entries(ERRNO).find(([, n]) => n === -errno)?.[0] ?? `E${-errno}`
+    return new KvmError({ code, errno, ioctl: 'unknown', reason: 'no reason was kept', source: 'cloister' })
+  }
+
+  /** Puts bytes where a pointer can reach them; the next call overwrites them. @internal */
+  scratch(bytes: Uint8Array, offset = 0): bigint {
+    this.#scratch ??= this.mmap(-1, SCRATCH)
+    if (bytes.length > 0) this.#scratch.write(offset, bytes)
+    return this.#scratch.address + BigInt(offset)
+  }
+
+  /** @internal */
+  readScratch(n: number, offset = 0): Uint8Array<ArrayBuffer> {
+    this.#scratch ??= this.mmap(-1, SCRATCH)
+    return this.#scratch.read(offset, n)
+  }
+
+  /** Bytes of struct kvm_cpuid2. @internal */
+  encodeCpuid(entries: readonly CpuidEntry[]): Uint8Array {
+    return encodeCpuid(entries)
+  }
+
+  [Symbol.dispose](): void {
+    for (let fd = this.#kernel.files.length - 1; fd >= 3; fd--) if (this.#kernel.file(fd) !== null) this.close(fd)
+  }
+}

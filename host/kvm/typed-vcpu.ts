@@ -1,0 +1,208 @@
+/** Typed wrappers of vCPU ioctls, and the two forms of running. */
+import { type CpuidEntry, decodeCpuid, encodeCpuid } from '../cpuid/entries.js'
+import { ERRNO, EXIT, REQUEST } from '../generated/kvm-abi.js'
+import { decodeExit, type Exit, RUN } from './exits.js'
+import type { Kvm } from './kvm.js'
+import type { Mapping } from './mapping.js'
+import { decodeSregs, encodeSregs, REG_NAMES, type Regs, type Sregs } from './registers.js'
+import type { Vm } from './typed-vm.js'
+import type { VcpuFd } from './vcpu.js'
+
+export interface MsrValue {
+  readonly index: number
+  readonly value: bigint
+}
+
+export class Vcpu {
+  readonly kvm: Kvm
+  readonly vm: Vm
+  readonly fd: number
+  readonly id: number
+  /** The three pages of this vCPU: kvm_run, PIO data, coalesced ring. Live. */
+  readonly runBytes: Uint8Array
+  readonly runView: DataView
+  readonly #file: VcpuFd
+
+  /** @internal Use `vm.createVcpu`. */
+  constructor(kvm: Kvm, vm: Vm, fd: number, file: VcpuFd) {
+    this.kvm = kvm
+    this.vm = vm
+    this.fd = fd
+    this.id = file.id
+    this.runBytes = file.runBytes
+    this.runView = file.runView
+    this.#file = file
+  }
+
+  /** @internal */
+  get file(): VcpuFd {
+    return this.#file
+  }
+
+  /** Any request by name; throws KvmError. */
+  ioctl(name: keyof typeof REQUEST, arg?: Uint8Array | number | bigint): number {
+    return this.kvm.check(this.kvm.ioctl(this.fd, REQUEST[name], arg))
+  }
+
+  /**
+   * Runs until the next exit. A spent budget, `immediate_exit` and `kick()` are KVM_EXIT_INTR; an
+   * -EFAULT with a memory fault is KVM_EXIT_MEMORY_FAULT; any other errno throws.
+   */
+  run(options: { maxInstructions?: number | bigint } = {}): Exit {
+    const result = this.runRaw(options.maxInstructions === undefined ? Number.POSITIVE_INFINITY : Number(options.maxInstructions))
+    if (result < 0) {
+      if (result === -ERRNO.EINTR) return { reason: 'KVM_EXIT_INTR' }
+      const fault = result === -ERRNO.EFAULT || result === -ERRNO.EHWPOISON
+      if (!fault || this.runView.getUint32(RUN.EXIT_REASON, true) !== EXIT.KVM_EXIT_MEMORY_FAULT) this.kvm.check(result)
+    }
+    return decodeExit(this.runBytes, this.runView)
+  }
+
+  /** The hot form: 0 and an exit in `runBytes`, or a negative errno. Allocates nothing. */
+  runRaw(maxInstructions: number): number {
+    return this.#file.run(maxInstructions)
+  }
+
+  /** Makes the running (or next) `run` return -EINTR. */
+  kick(): void {
+    this.#file.kick()
+  }
+
+  /** Instructions this vCPU has retired. */
+  get instructions(): bigint {
+    return this.#file.instructions
+  }
+
+  getRegs(): Regs {
+    const bytes = new Uint8Array(144)
+    this.ioctl('KVM_GET_REGS', bytes)
+    const view = new DataView(bytes.buffer)
+    return Object.fromEntries(REG_NAMES.map((name, i) => [name, view.getBigUint64(i * 8, true)])) as Regs
+  }
+
+  setRegs(regs: Readonly<Regs>): void {
+    const bytes = new Uint8Array(144)
+    const view = new DataView(bytes.buffer)
+    REG_NAMES.forEach((name, i) => {
+      view.setBigUint64(i * 8, regs[name], true)
+    })
+    this.ioctl('KVM_SET_REGS', bytes)
+  }
+
+  getSregs(): Sregs {
+    const bytes = new Uint8Array(312)
+    this.ioctl('KVM_GET_SREGS', bytes)
+    return decodeSregs(new DataView(bytes.buffer))
+  }
+
+  setSregs(sregs: Readonly<Sregs>): void {
+    const bytes = new Uint8Array(312)
+    encodeSregs(sregs, new DataView(bytes.buffer))
+    this.ioctl('KVM_SET_SREGS', bytes)
+  }
+
+  setCpuid2(entries: readonly CpuidEntry[]): void {
+    this.ioctl('KVM_SET_CPUID2', encodeCpuid(entries))
+  }
+
+  getCpuid2(): CpuidEntry[] {
+    const bytes = new Uint8Array(8 + 256 * 40)
+    new DataView(bytes.buffer).setUint32(0, 256, true)
+    this.ioctl('KVM_GET_CPUID2', bytes)
+    return decodeCpuid(bytes)
+  }
+
+  /** The values read; shorter than `indices` if the kernel stopped early. */
+  getMsrs(indices: readonly number[]): MsrValue[] {
+    const bytes = new Uint8Array(8 + indices.length * 16)
+    const view = new DataView(bytes.buffer)
+    view.setUint32(0, indices.length, true)
+    indices.forEach((index, i) => {
+      view.setUint32(8 + i * 16, index, true)
+    })
+    const n = this.ioctl('KVM_GET_MSRS', bytes)
+    return indices.slice(0, n).map((index, i) => ({ index, value: view.getBigUint64(16 + i * 16, true) }))
+  }
+
+  /** How many were written. */
+  setMsrs(entries: readonly MsrValue[]): number {
+    const bytes = new Uint8Array(8 + entries.length * 16)
+    const view = new DataView(bytes.buffer)
+    view.setUint32(0, entries.length, true)
+    entries.forEach((entry, i) => {
+      view.setUint32(8 + i * 16, entry.index, true)
+      view.setBigUint64(16 + i * 16, entry.value, true)
+    })
+    return this.ioctl('KVM_SET_MSRS', bytes)
+  }
+
+  getMpState(): number {
+    const bytes = new Uint8Array(4)
+    this.ioctl('KVM_GET_MP_STATE', bytes)
+    return new DataView(bytes.buffer).getUint32(0, true)
+  }
+
+  setMpState(state: number): void {
+    const bytes = new Uint8Array(4)
+    new DataView(bytes.buffer).setUint32(0, state, true)
+    this.ioctl('KVM_SET_MP_STATE', bytes)
+  }
+
+  /** A struct by its GET request: KVM_GET_FPU, KVM_GET_XSAVE, KVM_GET_LAPIC, KVM_GET_VCPU_EVENTS, ... */
+  get(name: Extract<keyof typeof REQUEST, `KVM_GET_${string}`>): Uint8Array<ArrayBuffer> {
+    const bytes = new Uint8Array((REQUEST[name] >>> 16) & 0x3fff)
+    this.ioctl(name, bytes)
+    return bytes
+  }
+
+  /** The SET request of such a struct. */
+  set(name: Extract<keyof typeof REQUEST, `KVM_SET_${string}`>, bytes: Uint8Array): void {
+    this.ioctl(name, bytes)
+  }
+
+  /** KVM_INTERRUPT, for VMs without in-kernel irqchip. */
+  interrupt(irq: number): void {
+    const bytes = new Uint8Array(4)
+    new DataView(bytes.buffer).setUint32(0, irq, true)
+    this.ioctl('KVM_INTERRUPT', bytes)
+  }
+
+  nmi(): void {
+    this.ioctl('KVM_NMI', 0)
+  }
+
+  /** KVM_SET_GUEST_DEBUG: control bits, DR0..DR3, DR6, DR7. */
+  setGuestDebug(control: number, debugreg: readonly bigint[] = []): void {
+    const bytes = new Uint8Array(72)
+    const view = new DataView(bytes.buffer)
+    view.setUint32(0, control, true)
+    debugreg.slice(0, 8).forEach((value, i) => {
+      view.setBigUint64(8 + i * 8, value, true)
+    })
+    this.ioctl('KVM_SET_GUEST_DEBUG', bytes)
+  }
+
+  /** Result of KVM_EXIT_HYPERCALL, read by the next `run`. */
+  completeHypercall(ret: bigint): void {
+    this.runView.setBigUint64(RUN.HYPERCALL_RET, ret, true)
+  }
+
+  /** Result of KVM_EXIT_X86_RDMSR / WRMSR. */
+  completeMsr(data: bigint, error = 0): void {
+    this.runView.setUint8(RUN.MSR_ERROR, error)
+    this.runView.setBigUint64(RUN.MSR_DATA, data, true)
+  }
+
+  /**
+   * The encrypted VMSA page of a sealed SEV-ES vCPU as the host sees it: ciphertext; writing it
+   * corrupts the guest's saved state. Real KVM keeps this page in kernel memory (svm->sev_es.vmsa),
+   * so this is not part of its user API: it exists to play the hostile host. Null before the seal.
+   */
+  vmsaPage(): Pick<Mapping, 'length' | 'read' | 'write'> | null {
+    return this.#file.vmsaPage()
+  }
+
+  [Symbol.dispose](): void {
+    if (this.kvm.kernel.file(this.fd) === this.#file) this.kvm.close(this.fd)
+  }
+}

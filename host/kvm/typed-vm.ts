@@ -1,0 +1,246 @@
+/** Typed wrappers of VM ioctls; every refusal is a KvmError with the kernel's reason. */
+import { CloisterError } from '../errors.js'
+import { CAP, REQUEST, SEV_COMMAND } from '../generated/kvm-abi.js'
+import type { Kvm, VmType } from './kvm.js'
+import { Vcpu } from './typed-vcpu.js'
+import type { VcpuFd } from './vcpu.js'
+import type { VmFd } from './vm.js'
+
+export interface MemoryRegion {
+  readonly slot: number
+  /** KVM_MEM_LOG_DIRTY_PAGES 1, KVM_MEM_READONLY 2. */
+  readonly flags?: number
+  readonly guestPhysAddr: bigint | number
+  readonly memorySize: bigint | number
+  readonly userspaceAddr: bigint | number
+}
+
+/** What a KVM_MEMORY_ENCRYPT_OP returned. */
+export interface SevResult {
+  /** 0 or a negative errno. */
+  readonly errno: number
+  /** Firmware status code. */
+  readonly fwError: number
+  /** The command's struct after the call. */
+  readonly data: Uint8Array<ArrayBuffer>
+}
+
+export interface LaunchStart {
+  readonly policy: number
+  /** The guest owner's DH certificate and session blob (createLaunchSession); without them the firmware makes random keys. */
+  readonly dhCert?: Uint8Array
+  readonly session?: Uint8Array
+}
+
+export type SevCommandName = keyof typeof SEV_COMMAND
+
+export class Vm {
+  readonly kvm: Kvm
+  readonly fd: number
+  readonly type: VmType
+  readonly #file: VmFd
+  readonly vcpus: Vcpu[] = []
+  #sevFd = -1
+
+  /** @internal Use `kvm.createVm`. */
+  constructor(kvm: Kvm, fd: number, type: VmType, file: VmFd) {
+    this.kvm = kvm
+    this.fd = fd
+    this.type = type
+    this.#file = file
+  }
+
+  /** @internal */
+  get file(): VmFd {
+    return this.#file
+  }
+
+  /** Any request by name; throws KvmError. */
+  ioctl(name: keyof typeof REQUEST, arg?: Uint8Array | number | bigint): number {
+    return this.kvm.check(this.kvm.ioctl(this.fd, REQUEST[name], arg))
+  }
+
+  checkExtension(cap: number | keyof typeof CAP): number {
+    return this.ioctl('KVM_CHECK_EXTENSION', typeof cap === 'string' ? CAP[cap] : cap)
+  }
+
+  createVcpu(id: number): Vcpu {
+    const fd = this.ioctl('KVM_CREATE_VCPU', id)
+    const vcpu = new Vcpu(this.kvm, this, fd, this.kvm.kernel.file(fd) as VcpuFd)
+    this.vcpus.push(vcpu)
+    return vcpu
+  }
+
+  setUserMemoryRegion(region: MemoryRegion): void {
+    const bytes = new Uint8Array(32)
+    const view = new DataView(bytes.buffer)
+    view.setUint32(0, region.slot, true)
+    view.setUint32(4, region.flags ?? 0, true)
+    view.setBigUint64(8, BigInt(region.guestPhysAddr), true)
+    view.setBigUint64(16, BigInt(region.memorySize), true)
+    view.setBigUint64(24, BigInt(region.userspaceAddr), true)
+    this.ioctl('KVM_SET_USER_MEMORY_REGION', bytes)
+  }
+
+  createIrqchip(): void {
+    this.ioctl('KVM_CREATE_IRQCHIP', 0)
+  }
+
+  createPit2(flags = 0): void {
+    const bytes = new Uint8Array(64)
+    new DataView(bytes.buffer).setUint32(0, flags, true)
+    this.ioctl('KVM_CREATE_PIT2', bytes)
+  }
+
+  irqLine(gsi: number, level: boolean | number): void {
+    const bytes = new Uint8Array(8)
+    const view = new DataView(bytes.buffer)
+    view.setUint32(0, gsi, true)
+    view.setUint32(4, Number(level), true)
+    this.ioctl('KVM_IRQ_LINE', bytes)
+  }
+
+  signalMsi(address: bigint | number, data: number): number {
+    const bytes = new Uint8Array(32)
+    const view = new DataView(bytes.buffer)
+    view.setBigUint64(0, BigInt(address), true)
+    view.setUint32(8, data, true)
+    return this.ioctl('KVM_SIGNAL_MSI', bytes)
+  }
+
+  enableCap(cap: number | keyof typeof CAP, args: readonly (bigint | number)[] = [], flags = 0): number {
+    const bytes = new Uint8Array(104)
+    const view = new DataView(bytes.buffer)
+    view.setUint32(0, typeof cap === 'string' ? CAP[cap] : cap, true)
+    view.setUint32(4, flags, true)
+    args.slice(0, 4).forEach((arg, i) => {
+      view.setBigUint64(8 + i * 8, BigInt(arg), true)
+    })
+    return this.ioctl('KVM_ENABLE_CAP', bytes)
+  }
+
+  // SEV (KVM_MEMORY_ENCRYPT_OP).
+
+  /** One command with its struct; never throws. */
+  memoryEncrypt(command: SevCommandName | number, data: Uint8Array | null = null): SevResult {
+    const id = typeof command === 'number' ? command : SEV_COMMAND[command]
+    if (this.#sevFd < 0 && this.kvm.host === 'amd') this.#sevFd = this.kvm.open('/dev/sev')
+    const arg = new Uint8Array(24)
+    const view = new DataView(arg.buffer)
+    view.setUint32(0, id, true)
+    view.setBigUint64(8, data === null ? 0n : this.kvm.scratch(data), true)
+    view.setUint32(20, this.#sevFd, true)
+    const errno = this.kvm.ioctl(this.fd, REQUEST.KVM_MEMORY_ENCRYPT_OP, arg)
+    return { errno, fwError: view.getUint32(16, true), data: data === null ? new Uint8Array(0) : this.kvm.readScratch(data.length) }
+  }
+
+  /** As memoryEncrypt, but a refusal throws. */
+  sevCommand(command: SevCommandName, data: Uint8Array | null = null): Uint8Array<ArrayBuffer> {
+    const result = this.memoryEncrypt(command, data)
+    this.kvm.check(result.errno)
+    return result.data
+  }
+
+  /** The init command of this VM type: KVM_SEV_INIT, KVM_SEV_ES_INIT or KVM_SEV_INIT2. */
+  sevInit(options: { vmsaFeatures?: bigint; flags?: number; ghcbVersion?: number } = {}): void {
+    switch (this.type) {
+      case 'sev-legacy':
+        this.sevCommand('KVM_SEV_INIT')
+        return
+      case 'sev-es-legacy':
+        this.sevCommand('KVM_SEV_ES_INIT')
+        return
+      case 'sev':
+      case 'sev-es':
+      case 'snp': {
+        const data = new Uint8Array(48)
+        const view = new DataView(data.buffer)
+        view.setBigUint64(0, options.vmsaFeatures ?? 0n, true)
+        view.setUint32(8, options.flags ?? 0, true)
+        view.setUint16(12, options.ghcbVersion ?? 0, true)
+        this.sevCommand('KVM_SEV_INIT2', data)
+        return
+      }
+      default:
+        throw new CloisterError('ERR_ARGUMENT', `a VM of type ${this.type} has no SEV init command`)
+    }
+  }
+
+  /** The firmware's handle of the guest. */
+  launchStart(options: LaunchStart): number {
+    const data = new Uint8Array(40)
+    const view = new DataView(data.buffer)
+    view.setUint32(4, options.policy, true)
+    if (options.dhCert) {
+      view.setBigUint64(8, this.kvm.scratch(options.dhCert, 0x4000), true)
+      view.setUint32(16, options.dhCert.length, true)
+    }
+    if (options.session) {
+      view.setBigUint64(24, this.kvm.scratch(options.session, 0x8000), true)
+      view.setUint32(32, options.session.length, true)
+    }
+    const out = this.sevCommand('KVM_SEV_LAUNCH_START', data)
+    return new DataView(out.buffer).getUint32(0, true)
+  }
+
+  /** Encrypts and measures memory of a mapping in place. */
+  launchUpdateData(address: bigint, length: number): void {
+    const data = new Uint8Array(16)
+    const view = new DataView(data.buffer)
+    view.setBigUint64(0, address, true)
+    view.setUint32(8, length, true)
+    this.sevCommand('KVM_SEV_LAUNCH_UPDATE_DATA', data)
+  }
+
+  launchUpdateVmsa(): void {
+    this.sevCommand('KVM_SEV_LAUNCH_UPDATE_VMSA')
+  }
+
+  /** 48 bytes: the measurement (HMAC) and the nonce. */
+  launchMeasure(): Uint8Array<ArrayBuffer> {
+    const data = new Uint8Array(16)
+    const view = new DataView(data.buffer)
+    view.setBigUint64(0, this.kvm.scratch(new Uint8Array(48), 0x4000), true)
+    view.setUint32(8, 48, true)
+    this.sevCommand('KVM_SEV_LAUNCH_MEASURE', data)
+    return this.kvm.readScratch(48, 0x4000)
+  }
+
+  /** Injects an encrypted secret into guest memory that lies at `address` of a mapping. */
+  launchSecret(options: { header: Uint8Array; address: bigint; length: number; secret: Uint8Array }): void {
+    const data = new Uint8Array(48)
+    const view = new DataView(data.buffer)
+    view.setBigUint64(0, this.kvm.scratch(options.header, 0x4000), true)
+    view.setUint32(8, options.header.length, true)
+    view.setBigUint64(16, options.address, true)
+    view.setUint32(24, options.length, true)
+    view.setBigUint64(32, this.kvm.scratch(options.secret, 0x8000), true)
+    view.setUint32(40, options.secret.length, true)
+    this.sevCommand('KVM_SEV_LAUNCH_SECRET', data)
+  }
+
+  launchFinish(): void {
+    this.sevCommand('KVM_SEV_LAUNCH_FINISH')
+  }
+
+  guestStatus(): { handle: number; policy: number; state: number } {
+    const out = this.sevCommand('KVM_SEV_GUEST_STATUS', new Uint8Array(12))
+    const view = new DataView(out.buffer)
+    return { handle: view.getUint32(0, true), policy: view.getUint32(4, true), state: view.getUint32(8, true) }
+  }
+
+  /**
+   * The launch digest so far, in hex, as the firmware would put it into its measurement. Real firmware
+   * reveals only the HMAC over it; a VMM computes this value from what it loaded.
+   */
+  launchDigest(): string | null {
+    return this.#file.launchDigest()
+  }
+
+  [Symbol.dispose](): void {
+    for (const vcpu of this.vcpus) vcpu[Symbol.dispose]()
+    if (this.#sevFd >= 0) this.kvm.close(this.#sevFd)
+    this.#sevFd = -1
+    if (this.kvm.kernel.file(this.fd) === this.#file) this.kvm.close(this.fd)
+  }
+}

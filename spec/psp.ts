@@ -1,0 +1,37 @@
+/**
+ * The AMD secure processor's SEV interface as data: status codes (Linux uapi/linux/psp-sev.h), guest
+ * states (Linux Documentation/virt/kvm/x86/amd-memory-encryption.rst), policy bits (SEV API 55766,
+ * table "Guest policy", as used by Linux and virtee/sev). No behaviour here.
+ */
+
+/** Firmware status codes; the name is the kernel's without SEV_RET_. */
+export const FIRMWARE_STATUS = {
+  SUCCESS: 0, INVALID_PLATFORM_STATE: 1, INVALID_GUEST_STATE: 2, INVALID_CONFIG: 3, INVALID_LEN: 4, ALREADY_OWNED: 5, INVALID_CERTIFICATE: 6,
+  POLICY_FAILURE: 7, INACTIVE: 8, INVALID_ADDRESS: 9, BAD_SIGNATURE: 0xa, BAD_MEASUREMENT: 0xb, ASID_OWNED: 0xc, INVALID_ASID: 0xd,
+  WBINVD_REQUIRED: 0xe, DFFLUSH_REQUIRED: 0xf, INVALID_GUEST: 0x10, INVALID_COMMAND: 0x11, ACTIVE: 0x12, HWSEV_RET_PLATFORM: 0x13,
+  HWSEV_RET_UNSAFE: 0x14, UNSUPPORTED: 0x15, INVALID_PARAM: 0x16, RESOURCE_LIMIT: 0x17, SECURE_DATA_INVALID: 0x18, INVALID_PAGE_SIZE: 0x19,
+  INVALID_PAGE_STATE: 0x1a, INVALID_MDATA_ENTRY: 0x1b, INVALID_PAGE_OWNER: 0x1c, AEAD_OFLOW: 0x1d, EXIT_RING_BUFFER: 0x1f, RMP_INIT_REQUIRED: 0x20,
+  BAD_SVN: 0x21, BAD_VERSION: 0x22, SHUTDOWN_REQUIRED: 0x23, UPDATE_FAILED: 0x24, RESTORE_REQUIRED: 0x25, RMP_INITIALIZATION_FAILED: 0x26,
+  INVALID_KEY: 0x27, SHUTDOWN_INCOMPLETE: 0x28,
+} as const
+
+/** KVM_SEV_GUEST_STATUS.state. */
+export const GUEST_STATE = { UNINIT: 0, LAUNCH_UPDATE: 1, LAUNCH_SECRET: 2, RUNNING: 3, RECEIVING: 4, SENDING: 5 } as const
+
+/** Guest policy bits of SEV and SEV-ES. */
+export const SEV_POLICY = { NODBG: 1, NOKS: 2, ES: 4, NOSEND: 8, DOMAIN: 16, SEV: 32 } as const
+
+/** SNP guest policy: bits KVM accepts (0..17, 19..25) and the bit that must be set. */
+export const SNP_POLICY = { MASK: 0x3fbffffn, REQUIRED: 0x20000n, SMT: 0x10000n, DEBUG: 0x80000n } as const
+
+/** VMSA SEV_FEATURES bits (APM vol 2, 15.34 and appendix B). */
+export const SEV_FEATURE = { SNP_ACTIVE: 1n, DEBUG_SWAP: 1n << 5n, SECURE_TSC: 1n << 9n } as const
+
+/** Platform states of SEV_PLATFORM_STATUS. */
+export const PLATFORM_STATE = { UNINIT: 0, INIT: 1, WORKING: 2 } as const
+
+/** SEV firmware API that this PSP speaks: 1.55 build 24 (Milan). */
+export const SEV_API = { MAJOR: 1, MINOR: 55, BUILD: 24 } as const
+
+/** Sizes (SEV API 55766: certificate format, session data, measurement, secret header, attestation report). */
+export const SEV_SIZE = { CERTIFICATE: 2084, SESSION: 144, MEASUREMENT: 48, SECRET_HEADER: 52, ATTESTATION_REPORT: 208, BLOB_MAX: 0x4000 } as const
