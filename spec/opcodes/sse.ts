@@ -1,4 +1,29 @@
 /** MMX and SSE (SDM vol 2, appendix A; APM vol 4). Row format: row.ts. */
+/** Packed integer operations that exist for MMX and SSE2 alike. */
+const integer: readonly (readonly [opcode: number, name: string])[] = [
+  [0x60, 'PUNPCKLBW'], [0x61, 'PUNPCKLWD'], [0x62, 'PUNPCKLDQ'], [0x63, 'PACKSSWB'], [0x64, 'PCMPGTB'], [0x65, 'PCMPGTW'],
+  [0x66, 'PCMPGTD'], [0x67, 'PACKUSWB'], [0x68, 'PUNPCKHBW'], [0x69, 'PUNPCKHWD'], [0x6a, 'PUNPCKHDQ'], [0x6b, 'PACKSSDW'],
+  [0x74, 'PCMPEQB'], [0x75, 'PCMPEQW'], [0x76, 'PCMPEQD'], [0xd1, 'PSRLW'], [0xd2, 'PSRLD'], [0xd3, 'PSRLQ'], [0xd4, 'PADDQ'],
+  [0xd5, 'PMULLW'], [0xd8, 'PSUBUSB'], [0xd9, 'PSUBUSW'], [0xda, 'PMINUB'], [0xdb, 'PAND'], [0xdc, 'PADDUSB'], [0xdd, 'PADDUSW'],
+  [0xde, 'PMAXUB'], [0xdf, 'PANDN'], [0xe0, 'PAVGB'], [0xe1, 'PSRAW'], [0xe2, 'PSRAD'], [0xe3, 'PAVGW'], [0xe4, 'PMULHUW'],
+  [0xe5, 'PMULHW'], [0xe8, 'PSUBSB'], [0xe9, 'PSUBSW'], [0xea, 'PMINSW'], [0xeb, 'POR'], [0xec, 'PADDSB'], [0xed, 'PADDSW'],
+  [0xee, 'PMAXSW'], [0xef, 'PXOR'], [0xf1, 'PSLLW'], [0xf2, 'PSLLD'], [0xf3, 'PSLLQ'], [0xf4, 'PMULUDQ'], [0xf5, 'PMADDWD'],
+  [0xf6, 'PSADBW'], [0xf8, 'PSUBB'], [0xf9, 'PSUBW'], [0xfa, 'PSUBD'], [0xfb, 'PSUBQ'], [0xfc, 'PADDB'], [0xfd, 'PADDW'],
+  [0xfe, 'PADDD'],
+]
+/** SSSE3, for MMX and XMM registers. */
+const integer38: readonly (readonly [opcode: number, name: string])[] = [
+  [0x00, 'PSHUFB'], [0x01, 'PHADDW'], [0x02, 'PHADDD'], [0x03, 'PHADDSW'], [0x04, 'PMADDUBSW'], [0x05, 'PHSUBW'], [0x06, 'PHSUBD'],
+  [0x07, 'PHSUBSW'], [0x08, 'PSIGNB'], [0x09, 'PSIGNW'], [0x0a, 'PSIGND'], [0x0b, 'PMULHRSW'], [0x1c, 'PABSB'], [0x1d, 'PABSW'],
+  [0x1e, 'PABSD'],
+]
+/** SSE4.1 and SSE4.2, XMM only. */
+const integer41: readonly (readonly [opcode: number, name: string])[] = [
+  [0x28, 'PMULDQ'], [0x29, 'PCMPEQQ'], [0x2b, 'PACKUSDW'], [0x37, 'PCMPGTQ'], [0x38, 'PMINSB'], [0x39, 'PMINSD'], [0x3a, 'PMINUW'],
+  [0x3b, 'PMINUD'], [0x3c, 'PMAXSB'], [0x3d, 'PMAXSD'], [0x3e, 'PMAXUW'], [0x3f, 'PMAXUD'], [0x40, 'PMULLD'],
+]
+const hex = (n: number): string => n.toString(16).toUpperCase().padStart(2, '0')
+
 export const sse: readonly string[] = [
   // Moves.
   'NP.0F.10 MOVUPS V,W =movups',
@@ -53,6 +78,50 @@ export const sse: readonly string[] = [
   'F2.0F.F0 LDDQU V,M mem =movups',
   '66.0F38.2A MOVNTDQA V,M mem =movaps',
   'NP.0F.C3 MOVNTI M,Gy y mem =movnti',
+  // Packed integer.
+  ...integer.flatMap(([o, n]) => [`NP.0F.${hex(o)} ${n} P,Q =mmxAlu`, `66.0F.${hex(o)} ${n} V,W =sseAlu`]),
+  '66.0F.6C PUNPCKLQDQ V,W =sseAlu',
+  '66.0F.6D PUNPCKHQDQ V,W =sseAlu',
+  ...integer38.flatMap(([o, n]) => [`NP.0F38.${hex(o)} ${n} P,Q =mmxAlu38`, `66.0F38.${hex(o)} ${n} V,W =sseAlu38`]),
+  ...integer41.map(([o, n]) => `66.0F38.${hex(o)} ${n} V,W =sseAlu38`),
+  ...[2, 4, 6].flatMap((g) => ['71', '72'].flatMap((o) => [`NP.0F.${o}/${g}r PSHIFT N,Ub =mmxShift`, `66.0F.${o}/${g}r PSHIFT U,Ub =sseShift`])),
+  ...[2, 6].flatMap((g) => [`NP.0F.73/${g}r PSHIFT N,Ub =mmxShift`, `66.0F.73/${g}r PSHIFT U,Ub =sseShift`]),
+  '66.0F.73/3r PSRLDQ U,Ub =psrldq',
+  '66.0F.73/7r PSLLDQ U,Ub =pslldq',
+  'NP.0F3A.0F PALIGNR P,Q,Ub =palignrMmx',
+  '66.0F3A.0F PALIGNR V,W,Ub =palignr',
+  'NP.0F.70 PSHUFW P,Q,Ub =pshufw',
+  '66.0F.70 PSHUFD V,W,Ub =pshufd',
+  'F3.0F.70 PSHUFHW V,W,Ub =pshufhw',
+  'F2.0F.70 PSHUFLW V,W,Ub =pshuflw',
+  'NP.0F.C6 SHUFPS V,W,Ub =shufps',
+  '66.0F.C6 SHUFPD V,W,Ub =shufpd',
+  'NP.0F.14 UNPCKLPS V,W =sseAlu',
+  '66.0F.14 UNPCKLPD V,W =unpcklpd',
+  'NP.0F.15 UNPCKHPS V,W =sseAlu',
+  '66.0F.15 UNPCKHPD V,W =unpckhpd',
+  ...['AND', 'ANDN', 'OR', 'XOR'].flatMap((n, i) => [`NP.0F.${hex(0x54 + i)} ${n}PS V,W =sseAlu`, `66.0F.${hex(0x54 + i)} ${n}PD V,W =sseAlu`]),
+  ...[0, 1, 2, 3, 4, 5].flatMap((i) => [`66.0F38.2${i} PMOVSX V,W =pmovx`, `66.0F38.3${i} PMOVZX V,W =pmovx`]),
+  '66.0F38.17 PTEST V,W =ptest',
+  'NP.0F.C4 PINSRW P,Ed,Ub =pinsrwMmx',
+  '66.0F.C4 PINSRW V,Ed,Ub =pinsrw',
+  'NP.0F.C5 PEXTRW Gd,N,Ub reg =pextrwMmx',
+  '66.0F.C5 PEXTRW Gd,U,Ub reg =pextrw',
+  '66.0F38.10 PBLENDVB V,W =pblendvb',
+  '66.0F38.14 BLENDVPS V,W =blendvps',
+  '66.0F38.15 BLENDVPD V,W =blendvpd',
+  '66.0F3A.0C BLENDPS V,W,Ub =blendps',
+  '66.0F3A.0D BLENDPD V,W,Ub =blendpd',
+  '66.0F3A.0E PBLENDW V,W,Ub =pblendw',
+  '66.0F3A.14 PEXTRB Ed,V,Ub =pextrb',
+  '66.0F3A.15 PEXTRW Ed,V,Ub =pextrw41',
+  '66.0F3A.16 PEXTRD Ey,V,Ub y =pextrd',
+  '66.0F3A.17 EXTRACTPS Ed,V,Ub =extractps',
+  '66.0F3A.20 PINSRB V,Ed,Ub =pinsrb',
+  '66.0F3A.21 INSERTPS V,W,Ub =insertps',
+  '66.0F3A.22 PINSRD V,Ey,Ub y =pinsrd',
+  '66.0F38.41 PHMINPOSUW V,W =phminposuw',
+  '66.0F3A.42 MPSADBW V,W,Ub =mpsadbw',
   // State, ordering, cache lines.
   'NP.0F.77 EMMS =emms',
   'NP.0F.AE/0m FXSAVE M y =fxsave',
