@@ -1,6 +1,7 @@
 /** Writes every generated file from spec/. Runs first in `npm run build`; nothing here ships. */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
+import { guestsSource } from './generate-guests.ts'
 import { layoutSource } from './generate-layout.ts'
 
 /** Writes only what changed, so that incremental builds stay quick. */
@@ -22,3 +23,4 @@ for (const name of ['kvm-abi', 'kvm-policy', 'psp', 'cpuid']) {
   const text = readFileSync(`spec/${name}.ts`, 'utf8')
   put(`host/generated/${name}.ts`, `// Copied from spec/${name}.ts by tools/generate.ts. Do not edit.\n${text}`)
 }
+put('host/generated/guests.ts', guestsSource())

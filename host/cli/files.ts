@@ -1,0 +1,42 @@
+/** Files the user names: every way of failing is one clear line. */
+import { readFileSync, statSync, writeFileSync } from 'node:fs'
+import { usage } from './errors.ts'
+
+function why(error: unknown): string {
+  const code = (error as NodeJS.ErrnoException).code
+  const known: Record<string, string> = {
+    ENOENT: 'no such file',
+    EISDIR: 'is a directory',
+    EACCES: 'permission denied',
+    ENOTDIR: 'no such file',
+    ENOSPC: 'no space left',
+    EROFS: 'read-only file system',
+    ERR_FS_FILE_TOO_LARGE: 'too large',
+    ELOOP: 'too many links',
+    ENAMETOOLONG: 'name too long',
+  }
+  return known[code ?? ''] ?? code ?? String(error)
+}
+
+/** The bytes of a file given as `--option FILE`. */
+export function readInput(option: string, path: string): Uint8Array<ArrayBuffer> {
+  try {
+    const stat = statSync(path)
+    if (stat.isDirectory()) return usage(`--${option} ${path}: is a directory`)
+    if (!stat.isFile() && !stat.isFIFO()) return usage(`--${option} ${path}: is not a file`)
+    if (stat.isFile() && stat.size === 0) return usage(`--${option} ${path}: is empty`)
+    if (stat.size > 1024 * 1024 * 1024) return usage(`--${option} ${path}: too large`)
+    return new Uint8Array(readFileSync(path))
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === undefined) throw error
+    return usage(`--${option} ${path}: ${why(error)}`)
+  }
+}
+
+export function writeOutput(option: string, path: string, text: string): void {
+  try {
+    writeFileSync(path, text)
+  } catch (error) {
+    usage(`--${option} ${path}: ${why(error)}`)
+  }
+}

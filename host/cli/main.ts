@@ -1,0 +1,66 @@
+/** Finds the command, runs it, and turns every ending into an exit status. */
+import { CloisterError } from '../errors.ts'
+import { version } from '../index.ts'
+import { type Command, parse, suggestion } from './arguments.ts'
+import { demo } from './demo.ts'
+import { STATUS, UsageError, usage } from './errors.ts'
+import { commandHelp, generalHelp } from './help.ts'
+import { measure } from './measure.ts'
+import { complain, guardPipes, print } from './output.ts'
+import { policy } from './policy.ts'
+import { run } from './run.ts'
+
+const commands: readonly Command[] = [run, measure, policy, demo]
+
+/** Commands of the contract that are not implemented yet. */
+const toCome: Readonly<Record<string, string>> = {
+  cpuid: 'CPUID bits of a TDX module: fixed, configurable, checked',
+  attest: 'attestation reports and quotes: show, verify',
+  fuzz: 'run a fuzzing harness',
+  replay: 'run a recorded execution again',
+}
+
+async function dispatch(args: string[]): Promise<number> {
+  const [name, ...rest] = args
+  if (name === undefined || name === '--help' || name === '-h' || name === 'help') {
+    const command = commands.find((c) => c.name === rest[0])
+    print(command === undefined ? generalHelp(commands, toCome) : commandHelp(command))
+    return name === undefined ? STATUS.usage : STATUS.ok
+  }
+  if (name === '--version' || name === '-V') {
+    print(`${version}\n`)
+    return STATUS.ok
+  }
+  if (name in toCome) usage(`command '${name}' is not there yet (${toCome[name]})`)
+  const command = commands.find((c) => c.name === name)
+  if (command === undefined) {
+    const what = name.startsWith('-') ? 'option' : 'command'
+    return usage(`unknown ${what} '${name}'${suggestion(name, commands.map((c) => c.name))}; see 'cloister --help'`)
+  }
+  if (rest.includes('--help') || rest.includes('-h')) {
+    print(commandHelp(command))
+    return STATUS.ok
+  }
+  return command.run(parse(command, rest))
+}
+
+/** Bad input is told in one line; anything else that escapes is our own bug and shows where it came from. */
+function explain(error: unknown): number {
+  if (error instanceof UsageError || error instanceof CloisterError) {
+    complain(error.message.split('\n')[0] ?? '')
+    return STATUS.usage
+  }
+  complain(`internal error: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`)
+  return STATUS.stopped
+}
+
+export async function main(args: string[]): Promise<never> {
+  guardPipes()
+  let status: number
+  try {
+    status = await dispatch(args)
+  } catch (error) {
+    status = explain(error)
+  }
+  process.exit(status)
+}
