@@ -2,7 +2,8 @@
  * `cloister measure`: the launch digest of a guest, taken from a launch inside the emulator. Nothing is run and nothing
  * is computed a second time: the digest is what the modelled firmware reports.
  */
-import { Machine, type MachineOptions, type MachineType } from '../vmm/index.ts'
+import type { MachineOptions, MachineType } from '../vmm/index.ts'
+import { Machine } from './machine.ts'
 import { type Command, count, type Values } from './arguments.ts'
 import { STATUS, usage } from './errors.ts'
 import { guestOptions, imageOptions, readGuestOptions, readImageOptions } from './machine-options.ts'

@@ -1,6 +1,7 @@
 /** `cloister run`: boots one guest; its serial console is stdin and stdout. */
 import { closeSync, openSync, writeSync } from 'node:fs'
-import { Machine, type MachineOptions, type RunResult, type TraceKind, traceKindNames } from '../vmm/index.ts'
+import { type MachineOptions, type RunResult, type TraceKind, traceKindNames } from '../vmm/index.ts'
+import { Machine } from './machine.ts'
 import { choice, type Command, count, seconds, suggestion, type Values } from './arguments.ts'
 import { openConsole } from './console.ts'
 import { STATUS, usage } from './errors.ts'

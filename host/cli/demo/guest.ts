@@ -95,7 +95,7 @@ export class Guest {
     region.setBigUint64(16, BigInt(MEMORY), true)
     region.setBigUint64(24, this.memory.address, true)
     this.call('KVM_SET_USER_MEMORY_REGION', this.vm, KVM_SET_USER_MEMORY_REGION, bytesOf(region))
-    if (type.init === 'INIT2') this.sev('INIT2', new Uint8Array(32))
+    if (type.init === 'INIT2') this.sev('INIT2', new Uint8Array(48))
     else if (type.init !== 'none') this.sev(type.init)
     this.vcpu = this.must('KVM_CREATE_VCPU', kvm.ioctl(this.vm, KVM_CREATE_VCPU, 0))
     this.run = kvm.mmap(this.vcpu, this.must('KVM_GET_VCPU_MMAP_SIZE', kvm.ioctl(this.device, KVM_GET_VCPU_MMAP_SIZE, 0)))
