@@ -1,8 +1,10 @@
 /** Writes every generated file from spec/. Runs first in `npm run build`; nothing here ships. */
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
+import { executeSource } from './generate-execute.ts'
 import { guestsSource } from './generate-guests.ts'
 import { layoutSource } from './generate-layout.ts'
+import { coverageDocument, opcodesSource } from './generate-opcodes.ts'
 
 /** Writes only what changed, so that incremental builds stay quick. */
 function put(path: string, text: string): void {
@@ -15,12 +17,21 @@ function put(path: string, text: string): void {
   writeFileSync(path, text)
 }
 
+/** Sources of assembly/, by path below it: where the opcode map's handlers are found. */
+function assemblySources(): Map<string, string> {
+  const files = readdirSync('assembly', { recursive: true, encoding: 'utf8' }).filter((f) => f.endsWith('.ts') && !f.startsWith('generated'))
+  return new Map(files.map((f) => [f.replaceAll('\\', '/'), readFileSync(`assembly/${f}`, 'utf8')]))
+}
+
 put('assembly/generated/layout.ts', layoutSource('assembly'))
+put('assembly/generated/execute.ts', executeSource())
+put('assembly/generated/opcodes.ts', opcodesSource(assemblySources()))
 put('host/generated/layout.ts', layoutSource('host'))
+put('host/generated/guests.ts', guestsSource())
+put('docs/opcodes.md', coverageDocument())
 
 /** Data files of spec/ that host code reads: carried over as they are (host/ may not import from outside itself). */
 for (const name of ['kvm-abi', 'kvm-policy', 'psp', 'cpuid']) {
   const text = readFileSync(`spec/${name}.ts`, 'utf8')
   put(`host/generated/${name}.ts`, `// Copied from spec/${name}.ts by tools/generate.ts. Do not edit.\n${text}`)
 }
-put('host/generated/guests.ts', guestsSource())

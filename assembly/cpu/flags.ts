@@ -121,3 +121,22 @@ export function less(s: usize): bool {
   }
   return sign(s) != overflow(s)
 }
+
+/** Before INC and DEC, which keep CF: puts the current CF into EFLAGS. */
+export function saveCarry(s: usize): void {
+  const kind = load<u32>(s, CPU_FLAG_KIND)
+  if (kind == FLAG_SUB || kind == FLAG_ADD || kind == FLAG_LOGIC) {
+    store<u64>(s, (load<u64>(s, CPU_EFLAGS) & ~(<u64>CF)) | <u64>carry(s), CPU_EFLAGS)
+  }
+}
+
+/** Rotates: CF and OF as given, the others stay. */
+export function rotateFlags(s: usize, cfOf: u32): void {
+  const kind = load<u32>(s, CPU_FLAG_KIND)
+  if (kind == FLAG_EAGER || kind == FLAG_RESULT_ONLY) {
+    store<u64>(s, (load<u64>(s, CPU_EFLAGS) & ~(<u64>(CF | OF))) | <u64>cfOf, CPU_EFLAGS)
+    return
+  }
+  store<u64>(s, (load<u64>(s, CPU_EFLAGS) & ~(<u64>(CF | OF | AF))) | <u64>(adjust(s) | cfOf), CPU_EFLAGS)
+  store<u32>(s, FLAG_RESULT_ONLY, CPU_FLAG_KIND)
+}

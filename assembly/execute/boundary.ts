@@ -1,0 +1,217 @@
+/**
+ * What happens between blocks: leaving ops (faults, mode changes, exits), events and budgets,
+ * single stepping and the one-instruction interrupt shadow.
+ */
+import { deliver, raise } from '../cpu/exceptions'
+import { TF } from '../cpu/flags'
+import { lookup, quickLookup } from '../decode/cache'
+import { chained, H_PARTIAL_END } from '../generated/opcodes'
+import {
+  BLOCK_BYTES, BLOCK_COUNT, BLOCK_FRAME2, BLOCK_LENGTH, CPU_BUDGET, CPU_DR6, CPU_EFLAGS, CPU_EXC_FLAGS, CPU_ICOUNT, CPU_INTERRUPT_SHADOW, CPU_LEAVE, CPU_LINK, CPU_OP, CPU_RIP,
+  CPU_RIP_MASK, CPU_SLICE_END, CPU_STOP_REASON, EXC_DB, EXCF_TRAP, LEAVE_EXIT_NEXT, LEAVE_EXIT_RETRY, LEAVE_FAULT,
+  LEAVE_NEXT, OP_DISP, OP_EXTRA, OP_ID, OP_IMM, OP_NEXT, OP_OFFSET, SIZEOF_OP, STOP_BUDGET, STOP_EXIT, VCPU_PARTIAL,
+} from '../generated/layout'
+import { pollEvents } from '../kvm/events'
+
+export { quickLookup }
+
+/** Header flag in BLOCK_BYTES of the partial block: TF was set when it began, raise #DB after it. */
+const STEP_TRAP: u32 = 1
+/** Header flag: an interrupt shadow ends with this instruction. */
+const STEP_SHADOW: u32 = 2
+const BLOCK_STEP: usize = BLOCK_BYTES
+
+/** The block to begin with; 0 = stopped at once. */
+export function resume(s: usize): usize {
+  store<u32>(s, 0, CPU_STOP_REASON)
+  store<u32>(s, 0, CPU_LEAVE)
+  store<u32>(s, 0, CPU_LINK)
+  store<u32>(s, 0, CPU_OP)
+  clampBudget(s)
+  return enter(s)
+}
+
+/** Dropped blocks count 0x7fffffff instructions: the budget must always be nearer than that. */
+function clampBudget(s: usize): void {
+  const most = load<u64>(s, CPU_ICOUNT) + 0x40000000
+  if (load<u64>(s, CPU_BUDGET) > most) store<u64>(s, most, CPU_BUDGET)
+}
+
+/** Looks the next block up, delivering fetch faults; 0 = stopped. Cuts it to one instruction for TF or a shadow. */
+function enter(s: usize): usize {
+  for (;;) {
+    const n = lookup(s)
+    if (n) return stepping(s) ? cut(s, n, 1) : n
+    store<u32>(s, 0, CPU_LINK)
+    const leave = load<u32>(s, CPU_LEAVE)
+    store<u32>(s, 0, CPU_LEAVE)
+    if (leave != LEAVE_FAULT) {
+      if (!load<u32>(s, CPU_STOP_REASON)) store<u32>(s, STOP_EXIT, CPU_STOP_REASON)
+      return 0
+    }
+    const stop = deliver(s)
+    if (stop) {
+      store<u32>(s, stop, CPU_STOP_REASON)
+      return 0
+    }
+  }
+}
+
+function stepping(s: usize): bool {
+  return (<u32>load<u64>(s, CPU_EFLAGS) & TF) != 0 || load<u32>(s, CPU_INTERRUPT_SHADOW) != 0
+}
+
+/** A copy of the first `count` instructions of a block, ended by PARTIAL_END; its chain slots are empty. */
+function cut(s: usize, n: usize, count: u32): usize {
+  const p = s + VCPU_PARTIAL
+  memory.copy(p, n, SIZEOF_OP * (<usize>count + 1))
+  store<u32>(p, count, BLOCK_COUNT)
+  store<u32>(p, count, BLOCK_LENGTH)
+  const flags: u32 = ((<u32>load<u64>(s, CPU_EFLAGS) & TF) != 0 ? STEP_TRAP : 0) | (load<u32>(s, CPU_INTERRUPT_SHADOW) != 0 ? STEP_SHADOW : 0)
+  store<u32>(p, count == 1 ? flags : 0, BLOCK_STEP)
+  const last = p + SIZEOF_OP * <usize>count
+  if (count == load<u32>(n, BLOCK_LENGTH) && isBranch(last)) {
+    store<u32>(last, 0, OP_DISP)
+    store<u32>(last, 0, OP_EXTRA)
+    store<u8>(last, 0, 8)
+  }
+  const end = last + SIZEOF_OP
+  memory.fill(end, 0, SIZEOF_OP)
+  store<u16>(end, <u16>H_PARTIAL_END, OP_ID)
+  store<u64>(end, <u64>load<u16>(last, OP_NEXT), OP_IMM)
+  return p
+}
+
+/** Relative branches keep chain slots in OP_DISP and OP_EXTRA. */
+function isBranch(op: usize): bool {
+  const id = <u32>load<u16>(op)
+  return chained(id)
+}
+
+/** Index of an op in its block: the first op has offset 0. */
+export function opIndex(op: usize): u32 {
+  let i: u32 = 0
+  while (load<u16>(op, OP_OFFSET) != 0) {
+    op -= SIZEOF_OP
+    i++
+  }
+  return i
+}
+
+/** Instructions retired before the op being executed (CPU_OP), or at the current boundary. */
+export function exactCount(s: usize): u64 {
+  const op = <usize>load<u32>(s, CPU_OP)
+  const count = load<u64>(s, CPU_ICOUNT)
+  if (!op) return count
+  const index = opIndex(op)
+  return count - <u64>(load<u32>(op - <usize>(index + 1) * SIZEOF_OP, BLOCK_LENGTH) - index)
+}
+
+/** After a block `b` left at `op` with nothing known to follow: acts on CPU_LEAVE and finds the next block; 0 = stopped. */
+export function boundary(s: usize, b: usize, op: usize): usize {
+  const leave = load<u32>(s, CPU_LEAVE)
+  store<u32>(s, 0, CPU_LEAVE)
+  store<u32>(s, 0, CPU_OP)
+  const step: u32 = b == s + VCPU_PARTIAL ? load<u32>(b, BLOCK_STEP) : 0
+  if (leave == 0) {
+    if (step) return stepped(s, step)
+    const n = lookup(s)
+    const link = <usize>load<u32>(s, CPU_LINK)
+    store<u32>(s, 0, CPU_LINK)
+    if (n) {
+      if (link && !load<u32>(n, BLOCK_FRAME2)) store<u32>(link, <u32>n)
+      return stepping(s) ? cut(s, n, 1) : n
+    }
+    return enter(s)
+  }
+  store<u32>(s, 0, CPU_LINK)
+  const left = <u64>(load<u32>(b, BLOCK_LENGTH) - u32((op - b) / SIZEOF_OP - 1))
+  const mask = load<u64>(s, CPU_RIP_MASK)
+  switch (leave) {
+    case LEAVE_FAULT:
+    case LEAVE_EXIT_RETRY:
+      store<u64>(s, load<u64>(s, CPU_ICOUNT) - left, CPU_ICOUNT)
+      store<u64>(s, (load<u64>(s, CPU_RIP) + <u64>load<u16>(op, OP_OFFSET)) & mask, CPU_RIP)
+      break
+    case LEAVE_NEXT:
+    case LEAVE_EXIT_NEXT:
+      store<u64>(s, load<u64>(s, CPU_ICOUNT) - left + 1, CPU_ICOUNT)
+      store<u64>(s, (load<u64>(s, CPU_RIP) + <u64>load<u16>(op, OP_NEXT)) & mask, CPU_RIP)
+      break
+    default:
+      store<u64>(s, load<u64>(s, CPU_ICOUNT) - left + 1, CPU_ICOUNT)
+  }
+  if (leave == LEAVE_FAULT) {
+    // A faulting instruction in an interrupt shadow is the one the shadow was for.
+    store<u32>(s, 0, CPU_INTERRUPT_SHADOW)
+    const stop = deliver(s)
+    if (stop) {
+      store<u32>(s, stop, CPU_STOP_REASON)
+      return 0
+    }
+    return enter(s)
+  }
+  if (leave >= LEAVE_EXIT_RETRY) {
+    if (leave != LEAVE_EXIT_RETRY && (step & STEP_SHADOW) != 0) store<u32>(s, 0, CPU_INTERRUPT_SHADOW)
+    if (!load<u32>(s, CPU_STOP_REASON)) store<u32>(s, STOP_EXIT, CPU_STOP_REASON)
+    return 0
+  }
+  if (step) return stepped(s, step)
+  return enter(s)
+}
+
+/** After a single-stepped instruction retired: ends the shadow that was active before it, raises the #DB trap of TF. */
+function stepped(s: usize, step: u32): usize {
+  if (step & STEP_SHADOW) store<u32>(s, 0, CPU_INTERRUPT_SHADOW)
+  if (step & STEP_TRAP) {
+    store<u64>(s, load<u64>(s, CPU_DR6) | 0x4000, CPU_DR6)
+    raise(s, EXC_DB)
+    store<u32>(s, load<u32>(s, CPU_EXC_FLAGS) | EXCF_TRAP, CPU_EXC_FLAGS)
+    store<u32>(s, 0, CPU_LEAVE)
+    const stop = deliver(s)
+    if (stop) {
+      store<u32>(s, stop, CPU_STOP_REASON)
+      return 0
+    }
+  }
+  return enter(s)
+}
+
+/** Entering `n` would pass the budget (or `n` was dropped): events, timers, the end of the slice; 0 = stopped. */
+export function overBudget(s: usize, n: usize): usize {
+  store<u32>(s, 0, CPU_OP)
+  store<u32>(s, 0, CPU_LINK)
+  if (load<u32>(n, BLOCK_COUNT) == 0x7fffffff) {
+    n = enter(s)
+    if (!n || load<u64>(s, CPU_ICOUNT) + <u64>load<u32>(n, BLOCK_COUNT) <= load<u64>(s, CPU_BUDGET)) return n
+  }
+  const count = load<u64>(s, CPU_ICOUNT)
+  let budget = load<u64>(s, CPU_BUDGET)
+  if (budget <= count) {
+    const stop = pollEvents(s)
+    if (stop) {
+      store<u32>(s, stop, CPU_STOP_REASON)
+      return 0
+    }
+    clampBudget(s)
+    budget = load<u64>(s, CPU_BUDGET)
+    if (budget <= count) {
+      if (load<u64>(s, CPU_SLICE_END) <= count) {
+        store<u32>(s, STOP_BUDGET, CPU_STOP_REASON)
+        return 0
+      }
+      store<u64>(s, count + 1, CPU_BUDGET)
+      budget = count + 1
+    }
+    // An interrupt may have been injected: look up again.
+    return enterWithin(s)
+  }
+  return cut(s, n, u32(budget - count))
+}
+
+function enterWithin(s: usize): usize {
+  const n = enter(s)
+  if (!n) return 0
+  const room = load<u64>(s, CPU_BUDGET) - load<u64>(s, CPU_ICOUNT)
+  return <u64>load<u32>(n, BLOCK_COUNT) <= room ? n : cut(s, n, <u32>room)
+}
