@@ -95,7 +95,7 @@ function find(s: usize, linear: u64, address: usize, mode: u32): usize {
 /** An instruction across two pages is not tracked by lines of the second: its bytes (kept behind its ops) are compared. */
 function sameBytes(b: usize, address: usize, second: usize): bool {
   const length = <usize>load<u32>(b, BLOCK_BYTES)
-  const room = 0x1000 - (address & 0xfff)
+  const room: usize = 0x1000 - (address & 0xfff)
   const kept = b + SIZEOF_BLOCK + 2 * SIZEOF_OP
   for (let i: usize = 0; i < length; i++) {
     if (load<u8>(kept + i) != load<u8>(i < room ? address + i : second + i - room)) return false

@@ -186,7 +186,7 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
   }
   if (segment < 0) segment = SEG_DS
   store<u8>(op, <u8>segment, OP_SEG)
-  if (long) ea = segment >= SEG_FS ? EA_GENERAL : addr == 3 ? EA_FLAT64 : EA_FLAT32
+  if (long) ea = segment >= <i32>SEG_FS ? EA_GENERAL : addr == 3 ? EA_FLAT64 : EA_FLAT32
   else ea = (mode & MODE_FLAT) != 0 && addr == 2 && (segment == SEG_DS || segment == SEG_SS || segment == SEG_ES) ? EA_FLAT32 : EA_GENERAL
   store<u8>(op, <u8>ea, OP_EA)
   store<u32>(op, byte, OP_EXTRA)

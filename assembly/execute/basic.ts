@@ -120,7 +120,7 @@ export function shift(s: usize, op: usize): u32 {
   const top = <u64>(bits - 1)
   let r = a
   let cf: u32 = 0
-  let of: u32 = 0
+  let ov: u32 = 0
   if (count) {
     const c = <u64>count
     if (kind < 2) {
@@ -128,16 +128,16 @@ export function shift(s: usize, op: usize): u32 {
       if (kind == 0) {
         r = n ? ((a << n) | (a >> (<u64>bits - n))) & mask : a
         cf = <u32>(r & 1)
-        of = <u32>(r >> top) ^ cf
+        ov = <u32>(r >> top) ^ cf
       } else {
         r = n ? ((a >> n) | (a << (<u64>bits - n))) & mask : a
         cf = <u32>(r >> top)
-        of = cf ^ <u32>((r >> (top - 1)) & 1)
+        ov = cf ^ <u32>((r >> (top - 1)) & 1)
       }
     } else if (kind == 5) {
       r = c < <u64>bits ? a >> c : 0
       cf = c <= <u64>bits ? <u32>((a >> (c - 1)) & 1) : 0
-      of = <u32>(a >> top)
+      ov = <u32>(a >> top)
     } else if (kind == 7) {
       const x = <i64>(a << <u64>(64 - bits)) >> <i64>(64 - bits)
       const n = c > top ? top : c
@@ -146,14 +146,14 @@ export function shift(s: usize, op: usize): u32 {
     } else {
       r = c < <u64>bits ? (a << c) & mask : 0
       cf = c <= <u64>bits ? <u32>((a >> (<u64>bits - c)) & 1) : 0
-      of = <u32>(r >> top) ^ cf
+      ov = <u32>(r >> top) ^ cf
     }
   }
   const leave = finishRm(s, op, size, h, r)
   if (leave && leave != LEAVE_NEXT) return leave
   if (count) {
-    if (kind < 2) rotateFlags(s, cf | (of << 11))
-    else setResult(s, r, 64 - bits, cf | (of << 11))
+    if (kind < 2) rotateFlags(s, cf | (ov << 11))
+    else setResult(s, r, 64 - bits, cf | (ov << 11))
   }
   return leave
 }

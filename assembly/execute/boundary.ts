@@ -39,9 +39,8 @@ function clampBudget(s: usize): void {
 
 /** Looks the next block up, delivering fetch faults; 0 = stopped. Cuts it to one instruction for TF or a shadow. */
 function enter(s: usize): usize {
-  for (;;) {
-    const n = lookup(s)
-    if (n) return stepping(s) ? cut(s, n, 1) : n
+  let n = lookup(s)
+  while (!n) {
     store<u32>(s, 0, CPU_LINK)
     const leave = load<u32>(s, CPU_LEAVE)
     store<u32>(s, 0, CPU_LEAVE)
@@ -54,7 +53,9 @@ function enter(s: usize): usize {
       store<u32>(s, stop, CPU_STOP_REASON)
       return 0
     }
+    n = lookup(s)
   }
+  return stepping(s) ? cut(s, n, 1) : n
 }
 
 function stepping(s: usize): bool {

@@ -8,3 +8,5 @@ export function flushTlbLocal(s: usize): void { }
 export function invalidatePage(s: usize, va: u64): void { }
 /** All vCPUs of all VMs that may map the frame. */
 export function flushEverywhere(): void { }
+/** The frame becomes code: its write tags go. */
+export function dropWriteTags(frame: usize): void { }

@@ -7,4 +7,4 @@ import { x87 } from './x87.ts'
 import type { Opcode } from './row.ts'
 
 export const opcodes: readonly Opcode[] = [...integer, ...integerCold, ...sse, ...x87].map(parseRow)
-export type { Opcode } from './row.ts'
+export type { Opcode, PrefixClass, SizeRule } from './row.ts'
