@@ -1,0 +1,329 @@
+/**
+ * A machine: KVM objects, memory, vCPUs and board put together as a VMM does it, launched, and run to its end.
+ * The order of calls is QEMU's; for an encrypted guest the launch is sev-launch.ts. Everything the guest does later
+ * comes back through run-loop.ts.
+ */
+import { CloisterError } from '../errors.ts'
+import { exitName, type Kvm, openKvm, type Vcpu, type Vm } from '../index.ts'
+import { VM_CLOCK } from '../generated/layout.ts'
+import { Board } from './board.ts'
+import { cpuidFor } from './cpu-types.ts'
+import { loadFlat, type EntryState, type Segment } from './loaders/flat.ts'
+import { loadFirmware, type Firmware } from './loaders/ovmf.ts'
+import { AddressSpace, FOUR_GIB, splitMemory, type HostMemory } from './memory.ts'
+import { checkOptions, isEncrypted, isSevEs, type Checked, type MachineOptions, type RunReport, type RunResult } from './options.ts'
+import { RunLoop, type GuestCpu, type Outcome } from './run-loop.ts'
+import { SevLaunch, type LaunchRange, type LaunchRecord } from './sev-launch.ts'
+import { Stream } from './stream.ts'
+import { RunningCpu } from './running-cpu.ts'
+
+const PAGE = 4096
+const KVM_MEM_READONLY = 2
+/** Last part of the firmware that also appears below 1 MiB (QEMU's isa-bios). */
+const ALIAS = 0x20000
+const STATUS: Readonly<Record<Outcome['reason'], number>> = {
+  'powered-off': 0,
+  halted: 0,
+  'debug-exit': 1,
+  'budget-instructions': 124,
+  'budget-time': 124,
+  'guest-terminated': 126,
+  'triple-fault': 126,
+  unimplemented: 120,
+  interrupted: 130,
+  'internal-error': 120,
+}
+/** Wall-clock milliseconds between two looks at the event loop. */
+const BREATH = 20
+
+const pause = (milliseconds: number): Promise<void> =>
+  new Promise((resolve) => {
+    if (milliseconds === 0 && typeof setImmediate === 'function') setImmediate(resolve)
+    else setTimeout(resolve, milliseconds)
+  })
+
+export class Machine {
+  readonly kvm: Kvm
+  readonly vm: Vm
+  readonly vcpus: readonly Vcpu[]
+  readonly board: Board
+  readonly space: AddressSpace
+  readonly #options: Checked
+  readonly #firmware: Firmware | null
+  readonly #cpus: readonly RunningCpu[]
+  readonly #serial: Stream
+  readonly #debug: Stream
+  readonly #sev: SevLaunch | null
+  readonly #regions: LaunchRange[] = []
+  #slots = 0
+  #record: LaunchRecord | null = null
+  #launched = false
+  #inputOpen = true
+  #wake: (() => void) | null = null
+
+  /** Checks the options, opens KVM and builds the machine; nothing has run yet. */
+  static async create(options: MachineOptions): Promise<Machine> {
+    const checked = checkOptions(options)
+    const firmware = checked.firmware ? loadFirmware(checked.firmware) : null
+    const kvm = await openKvm({
+      host: 'amd',
+      ...(checked.profile === undefined ? {} : { profile: checked.profile }),
+      ...(checked.linux === undefined ? {} : { linux: checked.linux }),
+      ...(checked.seed === undefined ? {} : { seed: BigInt(checked.seed) }),
+      ...(checked.wasm === undefined ? {} : { wasm: checked.wasm }),
+    })
+    return new Machine(checked, firmware, kvm)
+  }
+
+  private constructor(options: Checked, firmware: Firmware | null, kvm: Kvm) {
+    this.#options = options
+    this.#firmware = firmware
+    this.kvm = kvm
+    this.#serial = new Stream(options.onSerial)
+    this.#debug = new Stream(options.onDebug)
+    this.space = new AddressSpace()
+    const { type } = options
+    this.vm = kvm.createVm(type)
+    const firmwareTrace = options.traceKinds?.includes('firmware') ? (options.trace ?? null) : null
+    this.#sev = isEncrypted(type) ? new SevLaunch(type, this.vm, firmwareTrace) : null
+    this.#sev?.init(BigInt(options.guestFeatures ?? 0))
+    if (options.irqchip) {
+      this.vm.createIrqchip()
+      this.vm.createPit2()
+    }
+    this.#mapMemory()
+    const entry = options.image ? this.#loadImage() : null
+    this.vcpus = Array.from({ length: options.smp }, (_, id) => this.#createVcpu(id, entry))
+    this.#cpus = this.vcpus.map((vcpu) => new RunningCpu(vcpu))
+    this.board = new Board({
+      memory: options.memory,
+      cpus: options.smp,
+      epoch: options.epoch,
+      space: this.space,
+      now: () => this.vm.file.view.getUint32(VM_CLOCK, true) + this.vm.file.view.getUint32(VM_CLOCK + 4, true) * FOUR_GIB,
+      irqLine: (gsi, level) => this.vm.irqLine(gsi, level),
+      onSerial: (byte) => this.#serial.put(byte),
+      onDebug: (byte) => this.#debug.put(byte),
+    })
+  }
+
+  #allocate(length: number): HostMemory {
+    try {
+      return this.kvm.mmap(-1, length)
+    } catch {
+      throw new CloisterError('memory', `memory: ${length} bytes do not fit the emulator's 4 GiB`)
+    }
+  }
+
+  #map(guest: number, size: number, memory: HostMemory, offset: number, readOnly: boolean): void {
+    if (size === 0) return
+    this.vm.setUserMemoryRegion({
+      slot: this.#slots++,
+      flags: readOnly ? KVM_MEM_READONLY : 0,
+      guestPhysAddr: BigInt(guest),
+      memorySize: BigInt(size),
+      userspaceAddr: memory.address + BigInt(offset),
+    })
+    this.space.add({ guest, size, memory, offset, readOnly })
+  }
+
+  #mapMemory(): void {
+    const { memory, type } = this.#options
+    const firmware = this.#firmware
+    const ram = this.#allocate(memory)
+    const { low, high } = splitMemory(memory)
+    this.#map(0, Math.min(low, 0xa0000), ram, 0, false)
+    const start = firmware ? 0x100000 : 0xc0000
+    if (low > start) this.#map(start, low - start, ram, start, false)
+    this.#map(FOUR_GIB, high, ram, low, false)
+    if (!firmware) return
+    const flash = this.#allocate(firmware.image.length)
+    flash.write(0, firmware.image)
+    // KVM refuses read-only slots for the newer SEV-ES type (kvm_arch_has_readonly_mem); others have a real ROM.
+    const readOnly = type !== 'sev-es'
+    const alias = Math.min(ALIAS, firmware.image.length)
+    this.#map(firmware.base, firmware.image.length, flash, 0, readOnly)
+    this.#map(0x100000 - alias, alias, flash, firmware.image.length - alias, readOnly)
+    this.#regions.push({ name: 'firmware', guest: firmware.base, address: flash.address, length: firmware.image.length })
+  }
+
+  /** Writes a flat image into RAM; its pages are what an encrypted launch measures. */
+  #loadImage(): EntryState {
+    const { image, memory } = this.#options
+    if (!image) throw new CloisterError('internal', 'no image')
+    const cBit = this.#sev ? 1n << BigInt(cBitPosition(this.kvm)) : 0n
+    const { pieces, entry } = loadFlat(image, Math.min(memory, splitMemory(memory).low), cBit)
+    const pages = new Set<number>()
+    for (const { address, bytes } of pieces) {
+      this.space.write(address, bytes)
+      for (let page = Math.floor(address / PAGE); page * PAGE < address + bytes.length; page++) pages.add(page)
+    }
+    const ranges: { from: number; to: number }[] = []
+    for (const page of [...pages].toSorted((a, b) => a - b)) {
+      const last = ranges.at(-1)
+      if (last && last.to === page) last.to++
+      else ranges.push({ from: page, to: page + 1 })
+    }
+    for (const { from, to } of ranges) {
+      const length = (to - from) * PAGE
+      this.#regions.push({ name: 'image', guest: from * PAGE, address: this.space.hostAddress(from * PAGE, length), length })
+    }
+    return entry
+  }
+
+  #createVcpu(id: number, entry: EntryState | null): Vcpu {
+    const { smp, vcpuType } = this.#options
+    const vcpu = this.vm.createVcpu(id)
+    const { entries, signature } = cpuidFor(this.kvm.supportedCpuid(), id, smp, vcpuType)
+    vcpu.setCpuid2(entries)
+    const regs = vcpu.getRegs()
+    regs.rdx = BigInt(signature)
+    const sregs = vcpu.getSregs()
+    if (entry && id === 0) {
+      regs.rip = BigInt(entry.rip)
+      regs.rsp = BigInt(entry.rsp)
+      sregs.cs = segment(entry.code)
+      for (const name of ['ds', 'es', 'fs', 'gs', 'ss'] as const) sregs[name] = segment(entry.data)
+      if (entry.gdt) sregs.gdt = { base: BigInt(entry.gdt.base), limit: entry.gdt.limit }
+      sregs.cr0 = BigInt(entry.cr0)
+      sregs.cr3 = BigInt(entry.cr3)
+      sregs.cr4 = BigInt(entry.cr4)
+      sregs.efer = BigInt(entry.efer)
+    }
+    const apReset = this.#firmware?.apReset
+    if (id > 0 && isSevEs(this.#options.type) && apReset !== null && apReset !== undefined) {
+      // Requirement B3: the AP's first CS:IP comes from the firmware's SEV-ES reset block.
+      regs.rip = BigInt(apReset & 0xffff)
+      sregs.cs = { ...sregs.cs, base: BigInt((apReset & 0xffff0000) >>> 0) }
+    }
+    vcpu.setSregs(sregs)
+    vcpu.setRegs(regs)
+    return vcpu
+  }
+
+  /** Launches the guest (once): for an encrypted one measures and seals it. */
+  launch(): void {
+    if (this.#launched) return
+    this.#launched = true
+    if (!this.#sev) return
+    this.#record = this.#sev.run(Number(this.#options.policy), this.#regions, this.#options.smp)
+  }
+
+  /** The launch digest that the firmware computed, in hexadecimal. */
+  measure(): string {
+    if (!this.#sev) throw new CloisterError('measure', `VM type '${this.#options.type}' has no launch measurement`)
+    this.launch()
+    return (this.#record as LaunchRecord).digest
+  }
+
+  /** Digest, measurement and nonce of the launch; null for an ordinary guest or before launch(). */
+  get launchRecord(): LaunchRecord | null {
+    return this.#record
+  }
+
+  /** Bytes for the guest's serial port. */
+  serialInput(bytes: Uint8Array): void {
+    this.board.serial.input(bytes)
+    this.#wake?.()
+  }
+
+  /** No more input will come: a guest that sleeps until then has halted for good. */
+  closeInput(): void {
+    this.#inputOpen = false
+    this.#wake?.()
+  }
+
+  /** Guest memory as the host sees it; null where there is no RAM. */
+  readMemory(address: number | bigint, length: number): Uint8Array | null {
+    const bytes = new Uint8Array(length)
+    return this.space.read(Number(address), bytes) ? bytes : null
+  }
+
+  /** Writes through the host's view: into encrypted memory this writes ciphertext. */
+  writeMemory(address: number | bigint, bytes: Uint8Array): boolean {
+    return this.space.write(Number(address), bytes)
+  }
+
+  /** Runs the guest to its end, a budget, or `signal`. */
+  async run({ signal }: { signal?: AbortSignal } = {}): Promise<RunResult> {
+    this.launch()
+    const { maxInstructions, timeoutSeconds, trace, traceKinds } = this.#options
+    const started = performance.now()
+    const loop = new RunLoop({
+      cpus: this.#cpus as readonly GuestCpu[],
+      board: this.board,
+      maxInstructions: maxInstructions ?? Number.POSITIVE_INFINITY,
+      deadline: timeoutSeconds === undefined ? Number.POSITIVE_INFINITY : started + timeoutSeconds * 1000,
+      exitName,
+      refusal: () => this.kvm.lastRefusal()?.reason ?? 'no reason recorded',
+      trace: trace && traceKinds?.includes('exits') ? trace : null,
+      tracePorts: traceKinds?.includes('pio') ?? false,
+      traceMmio: traceKinds?.includes('mmio') ?? false,
+    })
+    let outcome: Outcome | null = null
+    while (outcome === null) {
+      outcome = loop.run(BREATH)
+      this.#serial.flush()
+      this.#debug.flush()
+      if (outcome) break
+      if (loop.waiting) {
+        if (!this.#inputOpen) outcome = { reason: 'halted', detail: 'waiting for an interrupt that cannot come', debugExit: null }
+        else if (timeoutSeconds !== undefined && performance.now() >= started + timeoutSeconds * 1000) {
+          outcome = { reason: 'budget-time', detail: `${timeoutSeconds} seconds`, debugExit: null }
+        } else await this.#sleep()
+      } else await pause(0)
+      if (signal?.aborted) outcome ??= { reason: 'interrupted', detail: null, debugExit: null }
+    }
+    return this.#result(outcome, loop, (performance.now() - started) / 1000)
+  }
+
+  /** Until input arrives, at most 10 ms. */
+  async #sleep(): Promise<void> {
+    await Promise.race([
+      pause(10),
+      new Promise<void>((resolve) => {
+        this.#wake = resolve
+      }),
+    ])
+    this.#wake = null
+  }
+
+  #result(outcome: Outcome, loop: RunLoop, seconds: number): RunResult {
+    const { reason, detail, debugExit } = outcome
+    const { type, smp } = this.#options
+    const report: RunReport = {
+      schema: 1,
+      type,
+      exit: { reason, detail },
+      instructions: loop.instructions,
+      seconds,
+      exits: loop.counts,
+      ghcb: isSevEs(type) ? this.ghcbCounts() : null,
+      tdvmcall: null,
+      launchDigest: this.#record?.digest ?? null,
+      vcpus: smp,
+    }
+    const status = reason === 'debug-exit' ? (((debugExit ?? 0) << 1) | 1) & 0xff : STATUS[reason]
+    return { reason, detail, status, debugExit, report }
+  }
+
+  /** GHCB events of all vCPUs by name. */
+  ghcbCounts(): Record<string, number> {
+    const sum: Record<string, number> = {}
+    for (const cpu of this.#cpus) for (const [name, n] of cpu.ghcbCounts()) sum[name] = (sum[name] ?? 0) + n
+    return sum
+  }
+
+  [Symbol.dispose](): void {
+    this.kvm[Symbol.dispose]()
+  }
+}
+
+/** CPUID Fn8000_001F_EBX[5:0]. */
+function cBitPosition(kvm: Kvm): number {
+  return (kvm.supportedCpuid().find((e) => e.function === 0x8000001f)?.ebx ?? 0) & 0x3f
+}
+
+function segment(from: Segment): ReturnType<Vcpu['getSregs']>['cs'] {
+  return { ...from, base: BigInt(from.base), present: 1, dpl: 0, avl: 0, unusable: 0 }
+}

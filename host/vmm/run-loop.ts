@@ -1,0 +1,248 @@
+/**
+ * The run loop: all vCPUs serially on one thread, each for a fixed quantum of instructions, exits dispatched by number.
+ * Owns the counters of the report. Nothing on the port and MMIO path allocates but the bytes of an MMIO access.
+ */
+import type { Board } from './board.ts'
+import type { ExitReason } from './options.ts'
+
+// KVM_EXIT_*, uapi/linux/kvm.h
+const EXIT = {
+  UNKNOWN: 0,
+  IO: 2,
+  HYPERCALL: 3,
+  DEBUG: 4,
+  HLT: 5,
+  MMIO: 6,
+  SHUTDOWN: 8,
+  FAIL_ENTRY: 9,
+  INTR: 10,
+  INTERNAL_ERROR: 17,
+  SYSTEM_EVENT: 24,
+  AP_RESET_HOLD: 32,
+  MEMORY_FAULT: 39,
+} as const
+/** Offset of the exit's own fields in struct kvm_run. */
+const PAYLOAD = 32
+const EXIT_REASON = 8
+
+const EINTR = -4
+const EAGAIN = -11
+
+/** Why KVM_RUN returned -EINTR (VKVM_WHY of the core). */
+export const WHY = { NONE: 0, BUDGET: 1, BLOCKED: 2, HALTED_FOREVER: 3, KICK: 4, USER_DEADLINE: 5, WAIT_SIPI: 6 } as const
+
+/** What the loop needs of a vCPU. */
+export interface GuestCpu {
+  runRaw(maxInstructions: number): number
+  readonly runBytes: Uint8Array
+  readonly runView: DataView
+  /** Instructions retired so far. */
+  retired(): number
+  why(): number
+  /** Where and on what the engine stopped, for a report. */
+  stopped(): string
+}
+
+export interface Outcome {
+  reason: ExitReason
+  detail: string | null
+  debugExit: number | null
+}
+
+export interface LoopOptions {
+  cpus: readonly GuestCpu[]
+  board: Board
+  maxInstructions: number
+  /** Wall clock, in milliseconds, at which the run ends. */
+  deadline: number
+  /** Name of an exit number, for the counters. */
+  exitName: (reason: number) => string
+  /** Text of a refusal, for errors that are not part of a run's normal course. */
+  refusal: () => string
+  trace: ((line: string) => void) | null
+  tracePorts: boolean
+  traceMmio: boolean
+}
+
+/** Instructions a vCPU runs before the next one has its turn. */
+const QUANTUM_ONE = 1_000_000
+const QUANTUM_SMP = 20_000
+
+export class RunLoop {
+  readonly #options: LoopOptions
+  readonly #counts = new Float64Array(64)
+  readonly #mmio = [0, 1, 2, 3, 4, 5, 6, 7, 8].map((n) => new Uint8Array(n))
+  #next = 0
+  /** Consecutive turns in which a vCPU had nothing to do. */
+  #idle = 0
+  /** True when every vCPU waits for an interrupt that only the host can send. */
+  waiting = false
+
+  constructor(options: LoopOptions) {
+    this.#options = options
+  }
+
+  get counts(): Record<string, number> {
+    const out: Record<string, number> = {}
+    for (const [reason, n] of this.#counts.entries()) if (n) out[this.#options.exitName(reason)] = n
+    return out
+  }
+
+  get instructions(): number {
+    let sum = 0
+    for (const cpu of this.#options.cpus) sum += cpu.retired()
+    return sum
+  }
+
+  /** Runs until the guest ends, a budget is spent (an outcome), or about `milliseconds` have passed (null). */
+  run(milliseconds: number): Outcome | null {
+    const { cpus, maxInstructions, deadline } = this.#options
+    const until = Math.min(performance.now() + milliseconds, deadline)
+    this.waiting = false
+    let spent = this.instructions
+    for (;;) {
+      const cpu = cpus[this.#next] as GuestCpu
+      const before = cpu.retired()
+      const left = maxInstructions - spent
+      if (left <= 0) return this.#end('budget-instructions', `${maxInstructions} instructions`)
+      const outcome = this.#turn(cpu, Math.min(left, cpus.length === 1 ? QUANTUM_ONE : QUANTUM_SMP))
+      if (outcome) return outcome
+      const ran = cpu.retired() - before
+      spent += ran
+      this.#idle = ran > 0 ? 0 : this.#idle + 1
+      if (++this.#next === cpus.length) this.#next = 0
+      if (this.#idle > 2 * cpus.length + 2) {
+        const ended = this.#asleep()
+        if (ended) return ended
+        this.waiting = true
+        this.#idle = 0
+        return null
+      }
+      if (performance.now() >= until) {
+        return until === deadline && performance.now() >= deadline ? this.#end('budget-time', 'time budget') : null
+      }
+    }
+  }
+
+  /** No vCPU ran: halted for good, or waiting for input? */
+  #asleep(): Outcome | null {
+    const { cpus } = this.#options
+    const dead = cpus.every((cpu) => cpu.why() === WHY.HALTED_FOREVER || cpu.why() === WHY.WAIT_SIPI)
+    return dead ? this.#end('halted', 'halted with interrupts disabled') : null
+  }
+
+  /** One vCPU for at most `quantum` instructions. */
+  #turn(cpu: GuestCpu, quantum: number): Outcome | null {
+    const start = cpu.retired()
+    for (;;) {
+      const left = quantum - (cpu.retired() - start)
+      if (left <= 0) return null
+      const result = cpu.runRaw(left)
+      if (result === EINTR || result === EAGAIN) return null
+      if (result < 0) return this.#end('internal-error', `KVM_RUN: errno ${-result}: ${this.#options.refusal()}`)
+      const reason = cpu.runView.getUint32(EXIT_REASON, true)
+      if (reason < 64) this.#counts[reason] = (this.#counts[reason] as number) + 1
+      if (reason === EXIT.IO) this.#io(cpu)
+      else if (reason === EXIT.MMIO) this.#memory(cpu)
+      else {
+        const outcome = this.#other(cpu, reason)
+        if (outcome) return outcome
+        if (reason === EXIT.HLT || reason === EXIT.INTR || reason === EXIT.AP_RESET_HOLD) return null
+      }
+      if (this.#options.board.ending) return this.#ended()
+    }
+  }
+
+  #io(cpu: GuestCpu): void {
+    const { bus } = this.#options.board
+    const view = cpu.runView
+    const size = view.getUint8(PAYLOAD + 1)
+    const port = view.getUint16(PAYLOAD + 2, true)
+    const count = view.getUint32(PAYLOAD + 4, true)
+    let at = view.getUint32(PAYLOAD + 8, true)
+    if (view.getUint8(PAYLOAD) === 0) {
+      for (let i = 0; i < count; i++, at += size) {
+        const value = bus.readPort(port, size)
+        if (size === 1) view.setUint8(at, value)
+        else if (size === 2) view.setUint16(at, value, true)
+        else view.setUint32(at, value, true)
+        if (this.#options.tracePorts) this.#options.trace?.(`pio in 0x${port.toString(16)} ${size} 0x${value.toString(16)}`)
+      }
+      return
+    }
+    for (let i = 0; i < count; i++, at += size) {
+      const value = size === 1 ? view.getUint8(at) : size === 2 ? view.getUint16(at, true) : view.getUint32(at, true)
+      if (this.#options.tracePorts) this.#options.trace?.(`pio out 0x${port.toString(16)} ${size} 0x${value.toString(16)}`)
+      bus.writePort(port, size, value)
+    }
+  }
+
+  #memory(cpu: GuestCpu): void {
+    const { bus } = this.#options.board
+    const view = cpu.runView
+    const address = view.getUint32(PAYLOAD, true) + view.getUint32(PAYLOAD + 4, true) * 0x100000000
+    const length = view.getUint32(PAYLOAD + 16, true)
+    const isWrite = view.getUint8(PAYLOAD + 20) !== 0
+    const data = this.#mmio[length] as Uint8Array
+    if (isWrite) {
+      for (let i = 0; i < length; i++) data[i] = view.getUint8(PAYLOAD + 8 + i)
+      bus.writeMmio(address, data)
+    } else {
+      bus.readMmio(address, data)
+      for (let i = 0; i < length; i++) view.setUint8(PAYLOAD + 8 + i, data[i] as number)
+    }
+    if (this.#options.traceMmio) {
+      this.#options.trace?.(`mmio ${isWrite ? 'write' : 'read'} 0x${address.toString(16)} ${length} ${[...data].map((b) => b.toString(16).padStart(2, '0')).join('')}`)
+    }
+  }
+
+  #other(cpu: GuestCpu, reason: number): Outcome | null {
+    const view = cpu.runView
+    const { exitName, trace } = this.#options
+    trace?.(`exit ${exitName(reason)}`)
+    switch (reason) {
+      case EXIT.HLT:
+      case EXIT.INTR:
+      case EXIT.AP_RESET_HOLD:
+        return null
+      case EXIT.HYPERCALL:
+        view.setBigUint64(88, 0xfffffffffffffc18n, true) // -KVM_ENOSYS
+        return null
+      case EXIT.SHUTDOWN:
+        return this.#end('triple-fault', `KVM_EXIT_SHUTDOWN ${cpu.stopped()}`)
+      case EXIT.FAIL_ENTRY:
+        return this.#end('guest-terminated', `KVM_EXIT_FAIL_ENTRY: hardware reason 0x${view.getBigUint64(PAYLOAD, true).toString(16)}`)
+      case EXIT.SYSTEM_EVENT:
+        return this.#systemEvent(view)
+      case EXIT.INTERNAL_ERROR: {
+        const suberror = view.getUint32(PAYLOAD, true)
+        if (suberror === 1) return this.#end('unimplemented', cpu.stopped())
+        return this.#end('internal-error', `KVM_EXIT_INTERNAL_ERROR: sub-error ${suberror}, data 0x${view.getBigUint64(PAYLOAD + 8, true).toString(16)}`)
+      }
+      default:
+        return this.#end('internal-error', `exit ${exitName(reason)} is not handled by this machine`)
+    }
+  }
+
+  /** KVM_SYSTEM_EVENT_*: 1 shutdown, 2 reset, 3 crash, 6 SEV_TERM (GHCB MSR value in data[0]). */
+  #systemEvent(view: DataView): Outcome {
+    const type = view.getUint32(PAYLOAD, true)
+    if (type === 1) return this.#end('powered-off', 'KVM_SYSTEM_EVENT_SHUTDOWN')
+    if (type === 2) return this.#end('powered-off', 'KVM_SYSTEM_EVENT_RESET')
+    if (type !== 6) return this.#end('guest-terminated', `KVM_SYSTEM_EVENT ${type}`)
+    const value = view.getBigUint64(PAYLOAD + 8, true)
+    const set = Number((value >> 12n) & 15n)
+    const code = Number((value >> 16n) & 0xffn)
+    return this.#end('guest-terminated', `termination request: reason set ${set}, code ${code} (GHCB MSR 0x${value.toString(16)})`)
+  }
+
+  #ended(): Outcome {
+    const ending = this.#options.board.ending as NonNullable<Board['ending']>
+    if (ending.kind === 'debug-exit') return { reason: 'debug-exit', detail: ending.detail, debugExit: ending.value }
+    return this.#end('powered-off', ending.detail)
+  }
+
+  #end(reason: ExitReason, detail: string | null): Outcome {
+    return { reason, detail, debugExit: null }
+  }
+}
