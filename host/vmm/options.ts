@@ -3,6 +3,7 @@
  * Every refusal is a CloisterError whose message names the input and the rule it breaks.
  */
 import { CloisterError } from '../errors.ts'
+import type { KvmOptions } from '../index.ts'
 
 export const machineTypes = ['default', 'sev', 'sev-es', 'snp', 'tdx', 'sev-legacy', 'sev-es-legacy'] as const
 export type MachineType = (typeof machineTypes)[number]
@@ -47,7 +48,8 @@ export interface MachineOptions {
   smm?: boolean
   /** Which kernel's KVM is modelled. */
   linux?: '6.12' | '7.3'
-  profile?: string
+  /** Policy profile. */
+  profile?: NonNullable<KvmOptions['profile']>
   /** Seed of every random number of the machine; default 0. */
   seed?: number | bigint
   /** Seconds since 1970 that the real-time clock starts with; default 2026-01-01. */
