@@ -1,7 +1,7 @@
 /** `cloister/vmm`: a small virtual machine monitor above the KVM interface. */
 export { CloisterError } from '../errors.ts'
 export { Machine } from './machine.ts'
-export type { LaunchRecord } from './sev-launch.ts'
+export type { LaunchRecord, LaunchStep } from './sev-launch.ts'
 export { vcpuSignature, vcpuTypes } from './cpu-types.ts'
 export {
   imageModes,

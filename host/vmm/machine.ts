@@ -13,7 +13,7 @@ import { loadFirmware, type Firmware } from './loaders/ovmf.ts'
 import { AddressSpace, FOUR_GIB, splitMemory, type HostMemory } from './memory.ts'
 import { checkOptions, isEncrypted, isSevEs, type Checked, type MachineOptions, type RunReport, type RunResult } from './options.ts'
 import { RunLoop, type GuestCpu, type Outcome } from './run-loop.ts'
-import { SevLaunch, type LaunchRange, type LaunchRecord } from './sev-launch.ts'
+import { SevLaunch, type LaunchRange, type LaunchRecord, type LaunchStep } from './sev-launch.ts'
 import { Stream } from './stream.ts'
 import { RunningCpu } from './running-cpu.ts'
 
@@ -214,6 +214,15 @@ export class Machine {
     if (!this.#sev) throw new CloisterError('measure', `VM type '${this.#options.type}' has no launch measurement`)
     this.launch()
     return (this.#record as LaunchRecord).digest
+  }
+
+  /** The digest once launched; null for an ordinary guest. */
+  get launchDigest(): string | null {
+    return this.#record?.digest ?? null
+  }
+
+  get launchSteps(): readonly LaunchStep[] {
+    return this.#record?.steps ?? []
   }
 
   /** Digest, measurement and nonce of the launch; null for an ordinary guest or before launch(). */

@@ -22,8 +22,17 @@ export interface LaunchRecord {
   /** HMAC over it, and its nonce. */
   measure: Uint8Array
   nonce: Uint8Array
-  /** Every measured piece with the digest after it. */
-  steps: { name: string; guest: number | null; length: number; digest: string }[]
+  steps: LaunchStep[]
+}
+
+/** One measured piece and the digest after it. */
+export interface LaunchStep {
+  /** Guest-physical address; of a VMSA, whose page belongs to KVM, `-`. */
+  address: string
+  kind: 'data' | 'vmsa'
+  source: string
+  length: number
+  digest: string
 }
 
 export class SevLaunch {
@@ -48,18 +57,18 @@ export class SevLaunch {
 
   run(policy: number, ranges: readonly LaunchRange[], cpus: number): LaunchRecord {
     const vm = this.#vm
-    const steps: LaunchRecord['steps'] = []
+    const steps: LaunchStep[] = []
     const digest = (): string => vm.launchDigest() ?? ''
     const handle = vm.launchStart({ policy })
     this.#trace?.(`firmware LAUNCH_START policy=0x${policy.toString(16)} handle=${handle}`)
     for (const { name, guest, address, length } of ranges) {
       vm.launchUpdateData(address, length)
-      steps.push({ name, guest, length, digest: digest() })
+      steps.push({ address: `0x${guest.toString(16)}`, kind: 'data', source: `${name}, 0x${length.toString(16)} bytes`, length, digest: digest() })
       this.#trace?.(`firmware LAUNCH_UPDATE_DATA ${name} gpa=0x${guest.toString(16)} length=0x${length.toString(16)} digest=${digest()}`)
     }
     if (isSevEs(this.#type)) {
       vm.launchUpdateVmsa()
-      steps.push({ name: `VMSA of ${cpus} vCPU${cpus > 1 ? 's' : ''}`, guest: null, length: cpus * 4096, digest: digest() })
+      steps.push({ address: '-', kind: 'vmsa', source: `${cpus} vCPU${cpus > 1 ? 's' : ''}`, length: cpus * 4096, digest: digest() })
       this.#trace?.(`firmware LAUNCH_UPDATE_VMSA vcpus=${cpus} digest=${digest()}`)
     }
     const blob = vm.launchMeasure()

@@ -1,7 +1,10 @@
 /** Input that tests of the machine share. */
-import { existsSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
+import { ovmfPath } from '../support/needs.ts'
 
-const path = '/usr/share/ovmf/OVMF.fd'
-
-/** Debian's 2 MiB OVMF image, null where the package is not installed. */
-export const ovmf = (): Uint8Array | null => (existsSync(path) ? new Uint8Array(readFileSync(path)) : null)
+/** Debian's 2 MiB OVMF image; call it only inside a test that needs it. */
+export function ovmf(): Uint8Array {
+  const path = ovmfPath()
+  if (path === null) throw new Error('no OVMF image')
+  return new Uint8Array(readFileSync(path))
+}

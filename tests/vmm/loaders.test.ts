@@ -7,6 +7,7 @@ import { detect } from '../../host/vmm/loaders/detect.ts'
 import { loadFlat } from '../../host/vmm/loaders/flat.ts'
 import { GUID, guidTable, loadFirmware } from '../../host/vmm/loaders/ovmf.ts'
 import { checkOptions, type MachineOptions } from '../../host/vmm/options.ts'
+import { needs } from '../support/needs.ts'
 import { ovmf } from './helpers.ts'
 
 const refused = (code: string, words: RegExp, run: () => unknown): void => {
@@ -57,9 +58,8 @@ test('firmware that cannot be firmware is refused', () => {
   refused('firmware', /at most/, () => loadFirmware(new Uint8Array(17 * 1024 * 1024)))
 })
 
-const file = ovmf() as Uint8Array
-
-;(file ? test : test.skip)('Debian OVMF: base, SEV-ES reset address, truncation', () => {
+needs(test, 'ovmf', 'Debian OVMF: base, SEV-ES reset address, truncation', () => {
+  const file = ovmf()
   const firmware = loadFirmware(file)
   assert.is(firmware.base, 0xffe00000)
   assert.is(firmware.apReset, 0x80b004)

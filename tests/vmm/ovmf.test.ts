@@ -2,16 +2,14 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Machine, type MachineOptions, type RunResult } from '../../host/vmm/index.ts'
+import { needs } from '../support/needs.ts'
 import { ovmf } from './helpers.ts'
-
-const file = ovmf()
-const withFirmware = file ? test : test.skip
 
 const boot = async (options: MachineOptions): Promise<RunResult & { output: string }> => {
   let output = ''
   const abort = new AbortController()
   const machine = await Machine.create({
-    firmware: file as Uint8Array,
+    firmware: ovmf(),
     maxInstructions: 4_000_000_000,
     timeoutSeconds: 300,
     onSerial: (bytes) => {
@@ -27,12 +25,12 @@ const boot = async (options: MachineOptions): Promise<RunResult & { output: stri
   }
 }
 
-withFirmware('OVMF reaches its shell as an ordinary VM', async () => {
+needs(test, 'ovmf', 'OVMF reaches its shell as an ordinary VM', async () => {
   const result = await boot({})
   assert.ok(result.output.includes('Shell>'), `${result.reason}: ${result.detail}`)
 })
 
-withFirmware('OVMF reaches its shell as a SEV-ES guest', async () => {
+needs(test, 'ovmf', 'OVMF reaches its shell as a SEV-ES guest', async () => {
   const result = await boot({ type: 'sev-es' })
   assert.ok(result.output.includes('Shell>'), `${result.reason}: ${result.detail}`)
   const { ghcb } = result.report
