@@ -6,7 +6,7 @@ import { demo } from './demo.ts'
 import { STATUS, UsageError, usage } from './errors.ts'
 import { commandHelp, generalHelp } from './help.ts'
 import { measure } from './measure.ts'
-import { complain, guardPipes, print } from './output.ts'
+import { complain, drain, guardPipes, print } from './output.ts'
 import { policy } from './policy.ts'
 import { run } from './run.ts'
 
@@ -62,5 +62,6 @@ export async function main(args: string[]): Promise<never> {
   } catch (error) {
     status = explain(error)
   }
+  await drain()
   process.exit(status)
 }

@@ -25,3 +25,10 @@ export function json(value: unknown): string {
 }
 
 export const toHex = (bytes: Uint8Array): string => Array.from(bytes, (b) => b.toString(16).padStart(2, '0')).join('')
+
+/** Waits until everything written has reached the pipe: process.exit would cut it off. */
+export async function drain(): Promise<void> {
+  for (const stream of [process.stdout, process.stderr]) {
+    if (stream.writableLength > 0) await new Promise<void>((resolve) => stream.write('', () => resolve()))
+  }
+}

@@ -65,7 +65,7 @@ function list(values: Values): number {
   }
   const text = (both: string[] | undefined): string => [...new Set(both ?? [])].join(' > ')
   const rows = [['ioctl', ...types], ...[...cells].map(([ioctl, row]) => [ioctl, ...types.map((t) => text(row.get(t)))])]
-  const widths = rows[0]?.map((_, i) => Math.max(...rows.map((r) => r[i]?.length ?? 0))) ?? []
+  const widths = rows[0]?.map((_, i) => Math.min(40, Math.max(...rows.map((r) => r[i]?.length ?? 0)))) ?? []
   for (const row of rows) print(`${row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join('  ').trimEnd()}\n`)
   print("\nbefore > after guest state is protected; '?': holds for a correct call, --explain IOCTL says when not\n")
   return STATUS.ok
