@@ -53,7 +53,7 @@ async function measureGuest(values: Values): Promise<number> {
   const options = readOptions(values)
   const against = values.text('against')
   if (against !== undefined) return compare(options, against.toLowerCase(), values.has('json'))
-  const { digest, steps } = await launch(options)
+  const { digest, steps } = await launch({ ...options, stepByPage: values.has('explain') })
   if (values.has('json')) print(json(values.has('explain') ? { type: options.type, digest, steps } : { type: options.type, digest }))
   else {
     if (values.has('explain')) {

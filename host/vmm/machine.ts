@@ -206,7 +206,8 @@ export class Machine {
     if (this.#launched) return
     this.#launched = true
     if (!this.#sev) return
-    this.#record = this.#sev.run(Number(this.#options.policy), this.#regions, this.#options.smp)
+    const ranges = this.#options.stepByPage ? this.#regions.flatMap(pagesOf) : this.#regions
+    this.#record = this.#sev.run(Number(this.#options.policy), ranges, this.#options.smp)
   }
 
   /** The launch digest that the firmware computed, in hexadecimal. */
@@ -326,6 +327,15 @@ export class Machine {
   [Symbol.dispose](): void {
     this.kvm[Symbol.dispose]()
   }
+}
+
+function pagesOf(range: LaunchRange): LaunchRange[] {
+  return Array.from({ length: range.length / PAGE }, (_, i) => ({
+    ...range,
+    guest: range.guest + i * PAGE,
+    address: range.address + BigInt(i * PAGE),
+    length: PAGE,
+  }))
 }
 
 /** CPUID Fn8000_001F_EBX[5:0]. */

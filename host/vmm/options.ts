@@ -4,6 +4,7 @@
  */
 import { CloisterError } from '../errors.ts'
 import type { KvmOptions } from '../index.ts'
+import { vcpuSignature, vcpuTypes } from './cpu-types.ts'
 
 export const machineTypes = ['default', 'sev', 'sev-es', 'snp', 'tdx', 'sev-legacy', 'sev-es-legacy'] as const
 export type MachineType = (typeof machineTypes)[number]
@@ -38,6 +39,8 @@ export interface MachineOptions {
   cpu?: string
   /** vCPU type whose CPUID(1).EAX the measured VMSA holds in RDX. */
   vcpuType?: string
+  /** Measures page by page, so that launchSteps names every page: the digest is the same. */
+  stepByPage?: boolean
   /** SEV_FEATURES of the VMSA. */
   guestFeatures?: number | bigint
   /** SEV guest policy; default 0x1, with bit 2 (0x5) for SEV-ES. */
@@ -162,12 +165,16 @@ export function checkOptions(options: MachineOptions): Checked {
   if (options.image && !imageModes.includes(options.image.mode)) {
     refuse('mode', `unknown image mode '${String(options.image.mode)}': one of ${imageModes.join(', ')}`)
   }
+  const cpu = options.cpu ?? 'default'
+  if (cpu !== 'default' && !(cpu in vcpuTypes)) refuse('cpu', `unknown CPU model '${cpu}': default, ${Object.keys(vcpuTypes).join(', ')}`)
+  if (options.vcpuType !== undefined) vcpuSignature(options.vcpuType)
+  const vcpuType = options.vcpuType ?? (cpu === 'default' ? undefined : cpu)
   const { maxInstructions, timeoutSeconds } = options
   if (maxInstructions !== undefined && !(Number.isSafeInteger(maxInstructions) && maxInstructions > 0)) {
     refuse('max-instructions', `max-instructions ${maxInstructions}: must be a positive whole number`)
   }
   if (timeoutSeconds !== undefined && !(timeoutSeconds > 0)) refuse('timeout', `timeout ${timeoutSeconds}: must be a positive number of seconds`)
-  return { ...options, type, memory, smp, cpu: options.cpu ?? 'default', policy, irqchip, smm, epoch: options.epoch ?? 1767225600 }
+  return { ...options, ...(vcpuType === undefined ? {} : { vcpuType }), type, memory, smp, cpu, policy, irqchip, smm, epoch: options.epoch ?? 1767225600 }
 }
 
 export const maximumMemory = 3584 * MiB

@@ -35,6 +35,8 @@ test('options are refused with a stable code and one line', () => {
     ['smp', /smp 0/, { image, smp: 0 }],
     ['guest', /nothing to run/, {}],
     ['guest', /exclude/, { image, firmware: new Uint8Array(4096) }],
+    ['cpu', /unknown CPU model 'Z80'/, { image, cpu: 'Z80' }],
+    ['vcpu-type', /unknown vCPU type/, { image, type: 'sev-es', vcpuType: 'EPYC-Paris' }],
     ['mode', /real16, protected32, long64/, { image: { ...image, mode: 'long' as 'long64' } }],
     ['irqchip', /in-kernel interrupt controller/, { image, type: 'sev-es', irqchip: false }],
     ['irqchip', /in-kernel interrupt controller/, { image, type: 'sev-es-legacy', irqchip: false }],
