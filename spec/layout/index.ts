@@ -1,10 +1,11 @@
 /** The linear-memory map: every structure and region of the core, from which both compilers get constants. */
 import { cpu, seg, segmentNames } from './cpu.ts'
 import { block, frame, map, op, tlb, vcpuArena, vcpuArenaSize } from './engine.ts'
+import { mmu } from './memory.ts'
 import { vm } from './vm.ts'
 import type { Region, Struct } from './struct.ts'
 
-export const structs: readonly Struct[] = [cpu, seg, op, block, tlb, frame, vm.vm, vm.slot, vm.backing, vm.global]
+export const structs: readonly Struct[] = [cpu, seg, op, block, tlb, frame, vm.vm, vm.slot, vm.backing, vm.global, mmu]
 export const regions: readonly Region[] = [...map, ...vcpuArena]
 
 /** Enumerations and bit names shared by assembly/ and host/. */
@@ -18,6 +19,8 @@ export const constants: Readonly<Record<string, number>> = {
   LEAVE_NONE: 0, LEAVE_FAULT: 1, LEAVE_NEXT: 2, LEAVE_BRANCH: 3, LEAVE_EXIT_RETRY: 4, LEAVE_EXIT_NEXT: 5, LEAVE_EXIT_BRANCH: 6,
   // STOP: why execute() returned
   STOP_NONE: 0, STOP_BUDGET: 1, STOP_EXIT: 2, STOP_EVENT: 3, STOP_UNIMPLEMENTED: 4, STOP_SHUTDOWN: 5,
+  // the size budget is spent (STOP_DETAIL = guest-physical address); instruction fetch outside of memory slots
+  STOP_OUT_OF_MEMORY: 6, STOP_FETCH_MMIO: 7,
   // OP flags
   OPF_MEM: 1, OPF_LOCK: 2, OPF_REP: 4, OPF_REPNE: 8, OPF_SIZE_SHIFT: 4, OPF_ADDR_SHIFT: 6,
   EA_FLAT64: 0, EA_FLAT32: 1, EA_GENERAL: 2,

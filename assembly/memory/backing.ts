@@ -1,0 +1,72 @@
+/**
+ * Backings: anonymous host memory (what mmap(-1, length) gives), whose frames are allocated on first touch.
+ * Owns the BACKING structures and their frame maps. A slot holds a reference; the creator holds one until backingFree.
+ */
+import {
+  BACKING_FRAMES, BACKING_LENGTH, BACKING_PAGES, BACKING_REFERENCES
+} from '../generated/layout'
+import { allocPages, frameAlloc, frameCode, frameFree, freePages, pagesFor } from './frames'
+import { flushEverywhere } from './tlb'
+import { invalidateLines } from '../decode/cache'
+
+/** A backing of `pages` 4 KiB pages, 0 = out of memory. */
+export function backingCreate(pages: u32): usize {
+  const b = allocPages(1)
+  if (b == 0) return 0
+  const length = pagesFor(<u64>pages << 2)
+  const frames = length != 0 ? allocPages(length) : 0
+  if (length != 0 && frames == 0) {
+    freePages(b, 1)
+    return 0
+  }
+  store<u32>(b, pages, BACKING_PAGES)
+  store<u32>(b, <u32>frames, BACKING_FRAMES)
+  store<u32>(b, 1, BACKING_REFERENCES)
+  store<u32>(b, length << 12, BACKING_LENGTH)
+  return b
+}
+
+export function backingRetain(b: usize): void {
+  store<u32>(b, load<u32>(b, BACKING_REFERENCES) + 1, BACKING_REFERENCES)
+}
+
+/** Drops one reference; with the last one every frame goes back. */
+export function backingFree(b: usize): void {
+  const left = load<u32>(b, BACKING_REFERENCES) - 1
+  store<u32>(b, left, BACKING_REFERENCES)
+  if (left != 0) return
+  flushEverywhere()
+  backingDiscard(b, 0, load<u32>(b, BACKING_PAGES))
+  freePages(<usize>load<u32>(b, BACKING_FRAMES), load<u32>(b, BACKING_LENGTH) >> 12)
+  freePages(b, 1)
+}
+
+/** Gives the frames of a page range back (they read as zero DRAM afterwards). The caller has flushed TLBs. */
+export function backingDiscard(b: usize, first: u32, count: u32): void {
+  const map = <usize>load<u32>(b, BACKING_FRAMES)
+  for (let i = first; i < first + count; i++) {
+    const at = map + (<usize>i << 2)
+    const frame = <usize>load<u32>(at)
+    if (frame == 0) continue
+    const lines = frameCode(frame)
+    if (lines != 0) invalidateLines(0, frame, lines)
+    store<u32>(at, 0)
+    frameFree(frame)
+  }
+}
+
+/** Frame of page `page` if it was ever touched, else 0. */
+export function backingPeek(b: usize, page: u32): usize {
+  return <usize>load<u32>(<usize>load<u32>(b, BACKING_FRAMES) + (<usize>page << 2))
+}
+
+/** Frame of page `page`, allocated now if need be; 0 = out of memory. */
+export function backingFrame(b: usize, page: u32): usize {
+  const at = <usize>load<u32>(b, BACKING_FRAMES) + (<usize>page << 2)
+  let frame = <usize>load<u32>(at)
+  if (frame == 0) {
+    frame = frameAlloc()
+    store<u32>(at, <u32>frame)
+  }
+  return frame
+}

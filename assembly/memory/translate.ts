@@ -1,0 +1,140 @@
+/**
+ * What one access to one page comes to: plain bytes, bytes that need care (other encryption view, code lines), MMIO, or a
+ * reason to leave. All policy is paid here, and installed in the TLBs. The result is in address/gpa/view.
+ */
+import {
+  CPU_APIC_BASE, CPU_CR0, CPU_CR4, CPU_EFER, CPU_LEAVE, CPU_STOP_DETAIL, CPU_STOP_REASON, CPU_VM, EXC_GP, EXC_SS, FRAME_CODE, FRAME_DIRTY,
+  LEAVE_EXIT_RETRY, SLOT_DIRTY_BITMAP, SLOT_FLAGS, SLOT_GPA, STOP_FETCH_MMIO, STOP_OUT_OF_MEMORY, VM_ASID, VM_IRQCHIP
+} from '../generated/layout'
+import { raiseError, raisePageFault } from '../cpu/exceptions'
+import { EXEC, READ, walk, walkData, walkDirty, walkError, walkGpa, WALK_FAULT, WALK_OK, WRITE } from '../paging/walk'
+import { frameInfo } from './frames'
+import { dirtyMark, MEM_READONLY, slotFind, slotFrame } from './slots'
+import {
+  CR0_WP, CR4_SMEP, currentArray, fillEntry, implicitArray, l2Entry, l2Tag, L2_GLOBAL, L2_PRIVATE, L2_STORE, L2_U, L2_VALID, L2_W, L2_X, SMAP,
+  USER
+} from './tlb'
+import { convert, countWrong, matches } from './views'
+
+/** How an access is made: READ, WRITE or EXEC in bits 1:0, plus these. */
+export const IMPLICIT: u32 = 4
+export const STACK: u32 = 8
+
+export const PLAIN: u32 = 0
+/** RAM, through viewRead / writeRam only. */
+export const SPECIAL: u32 = 1
+export const MMIO: u32 = 2
+export const LEFT: u32 = 3
+
+/** Linear address of the byte (PLAIN, SPECIAL). */
+export let address: usize = 0
+/** Guest-physical address of the byte (MMIO). */
+export let gpa: u64 = 0
+/** ASID key of the view this access uses (PLAIN, SPECIAL). */
+export let view: u32 = 0
+
+const EFER_LMA: u64 = 1 << 10
+const CR4_LA57: u64 = 1 << 12
+const APIC_ENABLED: u64 = 1 << 11
+const APIC_X2: u64 = 1 << 10
+
+function stop(s: usize, reason: u32, detail: u64): u32 {
+  store<u32>(s, reason, CPU_STOP_REASON)
+  store<u64>(s, detail, CPU_STOP_DETAIL)
+  store<u32>(s, LEAVE_EXIT_RETRY, CPU_LEAVE)
+  return LEFT
+}
+
+/** Whether `va` is canonical for the paging mode; always true outside of long mode. */
+export function canonical(s: usize, va: u64): bool {
+  if ((load<u64>(s, CPU_EFER) & EFER_LMA) == 0) return true
+  const shift: i64 = (load<u64>(s, CPU_CR4) & CR4_LA57) != 0 ? 7 : 16
+  return <u64>((<i64>(va << shift)) >> shift) == va
+}
+
+/** Linear addresses have 32 bits outside of long mode. */
+export function truncate(s: usize, va: u64): u64 {
+  return (load<u64>(s, CPU_EFER) & EFER_LMA) != 0 ? va : va & 0xffffffff
+}
+
+function permitted(s: usize, data: u32, array: u32, access: u32): bool {
+  const user = (data & L2_U) != 0
+  if (array == USER && !user) return false
+  if (access == EXEC) return (data & L2_X) != 0 && (array == USER || !user || (load<u64>(s, CPU_CR4) & CR4_SMEP) == 0)
+  if (array == SMAP && user) return false
+  if (access == READ) return true
+  return (data & L2_STORE) != 0 && ((data & L2_W) != 0 || (array != USER && (load<u64>(s, CPU_CR0) & CR0_WP) == 0))
+}
+
+/** The frame is known: view and code lines decide between PLAIN and SPECIAL. */
+function finish(s: usize, va: u64, data: u32, array: u32, access: u32): u32 {
+  const frame = <usize>(data & ~0xfff)
+  const codeKey = load<u32>(<usize>load<u32>(s, CPU_VM), VM_ASID)
+  const dataKey: u32 = data & L2_PRIVATE ? codeKey : 0
+  view = access == EXEC ? codeKey : dataKey
+  address = frame + <usize>(va & 0xfff)
+  let plain = true
+  if (!matches(frame, view)) {
+    if (access == EXEC) convert(frame, view)
+    else plain = countWrong(frame, view)
+  }
+  fillEntry(s, array, va, data, dataKey, codeKey)
+  if (plain && access == WRITE && load<u32>(frameInfo(frame), FRAME_CODE) != 0) plain = false
+  return plain ? PLAIN : SPECIAL
+}
+
+/** The in-kernel local APIC lies over whatever is at its page, for its own vCPU. */
+function isApicPage(s: usize, page: u64): bool {
+  const base = load<u64>(s, CPU_APIC_BASE)
+  return (base & 0x000ffffffffff000) == page && (base & (APIC_ENABLED | APIC_X2)) == APIC_ENABLED && load<u32>(<usize>load<u32>(s, CPU_VM), VM_IRQCHIP) != 0
+}
+
+/** Resolves `va` (see truncate) for an access that stays inside its page. */
+export function translate(s: usize, va: u64, how: u32): u32 {
+  const access = how & 3
+  const array = how & IMPLICIT ? implicitArray(s) : currentArray(s)
+  if (!canonical(s, va)) {
+    raiseError(s, how & STACK ? EXC_SS : EXC_GP, 0)
+    return LEFT
+  }
+  const l2 = l2Entry(s, va)
+  const known = load<u32>(l2, 8)
+  if (known & L2_VALID) {
+    const tag = load<u64>(l2)
+    if (tag == l2Tag(s, va, (known & L2_GLOBAL) != 0) && permitted(s, known, array, access)) return finish(s, va, known, array, access)
+  }
+
+  const walked = walk(s, va, access, array == USER, array == SMAP, false)
+  if (walked != WALK_OK) {
+    if (walked != WALK_FAULT) return stop(s, STOP_OUT_OF_MEMORY, va)
+    raisePageFault(s, va, walkError)
+    return LEFT
+  }
+  const page = walkGpa
+  gpa = page | (va & 0xfff)
+  const slot: usize = isApicPage(s, page) ? 0 : slotFind(<usize>load<u32>(s, CPU_VM), page)
+  if (slot == 0) return access == EXEC ? stop(s, STOP_FETCH_MMIO, gpa) : MMIO
+  const readonly = (load<u32>(slot, SLOT_FLAGS) & MEM_READONLY) != 0
+  if (readonly && access == WRITE) return MMIO
+  const frame = slotFrame(slot, page)
+  if (frame == 0) return stop(s, STOP_OUT_OF_MEMORY, gpa)
+
+  const info = frameInfo(frame)
+  if (access == WRITE) {
+    dirtyMark(slot, page)
+    store<u8>(info, load<u8>(info, FRAME_DIRTY) | 1, FRAME_DIRTY)
+  }
+  let data = walkData | <u32>frame | L2_VALID
+  if (walkDirty && !readonly && (access == WRITE || ((load<u8>(info, FRAME_DIRTY) & 1) != 0 && isLogged(slot, page)))) data |= L2_STORE
+  store<u64>(l2, l2Tag(s, va, (data & L2_GLOBAL) != 0))
+  store<u32>(l2, data, 8)
+  return finish(s, va, data, array, access)
+}
+
+/** True if a store to the page needs no entry in the dirty log any more. */
+function isLogged(slot: usize, page: u64): bool {
+  const bitmap = <usize>load<u32>(slot, SLOT_DIRTY_BITMAP)
+  if (bitmap == 0) return true
+  const n = (page - load<u64>(slot, SLOT_GPA)) >> 12
+  return ((load<u8>(bitmap + <usize>(n >> 3)) >> <u8>(n & 7)) & 1) != 0
+}
