@@ -3,6 +3,7 @@
  * (hash), decoding, and invalidation by 128-byte code lines. Owns VCPU_JUMP, VCPU_BUCKETS,
  * VCPU_FRAME_BUCKETS, VCPU_BLOCKS and the FRAME_CODE masks.
  */
+import { DROPPED } from './constants'
 import { raise, raiseError } from '../cpu/exceptions'
 import { chained, H_CONTINUE } from '../generated/opcodes'
 import {
@@ -16,7 +17,6 @@ import { dropWriteTags } from '../memory/tlb'
 import { decode, ENDS } from './decoder'
 
 const MAX_OPS: u32 = 64
-const DROPPED: u32 = 0x7fffffff
 const NEVER: u64 = ~(<u64>0)
 /** Bytes of an instruction that crosses a page, gathered (32 bytes at the end of VCPU_PARTIAL). */
 const GATHER: usize = VCPU_PARTIAL + 0x1f00
@@ -262,7 +262,7 @@ function unlink(s: usize, b: usize): void {
 function covers(b: usize, frame: usize, lines: u32): bool {
   const address = <usize>load<u32>(b, BLOCK_FRAME)
   if ((address & ~(<usize>0xfff)) != frame) return false
-  const room = 0x1000 - (<u32>address & 0xfff)
+  const room: u32 = 0x1000 - (<u32>address & 0xfff)
   const bytes = load<u32>(b, BLOCK_BYTES)
   return (lineMask(address, bytes < room ? bytes : room) & lines) != 0
 }
