@@ -9,7 +9,7 @@ export interface Console {
   close(): void
 }
 
-export function openConsole(input: (bytes: Uint8Array) => void, leave: () => void): Console {
+export function openConsole(input: (bytes: Uint8Array) => void, end: () => void, leave: () => void): Console {
   const { stdin, stdout } = process
   let escape = false
   const onData = (chunk: Buffer) => {
@@ -28,7 +28,8 @@ export function openConsole(input: (bytes: Uint8Array) => void, leave: () => voi
   if (raw) stdin.setRawMode(true)
   stdin.on('data', onData)
   // A closed or missing stdin is a console nobody types on.
-  stdin.on('error', () => {})
+  stdin.on('error', end)
+  stdin.on('end', end)
   stdin.resume()
   return {
     output: (bytes) => void stdout.write(bytes),

@@ -1,7 +1,6 @@
 /** `cloister run`: boots one guest; its serial console is stdin and stdout. */
 import { closeSync, openSync, writeSync } from 'node:fs'
-import { type MachineOptions, type RunResult, type TraceKind, traceKindNames } from '../vmm/index.ts'
-import { Machine } from './machine.ts'
+import { Machine, type MachineOptions, type RunResult, type TraceKind, traceKindNames } from '../vmm/index.ts'
 import { choice, type Command, count, seconds, suggestion, type Values } from './arguments.ts'
 import { openConsole } from './console.ts'
 import { STATUS, usage } from './errors.ts'
@@ -104,7 +103,11 @@ async function runGuest(values: Values): Promise<number> {
   }
   options.onSerial = (bytes) => terminal.output(bytes)
   const machine = await Machine.create(options)
-  const terminal = openConsole((bytes) => machine.serialInput(bytes), () => abort.abort())
+  const terminal = openConsole(
+    (bytes) => machine.serialInput(bytes),
+    () => machine.closeInput(),
+    () => abort.abort(),
+  )
   let quiet = false
   onClosedPipe(() => {
     quiet = true
@@ -113,7 +116,7 @@ async function runGuest(values: Values): Promise<number> {
   process.on('SIGINT', interrupt)
   process.on('SIGTERM', interrupt)
   try {
-    await machine.launch()
+    machine.launch()
     const result = await machine.run({ signal: abort.signal })
     if (reportPath !== undefined) writeOutput('report', reportPath, json(result.report))
     const line = verdict(result)

@@ -19,7 +19,7 @@ const KVM_SET_CPUID2 = 0x4008ae90
 const KVM_MEMORY_ENCRYPT_OP = 0xc008aeba
 
 /** Sub-commands of KVM_MEMORY_ENCRYPT_OP. */
-const SEV = { INIT: 0, ES_INIT: 1, LAUNCH_START: 2, LAUNCH_UPDATE_DATA: 3, LAUNCH_UPDATE_VMSA: 4, LAUNCH_MEASURE: 6, LAUNCH_FINISH: 7, INIT2: 22 } as const
+const SEV = { INIT: 0, ES_INIT: 1, LAUNCH_START: 2, LAUNCH_UPDATE_DATA: 3, LAUNCH_UPDATE_VMSA: 4, LAUNCH_MEASURE: 6, LAUNCH_FINISH: 7, GET_ATTESTATION_REPORT: 20, INIT2: 22 } as const
 type SevCommand = keyof typeof SEV
 
 const exitNames: Record<number, string> = {
@@ -209,6 +209,15 @@ export class Guest {
 
   launchFinish(): void {
     this.sev('LAUNCH_FINISH')
+  }
+
+  /** The launch digest, from bytes 0x10-0x2f of the firmware's attestation report (SEV API, ATTESTATION_REPORT). */
+  launchDigest(): Uint8Array {
+    const report = new DataView(new ArrayBuffer(32))
+    report.setBigUint64(16, this.scratch.address + 0x200n, true)
+    report.setUint32(24, 0xd0, true)
+    this.sev('GET_ATTESTATION_REPORT', bytesOf(report))
+    return this.scratch.read(0x210, 32)
   }
 
   /** What the host gets for the guest's registers: RIP, RAX and R12, or the errno. */
