@@ -3,6 +3,7 @@ import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { executeSource } from './generate-execute.ts'
 import { guestsSource } from './generate-guests.ts'
+import { kvmSource } from './generate-kvm.ts'
 import { layoutSource } from './generate-layout.ts'
 import { coverageDocument, opcodesSource } from './generate-opcodes.ts'
 
@@ -35,3 +36,6 @@ for (const name of ['kvm-abi', 'kvm-policy', 'psp', 'cpuid']) {
   const text = readFileSync(`spec/${name}.ts`, 'utf8')
   put(`host/generated/${name}.ts`, `// Copied from spec/${name}.ts by tools/generate.ts. Do not edit.\n${text}`)
 }
+put('host/generated/guests.ts', guestsSource())
+put('assembly/generated/kvm.ts', kvmSource('assembly'))
+put('host/generated/kvm.ts', kvmSource('host'))

@@ -1,11 +1,13 @@
 /** The linear-memory map: every structure and region of the core, from which both compilers get constants. */
 import { cpu, seg, segmentNames } from './cpu.ts'
 import { block, frame, map, op, tlb, vcpuArena, vcpuArenaSize } from './engine.ts'
+import { chip, irqchipConstants, lapic, pic, pit } from './irqchip.ts'
+import { kvmConstants, vkvm } from './kvm.ts'
 import { mmu } from './memory.ts'
 import { vm } from './vm.ts'
 import type { Region, Struct } from './struct.ts'
 
-export const structs: readonly Struct[] = [cpu, seg, op, block, tlb, frame, vm.vm, vm.slot, vm.backing, vm.global, mmu]
+export const structs: readonly Struct[] = [cpu, seg, op, block, tlb, frame, vm.vm, vm.slot, vm.backing, vm.global, mmu, vkvm, lapic, pic, pit, chip]
 export const regions: readonly Region[] = [...map, ...vcpuArena]
 
 /** Enumerations and bit names shared by assembly/ and host/. */
@@ -32,5 +34,6 @@ export const constants: Readonly<Record<string, number>> = {
   EXC_DE: 0, EXC_DB: 1, EXC_NMI: 2, EXC_BP: 3, EXC_OF: 4, EXC_BR: 5, EXC_UD: 6, EXC_NM: 7, EXC_DF: 8, EXC_TS: 10, EXC_NP: 11,
   EXC_SS: 12, EXC_GP: 13, EXC_PF: 14, EXC_MF: 16, EXC_AC: 17, EXC_MC: 18, EXC_XM: 19, EXC_VC: 29,
   EXCF_ERROR: 1, EXCF_SOFT: 2, EXCF_INT3: 4, EXCF_TRAP: 8, EXCF_EXTERNAL: 16, EXCF_NMI: 32,
+  ...kvmConstants, ...irqchipConstants,
   FRAME_ALLOCATED: 1, FRAME_TOUCHED: 2, FRAME_VMSA: 4, FRAME_TAMPERED: 8,
 }

@@ -29,6 +29,10 @@ const vm = struct('VM', 'One virtual machine', [
   ['KVM_STATE', 'u32', 'address of the in-kernel device block (see layout/irqchip)'],
   ['VCPUS', 'u32', 'addresses of its vCPUs by creation order', 1024],
   ['ID_MAP', 'u32', 'reserved'],
+  ['LINUX', 'u32', 'Linux version whose KVM is modelled: 612 or 703'],
+  ['HYPERCALL_EXITS', 'u32', 'KVM_CAP_EXIT_HYPERCALL mask'],
+  ['USER_MSR_MASK', 'u32', 'KVM_CAP_X86_USER_SPACE_MSR mask'],
+  ['BSP_ID', 'u32', 'KVM_SET_BOOT_CPU_ID'],
 ], 0x2000)
 
 const slot = struct('SLOT', 'One memory slot', [

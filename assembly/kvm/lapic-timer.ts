@@ -1,0 +1,81 @@
+/** Local APIC timer: one-shot, periodic and TSC-deadline as one deadline in virtual time (bus clock 1 GHz: APIC_BUS_CYCLE_NS = 1). */
+import { lapicLocal, reg, setReg } from './lapic'
+import { lapicOf, NEVER, signal } from './state'
+import { now, tscToNs } from './time'
+import { APIC_LVTT, APIC_TDCR, APIC_TMICT, EVENT_TIMER, LAPIC_PERIOD, LAPIC_TIMER_DEADLINE, LAPIC_TIMER_START, LAPIC_TSC_DEADLINE } from '../generated/layout'
+
+/** KVM: min_timer_period_us, against interrupt storms of periodic timers. */
+const MIN_PERIOD: u64 = 200000
+const MODE: u32 = 0x60000
+const PERIODIC: u32 = 0x20000
+const DEADLINE: u32 = 0x40000
+
+function divisor(a: usize): u64 {
+  const t = reg(a, APIC_TDCR) & 15
+  return <u64>1 << <u64>((((t & 3) | ((t & 8) >> 1)) + 1) & 7)
+}
+
+function arm(s: usize, at: u64): void {
+  store<u64>(lapicOf(s), at, LAPIC_TIMER_DEADLINE)
+  signal(s, EVENT_TIMER)
+}
+
+export function timerCancel(s: usize): void {
+  store<u64>(lapicOf(s), NEVER, LAPIC_TIMER_DEADLINE)
+}
+
+/** start_apic_timer. */
+export function timerStart(s: usize): void {
+  const a = lapicOf(s)
+  const mode = reg(a, APIC_LVTT) & MODE
+  timerCancel(s)
+  if (mode == DEADLINE) {
+    const tsc = load<u64>(a, LAPIC_TSC_DEADLINE)
+    if (tsc != 0) arm(s, tscToNs(s, tsc))
+    return
+  }
+  const ns = <u64>reg(a, APIC_TMICT) * divisor(a)
+  if (ns == 0) return
+  const time = now(s)
+  store<u64>(a, time, LAPIC_TIMER_START)
+  store<u64>(a, mode == PERIODIC && ns < MIN_PERIOD ? MIN_PERIOD : ns, LAPIC_PERIOD)
+  arm(s, time + load<u64>(a, LAPIC_PERIOD))
+}
+
+/** apic_update_lvtt: entering or leaving TSC-deadline mode stops the timer. */
+export function timerModeChanged(s: usize, old: u32, value: u32): void {
+  if ((old & MODE) == (value & MODE)) return
+  const a = lapicOf(s)
+  if ((old & MODE) == DEADLINE || (value & MODE) == DEADLINE) {
+    timerCancel(s)
+    setReg(a, APIC_TMICT, 0)
+    store<u64>(a, 0, LAPIC_PERIOD)
+    store<u64>(a, 0, LAPIC_TSC_DEADLINE)
+  }
+}
+
+/** APIC_TMCCT. */
+export function timerCount(s: usize): u32 {
+  const a = lapicOf(s)
+  if ((reg(a, APIC_LVTT) & MODE) == DEADLINE || reg(a, APIC_TMICT) == 0) return 0
+  const deadline = load<u64>(a, LAPIC_TIMER_DEADLINE)
+  const time = now(s)
+  if (deadline == NEVER || deadline <= time) return 0
+  return <u32>((deadline - time) / divisor(a))
+}
+
+/** The timer is due: fires, and re-arms a periodic one. */
+export function timerExpire(s: usize, time: u64): void {
+  const a = lapicOf(s)
+  const at = load<u64>(a, LAPIC_TIMER_DEADLINE)
+  if (at > time) return
+  const mode = reg(a, APIC_LVTT) & MODE
+  if (mode == PERIODIC) {
+    const period = load<u64>(a, LAPIC_PERIOD)
+    store<u64>(a, at + period * ((time - at) / period + 1), LAPIC_TIMER_DEADLINE)
+  } else {
+    timerCancel(s)
+    if (mode == DEADLINE) store<u64>(a, 0, LAPIC_TSC_DEADLINE)
+  }
+  lapicLocal(s, APIC_LVTT)
+}

@@ -1,0 +1,478 @@
+/**
+ * Local APIC and x2APIC as KVM has them (Linux 7.3 arch/x86/kvm/lapic.c; APM vol 2, chapter 16).
+ * State: struct LAPIC at s + VCPU_LAPIC; its first 1024 bytes are struct kvm_lapic_state.
+ */
+import { ioapicEoi } from './ioapic'
+import { lapicOf, NEVER, signal, vmOf } from './state'
+import { timerCancel, timerCount, timerModeChanged, timerStart } from './lapic-timer'
+import {
+  APIC_DFR, APIC_EOI, APIC_ESR, APIC_ICR, APIC_ICR2, APIC_ID, APIC_IRR, APIC_ISR, APIC_LDR, APIC_LVT0, APIC_LVT1, APIC_LVTERR, APIC_LVTPC, APIC_LVTT, APIC_LVTTHMR,
+  APIC_PPR, APIC_SELF_IPI, APIC_SVR, APIC_TDCR, APIC_TMCCT, APIC_TMICT, APIC_TMR, APIC_TPR, APIC_VERSION, CPU_APIC_BASE, CPU_CR8, CPU_HALTED, CPU_ID, CPU_INDEX, EVENT_INIT,
+  EVENT_INTERRUPT, EVENT_NMI, EVENT_SIPI, LAPIC_ARBITRATION, LAPIC_LAST_VECTOR, LAPIC_PERIOD, LAPIC_PRESENT, LAPIC_TIMER_DEADLINE, LAPIC_TSC_DEADLINE, VKVM_NMI_PENDING,
+  VKVM_SIPI_VECTOR, VM_BSP_ID, VM_IRQCHIP, VM_VCPU_COUNT, VM_VCPUS,
+} from '../generated/layout'
+import { vkvm } from './state'
+import { now } from './time'
+import { cpuidAnswer, cpuidEcx } from './cpuid'
+
+export const LVT_MASKED: u32 = 0x10000
+const BASE_ENABLE: u64 = 0x800
+const BASE_X2APIC: u64 = 0x400
+const BASE_BSP: u64 = 0x100
+
+/** Delivery modes of ICR, LVT, redirection entries and MSIs. */
+const FIXED: u32 = 0
+const LOWEST: u32 = 1
+const SMI: u32 = 2
+const NMI: u32 = 4
+const INIT: u32 = 5
+const SIPI: u32 = 6
+const EXTINT: u32 = 7
+
+export function reg(a: usize, at: usize): u32 {
+  return load<u32>(a + at)
+}
+export function setReg(a: usize, at: usize, value: u32): void {
+  store<u32>(a + at, value)
+}
+
+export function hardwareEnabled(s: usize): bool {
+  return load<u32>(lapicOf(s), LAPIC_PRESENT) != 0 && (load<u64>(s, CPU_APIC_BASE) & BASE_ENABLE) != 0
+}
+export function x2apic(s: usize): bool {
+  return (load<u64>(s, CPU_APIC_BASE) & (BASE_ENABLE | BASE_X2APIC)) == (BASE_ENABLE | BASE_X2APIC)
+}
+function softwareEnabled(a: usize): bool {
+  return (reg(a, APIC_SVR) & 0x100) != 0
+}
+/** The 32-bit APIC id. */
+export function apicId(s: usize): u32 {
+  const id = reg(lapicOf(s), APIC_ID)
+  return x2apic(s) ? id : id >> 24
+}
+
+// 256-bit registers IRR, ISR, TMR: 8 words, 16 bytes apart.
+function testBit(a: usize, at: usize, vector: u32): bool {
+  return (load<u32>(a + at + (<usize>(vector >> 5) << 4)) & (1 << (vector & 31))) != 0
+}
+function setBit(a: usize, at: usize, vector: u32): void {
+  const p = a + at + (<usize>(vector >> 5) << 4)
+  store<u32>(p, load<u32>(p) | (1 << (vector & 31)))
+}
+function clearBit(a: usize, at: usize, vector: u32): void {
+  const p = a + at + (<usize>(vector >> 5) << 4)
+  store<u32>(p, load<u32>(p) & ~(1 << (vector & 31)))
+}
+function highest(a: usize, at: usize): i32 {
+  for (let i: i32 = 7; i >= 0; i--) {
+    const word = load<u32>(a + at + (<usize>i << 4))
+    if (word) return (i << 5) + 31 - clz<u32>(word)
+  }
+  return -1
+}
+
+/** TPR and CR8 are one register; MOV CR8 stores only CPU_CR8. */
+function currentTpr(s: usize): u32 {
+  const a = lapicOf(s)
+  const tpr = reg(a, APIC_TPR)
+  const cr8 = <u32>load<u64>(s, CPU_CR8)
+  if (cr8 == tpr >> 4) return tpr
+  setReg(a, APIC_TPR, cr8 << 4)
+  return cr8 << 4
+}
+
+export function updatePpr(s: usize): u32 {
+  const a = lapicOf(s)
+  const tpr = currentTpr(s)
+  const isr = highest(a, APIC_ISR)
+  const inService: u32 = isr < 0 ? 0 : <u32>isr
+  const ppr = (tpr & 0xf0) >= (inService & 0xf0) ? tpr & 0xff : inService & 0xf0
+  setReg(a, APIC_PPR, ppr)
+  return ppr
+}
+
+/** The vector that may be injected now, or -1. */
+export function lapicHasInterrupt(s: usize): i32 {
+  if (!hardwareEnabled(s)) return -1
+  const vector = highest(lapicOf(s), APIC_IRR)
+  if (vector < 0) return -1
+  return (<u32>vector & 0xf0) <= updatePpr(s) ? -1 : vector
+}
+
+/** Moves it from IRR to ISR. */
+export function lapicAccept(s: usize, vector: u32): void {
+  const a = lapicOf(s)
+  clearBit(a, APIC_IRR, vector)
+  setBit(a, APIC_ISR, vector)
+  store<u32>(a, vector, LAPIC_LAST_VECTOR)
+  updatePpr(s)
+}
+
+/** ExtINT from the PIC pair reaches this vCPU (kvm_apic_accept_pic_intr). */
+export function lapicAcceptsPic(s: usize): bool {
+  if (!hardwareEnabled(s)) return load<u32>(s, CPU_INDEX) == 0
+  const lvt0 = reg(lapicOf(s), APIC_LVT0)
+  return (lvt0 & LVT_MASKED) == 0 && (lvt0 & 0x700) == 0x700
+}
+
+/** __apic_accept_irq: 1 accepted, 0 not. */
+function accept(s: usize, mode: u32, vector: u32, level: bool, assert: bool): i32 {
+  const a = lapicOf(s)
+  switch (mode) {
+    case LOWEST:
+      store<u32>(a, load<u32>(a, LAPIC_ARBITRATION) + 1, LAPIC_ARBITRATION)
+    case FIXED: {
+      if ((level && !assert) || !hardwareEnabled(s) || !softwareEnabled(a)) return 0
+      if (level) setBit(a, APIC_TMR, vector)
+      else clearBit(a, APIC_TMR, vector)
+      setBit(a, APIC_IRR, vector)
+      signal(s, EVENT_INTERRUPT)
+      return 1
+    }
+    case NMI: {
+      queueNmi(s)
+      return 1
+    }
+    case INIT: {
+      if (level && !assert) return 0
+      signal(s, EVENT_INIT)
+      return 1
+    }
+    case SIPI: {
+      store<u32>(vkvm(s), vector, VKVM_SIPI_VECTOR)
+      signal(s, EVENT_SIPI)
+      return 1
+    }
+    default:
+      // SMI: this machine has no SMM; ExtINT reaches a vCPU through LVT0 only
+      return 0
+  }
+}
+
+/** KVM_NMI, LVT and IPIs: at most two wait. */
+export function queueNmi(s: usize): void {
+  const k = vkvm(s)
+  const waiting = load<u32>(k, VKVM_NMI_PENDING)
+  if (waiting < 2) store<u32>(k, waiting + 1, VKVM_NMI_PENDING)
+  signal(s, EVENT_NMI)
+}
+
+function matches(s: usize, logical: bool, destination: u32): bool {
+  const a = lapicOf(s)
+  if (load<u32>(a, LAPIC_PRESENT) == 0) return false
+  const wide = x2apic(s)
+  if (!logical) return destination == apicId(s) || destination == 0xff || destination == 0xffffffff
+  const ldr = reg(a, APIC_LDR)
+  if (wide) return destination == 0xffffffff || destination == 0xff || (ldr >> 16 == destination >> 16 && (ldr & destination & 0xffff) != 0)
+  const mine = ldr >> 24
+  if (destination == 0xff || destination == 0xffffffff) return true
+  if (reg(a, APIC_DFR) == 0xffffffff) return (mine & destination) != 0
+  return mine >> 4 == destination >> 4 && (mine & destination & 15) != 0
+}
+
+/**
+ * Delivers a message to every vCPU it names; `shorthand`-less form used by IOAPIC, MSI and ICR.
+ * Number of vCPUs that took it, -1 if none was addressed.
+ */
+export function lapicDeliver(vm: usize, source: usize, mode: u32, vector: u32, logical: bool, destination: u32, level: bool, assert: bool): i32 {
+  let result: i32 = -1
+  let best: usize = 0
+  const count = load<u32>(vm, VM_VCPU_COUNT)
+  for (let i: u32 = 0; i < count; i++) {
+    const s: usize = load<u32>(vm + VM_VCPUS + (i << 2))
+    if (!s || !matches(s, logical, destination)) continue
+    if (mode == LOWEST) {
+      if (!hardwareEnabled(s) || !softwareEnabled(lapicOf(s))) continue
+      if (!best || load<u32>(lapicOf(s), LAPIC_ARBITRATION) < load<u32>(lapicOf(best), LAPIC_ARBITRATION)) best = s
+      continue
+    }
+    const taken = accept(s, mode, vector, level, assert)
+    result = (result < 0 ? 0 : result) + taken
+  }
+  return mode == LOWEST && best ? accept(best, mode, vector, level, assert) : result
+}
+
+/** A local vector table entry fires. */
+export function lapicLocal(s: usize, at: usize): bool {
+  const entry = reg(lapicOf(s), at)
+  if (!hardwareEnabled(s) || (entry & LVT_MASKED) != 0) return false
+  return accept(s, (entry >> 8) & 7, entry & 0xff, (entry & 0x8000) != 0, true) > 0
+}
+
+function sendIpi(s: usize, low: u32, high: u32): void {
+  const vm = vmOf(s)
+  const mode = (low >> 8) & 7
+  const vector = low & 0xff
+  const level = (low & 0x8000) != 0
+  const assert = (low & 0x4000) != 0
+  const shorthand = (low >> 18) & 3
+  if (shorthand == 0) {
+    lapicDeliver(vm, s, mode, vector, (low & 0x800) != 0, x2apic(s) ? high : high >> 24, level, assert)
+    return
+  }
+  const count = load<u32>(vm, VM_VCPU_COUNT)
+  for (let i: u32 = 0; i < count; i++) {
+    const target: usize = load<u32>(vm + VM_VCPUS + (i << 2))
+    if (!target || load<u32>(lapicOf(target), LAPIC_PRESENT) == 0) continue
+    if (shorthand == 1 ? target == s : shorthand == 2 || target != s) accept(target, mode, vector, level, assert)
+  }
+}
+
+function eoi(s: usize): void {
+  const a = lapicOf(s)
+  const vector = highest(a, APIC_ISR)
+  if (vector < 0) return
+  clearBit(a, APIC_ISR, vector)
+  if (testBit(a, APIC_TMR, vector)) {
+    if (load<u32>(vmOf(s), VM_IRQCHIP) == 1) ioapicEoi(vmOf(s), vector)
+  }
+  signal(s, EVENT_INTERRUPT)
+}
+
+/** LVT timer mode bits the guest may set: TSC-deadline only if CPUID offers it. */
+function timerModes(s: usize): u32 {
+  cpuidAnswer(s, 1, 0)
+  return (cpuidEcx(s) & (1 << 24)) != 0 ? 0x60000 : 0x20000
+}
+
+/** kvm_lapic_reg_write: 0, or 1 = #GP for the MSR form. */
+function writeRegister(s: usize, at: u32, given: u32): u32 {
+  const a = lapicOf(s)
+  const wide = x2apic(s)
+  let value = given
+  switch (at) {
+    case APIC_ID:
+      if (wide) return 1
+      setReg(a, APIC_ID, value & 0xff000000)
+      break
+    case APIC_TPR:
+      setReg(a, APIC_TPR, value & 0xff)
+      store<u64>(s, <u64>((value >> 4) & 15), CPU_CR8)
+      signal(s, EVENT_INTERRUPT)
+      break
+    case APIC_EOI:
+      eoi(s)
+      break
+    case APIC_LDR:
+      if (wide) return 1
+      setReg(a, APIC_LDR, value & 0xff000000)
+      break
+    case APIC_DFR:
+      if (wide) return 1
+      setReg(a, APIC_DFR, value | 0x0fffffff)
+      break
+    case APIC_SVR:
+      setReg(a, APIC_SVR, value & 0x3ff)
+      if ((value & 0x100) == 0) {
+        for (let lvt: usize = APIC_LVTT; lvt <= APIC_LVTERR; lvt += 16) setReg(a, lvt, reg(a, lvt) | LVT_MASKED)
+      }
+      break
+    case APIC_ICR:
+      value &= ~(1 << 12)
+      setReg(a, APIC_ICR, value)
+      sendIpi(s, value, reg(a, APIC_ICR2))
+      break
+    case APIC_ICR2:
+      if (wide) return 1
+      setReg(a, APIC_ICR2, value & 0xff000000)
+      break
+    case APIC_LVTTHMR:
+    case APIC_LVTPC:
+      setReg(a, at, (value & 0x117ff) | (softwareEnabled(a) ? 0 : LVT_MASKED))
+      break
+    case APIC_LVT0:
+    case APIC_LVT1:
+      setReg(a, at, (value & 0x1f7ff) | (softwareEnabled(a) ? 0 : LVT_MASKED))
+      signal(s, EVENT_INTERRUPT)
+      break
+    case APIC_LVTERR:
+      setReg(a, at, (value & 0x110ff) | (softwareEnabled(a) ? 0 : LVT_MASKED))
+      break
+    case APIC_LVTT: {
+      const old = reg(a, APIC_LVTT)
+      value = (value & (0x110ff | timerModes(s))) | (softwareEnabled(a) ? 0 : LVT_MASKED)
+      setReg(a, APIC_LVTT, value)
+      timerModeChanged(s, old, value)
+      break
+    }
+    case APIC_TMICT:
+      if ((reg(a, APIC_LVTT) & 0x60000) == 0x40000) break
+      setReg(a, APIC_TMICT, value)
+      timerStart(s)
+      break
+    case APIC_TDCR: {
+      const remaining = timerCount(s)
+      setReg(a, APIC_TDCR, value & 0xb)
+      if (remaining) timerStart(s)
+      break
+    }
+    case APIC_ESR:
+      return wide && value != 0 ? 1 : 0
+    case APIC_SELF_IPI:
+      if (!wide || (value & ~(<u32>0xff)) != 0) return 1
+      sendIpi(s, (1 << 18) | (value & 0xff), 0)
+      break
+    default:
+      return 1
+  }
+  return 0
+}
+
+/** Registers that exist: one bit per 16 bytes (kvm_lapic_readable_reg_mask). */
+function readable(s: usize, at: u32): bool {
+  switch (at) {
+    case APIC_ID: case APIC_VERSION: case APIC_TPR: case APIC_PPR: case APIC_LDR: case APIC_SVR: case APIC_ESR: case APIC_ICR: case APIC_LVTT: case APIC_LVTTHMR:
+    case APIC_LVTPC: case APIC_LVT0: case APIC_LVT1: case APIC_LVTERR: case APIC_TMICT: case APIC_TMCCT: case APIC_TDCR:
+      return true
+    case APIC_DFR: case APIC_ICR2: case 0x90:
+      return !x2apic(s)
+    default:
+      return at >= APIC_ISR && at < APIC_ESR
+  }
+}
+
+function readRegister(s: usize, at: u32): u32 {
+  const a = lapicOf(s)
+  if (at == APIC_TMCCT) return timerCount(s)
+  if (at == APIC_PPR) return updatePpr(s)
+  if (at == APIC_TPR) return currentTpr(s)
+  return reg(a, at)
+}
+
+/** True if gpa lies in this vCPU's APIC page. */
+export function lapicHas(s: usize, gpa: u64): bool {
+  return load<u32>(lapicOf(s), LAPIC_PRESENT) != 0 && ((gpa ^ load<u64>(s, CPU_APIC_BASE)) & 0xffffffffff000) == 0
+}
+
+export function lapicMmioRead(s: usize, offset: u32, size: u32): u64 {
+  const ones: u64 = size == 8 ? NEVER : ((<u64>1 << <u64>(size * 8)) - 1)
+  if (!hardwareEnabled(s) || x2apic(s)) return ones
+  const alignment = offset & 15
+  if (alignment + size > 4 || !readable(s, offset & 0xff0)) return 0
+  return <u64>(readRegister(s, offset & 0xff0) >> (alignment << 3)) & ones
+}
+
+export function lapicMmioWrite(s: usize, offset: u32, size: u32, value: u32): void {
+  if (!hardwareEnabled(s) || x2apic(s) || size != 4 || (offset & 15) != 0) return
+  writeRegister(s, offset & 0xff0, value)
+}
+
+/** x2APIC MSRs 0x800..0x8ff. False = #GP. */
+export function x2apicRead(s: usize, msr: u32, to: usize): bool {
+  if (!x2apic(s) || load<u32>(lapicOf(s), LAPIC_PRESENT) == 0) return false
+  const at = (msr - 0x800) << 4
+  if (at == APIC_ICR) {
+    store<u64>(to, (<u64>reg(lapicOf(s), APIC_ICR2) << 32) | <u64>reg(lapicOf(s), APIC_ICR))
+    return true
+  }
+  if (!readable(s, at)) return false
+  store<u64>(to, <u64>readRegister(s, at))
+  return true
+}
+
+export function x2apicWrite(s: usize, msr: u32, value: u64): bool {
+  if (!x2apic(s) || load<u32>(lapicOf(s), LAPIC_PRESENT) == 0) return false
+  const at = (msr - 0x800) << 4
+  if (at == APIC_ICR) {
+    if (value & 0xfff33000) return false
+    setReg(lapicOf(s), APIC_ICR2, <u32>(value >> 32))
+    return writeRegister(s, APIC_ICR, <u32>value) == 0
+  }
+  if (value >> 32) return false
+  return writeRegister(s, at, <u32>value) == 0
+}
+
+/** IA32_TSC_DEADLINE. */
+export function tscDeadlineRead(s: usize): u64 {
+  if ((reg(lapicOf(s), APIC_LVTT) & 0x60000) != 0x40000) return 0
+  return load<u64>(lapicOf(s), LAPIC_TSC_DEADLINE)
+}
+export function tscDeadlineWrite(s: usize, value: u64): void {
+  if ((reg(lapicOf(s), APIC_LVTT) & 0x60000) != 0x40000) return
+  store<u64>(lapicOf(s), value, LAPIC_TSC_DEADLINE)
+  timerStart(s)
+}
+
+/** IA32_APIC_BASE: false = #GP (invalid transition or reserved bit). Stores CPU_APIC_BASE. */
+export function apicBaseWrite(s: usize, value: u64, host: bool): bool {
+  cpuidAnswer(s, 1, 0)
+  const offersX2 = (cpuidEcx(s) & (1 << 21)) != 0
+  const reserved: u64 = 0xfff00000000002ff | (offersX2 ? 0 : BASE_X2APIC)
+  const old = load<u64>(s, CPU_APIC_BASE)
+  if (value & reserved) return false
+  const from = old & (BASE_ENABLE | BASE_X2APIC)
+  const to = value & (BASE_ENABLE | BASE_X2APIC)
+  if (to == BASE_X2APIC) return false
+  if (!host) {
+    if (from == (BASE_ENABLE | BASE_X2APIC) && to == BASE_ENABLE) return false
+    if (from == 0 && to == (BASE_ENABLE | BASE_X2APIC)) return false
+  }
+  store<u64>(s, value, CPU_APIC_BASE)
+  const a = lapicOf(s)
+  if (load<u32>(a, LAPIC_PRESENT) == 0 || from == to) return true
+  if ((from & BASE_ENABLE) == 0 && (to & BASE_ENABLE) != 0) setReg(a, APIC_ID, load<u32>(s, CPU_ID) << 24)
+  if ((to & BASE_X2APIC) != 0) setX2apicId(s)
+  signal(s, EVENT_INTERRUPT)
+  return true
+}
+
+function setX2apicId(s: usize): void {
+  const a = lapicOf(s)
+  const id = load<u32>(s, CPU_ID)
+  setReg(a, APIC_ID, id)
+  setReg(a, APIC_LDR, ((id >> 4) << 16) | (1 << (id & 15)))
+}
+
+/** kvm_lapic_reset. */
+export function lapicReset(s: usize, init: bool): void {
+  const a = lapicOf(s)
+  const id = load<u32>(s, CPU_ID)
+  const bsp = load<u32>(vmOf(s), VM_BSP_ID) == id
+  timerCancel(s)
+  if (!init) {
+    memory.fill(a, 0, 1024)
+    store<u64>(s, 0xfee00000 | BASE_ENABLE | (bsp ? BASE_BSP : 0), CPU_APIC_BASE)
+    setReg(a, APIC_ID, id << 24)
+  }
+  setReg(a, APIC_VERSION, 0x50014)
+  for (let lvt: usize = APIC_LVTT; lvt <= APIC_LVTERR; lvt += 16) setReg(a, lvt, LVT_MASKED)
+  // KVM_X86_QUIRK_LINT0_REENABLED
+  if (bsp) setReg(a, APIC_LVT0, EXTINT << 8)
+  setReg(a, APIC_DFR, 0xffffffff)
+  setReg(a, APIC_SVR, 0xff)
+  setReg(a, APIC_TPR, 0)
+  store<u64>(s, 0, CPU_CR8)
+  if (!x2apic(s)) setReg(a, APIC_LDR, 0)
+  setReg(a, APIC_ESR, 0)
+  setReg(a, APIC_ICR, 0)
+  setReg(a, APIC_ICR2, 0)
+  setReg(a, APIC_TDCR, 0)
+  setReg(a, APIC_TMICT, 0)
+  for (let i: usize = 0; i < 8; i++) {
+    setReg(a, APIC_IRR + i * 16, 0)
+    setReg(a, APIC_ISR + i * 16, 0)
+    setReg(a, APIC_TMR + i * 16, 0)
+  }
+  store<u64>(a, 0, LAPIC_TSC_DEADLINE)
+  updatePpr(s)
+}
+
+/** KVM_GET_LAPIC / KVM_SET_LAPIC: 1024 bytes. In x2APIC mode userspace sees the id in bits 31:24. */
+export function lapicGet(s: usize, to: usize): void {
+  const a = lapicOf(s)
+  updatePpr(s)
+  memory.copy(to, a, 1024)
+  store<u32>(to + APIC_TMCCT, timerCount(s))
+  if (x2apic(s)) store<u32>(to + APIC_ID, reg(a, APIC_ID) << 24)
+}
+
+export function lapicSet(s: usize, from: usize): void {
+  const a = lapicOf(s)
+  timerCancel(s)
+  memory.copy(a, from, 1024)
+  setReg(a, APIC_VERSION, 0x50014)
+  if (x2apic(s)) setX2apicId(s)
+  store<u64>(s, <u64>(reg(a, APIC_TPR) >> 4), CPU_CR8)
+  timerStart(s)
+  signal(s, EVENT_INTERRUPT)
+}

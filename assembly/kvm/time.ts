@@ -1,0 +1,56 @@
+/** Virtual time: 1 instruction = 1 ns; now = TIME_BASE + ICOUNT of the running vCPU; VM_CLOCK between slices. */
+import { chipOf, vkvm } from './state'
+import { CHIP_USER_DEADLINE, CPU_BUDGET, CPU_DEADLINE, CPU_ICOUNT, CPU_TIME_BASE, CPU_TSC_OFFSET, CPU_VM, VKVM_TSC_COUNT, VM_CLOCK } from '../generated/layout'
+
+/** Fixed cost of a port or MMIO access to a device (design: time). */
+export const DEVICE_NS: u64 = 1000
+
+/** Virtual nanoseconds since the VM was created, as this vCPU sees them. */
+export function now(s: usize): u64 {
+  return load<u64>(s, CPU_TIME_BASE) + load<u64>(s, CPU_ICOUNT)
+}
+
+/** 2 GHz. */
+export function tscNow(s: usize): u64 {
+  return now(s) * 2 + load<u64>(s, CPU_TSC_OFFSET)
+}
+
+/** Virtual ns at which the guest's TSC reaches `tsc`. */
+export function tscToNs(s: usize, tsc: u64): u64 {
+  const ticks = tsc - load<u64>(s, CPU_TSC_OFFSET)
+  return <i64>ticks < 0 ? 0 : (ticks + 1) / 2
+}
+
+/** Lets time pass without instructions; a deadline that is now due is noticed at the next block boundary. */
+export function advance(s: usize, ns: u64): void {
+  const base = load<u64>(s, CPU_TIME_BASE) + ns
+  store<u64>(s, base, CPU_TIME_BASE)
+  const deadline = load<u64>(s, CPU_DEADLINE)
+  const at = deadline > base ? deadline - base : 0
+  if (at < load<u64>(s, CPU_BUDGET)) store<u64>(s, at, CPU_BUDGET)
+}
+
+/** The slice starts: this vCPU takes the VM's clock. */
+export function takeClock(s: usize): void {
+  store<u64>(s, load<u64>(load<u32>(s, CPU_VM), VM_CLOCK) - load<u64>(s, CPU_ICOUNT), CPU_TIME_BASE)
+}
+
+/** The slice ends: the VM's clock is this vCPU's time. */
+export function giveClock(s: usize): void {
+  store<u64>(load<u32>(s, CPU_VM), now(s), VM_CLOCK)
+}
+
+/** Announces a deadline of a device in userspace: KVM_RUN returns -EINTR (WHY_USER_DEADLINE) there. All ones = none. */
+export function setUserDeadline(vm: usize, ns: u64): void {
+  store<u64>(chipOf(vm), ns, CHIP_USER_DEADLINE)
+}
+
+/** Virtual ns of a VM (between runs, or of the vCPU that runs). */
+export function vmClock(vm: usize): u64 {
+  return load<u64>(vm, VM_CLOCK)
+}
+
+/** Something other than a polled timer happened. */
+export function pollReset(s: usize): void {
+  store<u32>(vkvm(s), 0, VKVM_TSC_COUNT)
+}
