@@ -1,2 +1,167 @@
-/** Events and timers at block boundaries. STUB: irqchip room. */
-export function pollEvents(s: usize): u32 { return 1 }
+/**
+ * Events and timers at block boundaries. Order as kvm_check_and_inject_events: INIT and SIPI, then NMI, then the
+ * PIC's ExtINT, then the local APIC. The owner re-arms the budget before it re-reads the event word (design).
+ */
+import { deliverInterrupt } from '../cpu/exceptions'
+import { getFlags } from '../cpu/flags'
+import { resetCpu, updateMode } from '../cpu/mode'
+import {
+  CHIP_PIT_DEADLINE, CHIP_USER_DEADLINE, CPU_BUDGET, CPU_DEADLINE, CPU_EVENT, CPU_HALTED, CPU_ICOUNT, CPU_ID, CPU_INTERRUPT_SHADOW, CPU_NMI_BLOCKED, CPU_RIP, CPU_SEGMENTS,
+  CPU_SLICE_END, CPU_TIME_BASE, EVENT_FLUSH, EVENT_INIT, EVENT_INTERRUPT, EVENT_KICK, EVENT_NMI, EVENT_SINGLE_STEP, EVENT_SIPI, EVENT_SMI, EVENT_TIMER, EVENT_WINDOW, LAPIC_TIMER_DEADLINE,
+  SEG_BASE, SEG_CS, SEG_LIMIT, SEG_SELECTOR, STOP_BUDGET, STOP_EVENT, VKVM_AP_HOLD, VKVM_INTERRUPT, VKVM_NMI_PENDING, VKVM_REPLAY, VKVM_REPLAY_ICOUNT,
+  VKVM_SIPI_VECTOR, VM_BSP_ID,
+} from '../generated/layout'
+import { RUN_REQUEST_INTERRUPT_WINDOW } from '../generated/kvm'
+import { exitWindow, windowOpen } from './exits'
+import { apReset, apSipi } from './ap'
+import { lapicAccept, lapicAcceptsPic, lapicHasInterrupt, lapicReset } from './lapic'
+import { timerExpire } from './lapic-timer'
+import { picOutput, picRead } from './pic'
+import { pitExpire } from './pit'
+import { chipOf, clearEvent, isSevEs, kernelApic, lapicOf, NEVER, runOf, vkvm, vmOf } from './state'
+import { now } from './time'
+
+const IF: u64 = 0x200
+
+/** The nearest deadline that this vCPU must notice. */
+export function nearestDeadline(s: usize): u64 {
+  const chip = chipOf(vmOf(s))
+  let at = load<u64>(lapicOf(s), LAPIC_TIMER_DEADLINE)
+  if (chip) {
+    const pit = load<u64>(chip, CHIP_PIT_DEADLINE)
+    if (pit < at) at = pit
+    const user = load<u64>(chip, CHIP_USER_DEADLINE)
+    if (user < at) at = user
+  }
+  return at
+}
+
+/** Fires what is due. True if the VMM's own deadline is among it. */
+export function expireTimers(s: usize): bool {
+  const time = now(s)
+  timerExpire(s, time)
+  const chip = chipOf(vmOf(s))
+  if (!chip) return false
+  pitExpire(vmOf(s), time)
+  return load<u64>(chip, CHIP_USER_DEADLINE) <= time
+}
+
+/** BUDGET = the slice's end or the nearest deadline, whichever comes first. */
+export function rearm(s: usize): void {
+  const at = nearestDeadline(s)
+  store<u64>(s, at, CPU_DEADLINE)
+  const base = load<u64>(s, CPU_TIME_BASE)
+  let budget = load<u64>(s, CPU_SLICE_END)
+  if (at != NEVER) {
+    const icount = at > base ? at - base : 0
+    if (icount < budget) budget = icount
+  }
+  atomic.store<u64>(s + CPU_BUDGET, budget)
+}
+
+/** A maskable interrupt is waiting (whether or not IF lets it in). */
+export function interruptPending(s: usize): bool {
+  if (load<u32>(vkvm(s), VKVM_INTERRUPT) != 0) return true
+  if (!kernelApic(s)) return false
+  return (lapicAcceptsPic(s) && picOutput(vmOf(s))) || lapicHasInterrupt(s) >= 0
+}
+
+/** Takes its vector: ExtINT before the local APIC. */
+function takeVector(s: usize): u32 {
+  const k = vkvm(s)
+  const user = load<u32>(k, VKVM_INTERRUPT)
+  if (user) {
+    store<u32>(k, 0, VKVM_INTERRUPT)
+    return user & 0xff
+  }
+  if (lapicAcceptsPic(s) && picOutput(vmOf(s))) return picRead(vmOf(s))
+  const vector = <u32>lapicHasInterrupt(s)
+  lapicAccept(s, vector)
+  return vector
+}
+
+/** A halted vCPU has something to wake up for. */
+export function wakes(s: usize): bool {
+  const event = atomic.load<u32>(s + CPU_EVENT)
+  if ((event & (EVENT_INIT | EVENT_SIPI)) != 0) return true
+  if (load<u32>(vkvm(s), VKVM_NMI_PENDING) != 0 && load<u32>(s, CPU_NMI_BLOCKED) == 0) return true
+  return (getFlags(s) & IF) != 0 && interruptPending(s)
+}
+
+/** INIT and SIPI (kvm_apic_accept_events). */
+export function acceptInit(s: usize): void {
+  const event = atomic.load<u32>(s + CPU_EVENT)
+  if (event & EVENT_INIT) {
+    clearEvent(s, EVENT_INIT)
+    apReset(s)
+  }
+  if (atomic.load<u32>(s + CPU_EVENT) & EVENT_SIPI) {
+    clearEvent(s, EVENT_SIPI)
+    if (load<u32>(s, CPU_HALTED) == 2) apSipi(s, load<u32>(vkvm(s), VKVM_SIPI_VECTOR))
+  }
+}
+
+/** Injects what may come in now. 0, or a STOP_*. */
+function inject(s: usize): u32 {
+  const k = vkvm(s)
+  if (load<u32>(k, VKVM_NMI_PENDING) != 0 && load<u32>(s, CPU_NMI_BLOCKED) == 0) {
+    const left = load<u32>(k, VKVM_NMI_PENDING) - 1
+    store<u32>(k, left, VKVM_NMI_PENDING)
+    if (left == 0) clearEvent(s, EVENT_NMI)
+    store<u32>(s, 1, CPU_NMI_BLOCKED)
+    return deliverInterrupt(s, 2)
+  }
+  if ((getFlags(s) & IF) == 0) return 0
+  if (!interruptPending(s)) {
+    clearEvent(s, EVENT_INTERRUPT)
+    return 0
+  }
+  return deliverInterrupt(s, takeVector(s))
+}
+
+/** Called by the loop when ICOUNT would pass BUDGET. 0 = go on, else STOP_*. */
+export function pollEvents(s: usize): u32 {
+  const k = vkvm(s)
+  const icount = load<u64>(s, CPU_ICOUNT)
+  if (load<u32>(k, VKVM_REPLAY)) {
+    if (icount == load<u64>(k, VKVM_REPLAY_ICOUNT)) {
+      // the instruction whose I/O was completed runs before anything else
+      store<u64>(s, icount + 1, CPU_BUDGET)
+      return 0
+    }
+    store<u32>(k, 0, VKVM_REPLAY)
+  }
+  const user = expireTimers(s)
+  rearm(s)
+  const event = atomic.load<u32>(s + CPU_EVENT)
+  if (event) {
+    clearEvent(s, EVENT_TIMER | EVENT_FLUSH)
+    if (event & EVENT_KICK) return STOP_EVENT
+    if (event & (EVENT_INIT | EVENT_SIPI)) {
+      acceptInit(s)
+      if (load<u32>(s, CPU_HALTED) != 0) return STOP_EVENT
+    }
+    if ((event & (EVENT_NMI | EVENT_INTERRUPT)) != 0 || load<u32>(k, VKVM_NMI_PENDING) != 0) {
+      if (load<u32>(s, CPU_INTERRUPT_SHADOW)) {
+        // one more instruction first
+        store<u32>(s, 0, CPU_INTERRUPT_SHADOW)
+        if (icount + 1 < load<u64>(s, CPU_BUDGET)) store<u64>(s, icount + 1, CPU_BUDGET)
+        return icount >= load<u64>(s, CPU_SLICE_END) ? STOP_BUDGET : 0
+      }
+      const stop = inject(s)
+      if (stop) return stop
+    }
+    if ((event & EVENT_WINDOW) != 0 && load<u8>(runOf(s), RUN_REQUEST_INTERRUPT_WINDOW) != 0 && windowOpen(s)) {
+      clearEvent(s, EVENT_WINDOW)
+      exitWindow(s)
+      return 2
+    }
+  }
+  if (user) return STOP_EVENT
+  return icount >= load<u64>(s, CPU_SLICE_END) ? STOP_BUDGET : 0
+}
+
+/** IF may have become 1, or the task priority lower: if an interrupt waits, it is looked at before the next block. */
+export function reconsider(s: usize): void {
+  if (atomic.load<u32>(s + CPU_EVENT) != 0) atomic.store<u64>(s + CPU_BUDGET, 0)
+}

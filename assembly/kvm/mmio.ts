@@ -1,5 +1,91 @@
-/** MMIO from the memory room: addresses without a slot, the local APIC page, stores to read-only slots. STUB: irqchip room. */
-/** Reads `size` (1..8) bytes at `gpa`. Sets CPU_LEAVE (LEAVE_EXIT_RETRY) when userspace must act first, or LEAVE_FAULT after raising #VC. */
-export function mmioRead(s: usize, gpa: u64, size: u32): u64 { return unreachable() }
+/**
+ * MMIO: local APIC and I/O APIC in the kernel, everything else by exits of at most 8 bytes. An instruction leaves with
+ * RIP on it and is executed again; fragments that userspace has completed are answered from the log (CPU_MMIO_LOG).
+ */
+import { raiseError } from '../cpu/exceptions'
+import { exitMmio } from './exits'
+import { ioapicHas, ioapicRead, ioapicWrite } from './ioapic'
+import { lapicHas, lapicMmioRead, lapicMmioWrite } from './lapic'
+import { pollEnd, pollRead, pollWindow } from './pio'
+import { isSevEs, vkvm, vmOf } from './state'
+import { advance, DEVICE_NS } from './time'
+import {
+  CPU_LEAVE, CPU_MMIO_CURSOR, CPU_MMIO_DONE, CPU_MMIO_LOG, CPU_RIP, EXC_VC, LEAVE_EXIT_RETRY, LEAVE_FAULT, PENDING_MMIO_READ, PENDING_MMIO_WRITE, VKVM_PENDING, VKVM_PIO_SIZE, VKVM_REPLAY,
+} from '../generated/layout'
+
+const SVM_EXIT_NPF: u32 = 0x400
+
+/** In-kernel devices at gpa; size <= 8. */
+export function busHas(s: usize, gpa: u64): bool {
+  return lapicHas(s, gpa) || ioapicHas(vmOf(s), gpa)
+}
+
+export function busMmioRead(s: usize, gpa: u64, size: u32): u64 {
+  if (lapicHas(s, gpa)) return lapicMmioRead(s, <u32>gpa & 0xfff, size)
+  const value = <u64>ioapicRead(vmOf(s), <u32>gpa & 0xff)
+  return size < 4 ? value & ((<u64>1 << <u64>(size << 3)) - 1) : value
+}
+
+export function busMmioWrite(s: usize, gpa: u64, size: u32, value: u64): void {
+  if (lapicHas(s, gpa)) lapicMmioWrite(s, <u32>gpa & 0xfff, size, <u32>value)
+  else ioapicWrite(vmOf(s), <u32>gpa & 0xff, <u32>value)
+}
+
+/** A fragment that userspace completed before this re-execution; counts the cursor on. */
+function replayed(s: usize): bool {
+  return load<u32>(vkvm(s), VKVM_REPLAY) != 0 && load<u32>(s, CPU_MMIO_CURSOR) < load<u32>(s, CPU_MMIO_DONE)
+}
+
+function leave(s: usize, kind: u32, size: u32): void {
+  const k = vkvm(s)
+  store<u32>(k, kind, VKVM_PENDING)
+  store<u32>(k, size, VKVM_PIO_SIZE)
+  store<u32>(s, LEAVE_EXIT_RETRY, CPU_LEAVE)
+}
+
+/** Reads `size` (1..8) bytes; CPU_LEAVE is set when the answer has to come from userspace. */
+export function mmioRead(s: usize, gpa: u64, size: u32): u64 {
+  if (isSevEs(s)) {
+    // the nested page table has a reserved bit there: #VC, the guest's handler asks by VMGEXIT
+    store<u32>(s, raiseError(s, EXC_VC, SVM_EXIT_NPF), CPU_LEAVE)
+    return 0
+  }
+  if (busHas(s, gpa)) {
+    pollRead(s, (gpa << 16) ^ load<u64>(s, CPU_RIP) | 1, pollWindow(false))
+    advance(s, DEVICE_NS)
+    return busMmioRead(s, gpa, size)
+  }
+  if (replayed(s)) {
+    const at = load<u32>(s, CPU_MMIO_CURSOR)
+    store<u32>(s, at + 1, CPU_MMIO_CURSOR)
+    return load<u64>(s + CPU_MMIO_LOG + (<usize>at << 3))
+  }
+  pollRead(s, (gpa << 16) ^ load<u64>(s, CPU_RIP) | 1, pollWindow(false))
+  advance(s, DEVICE_NS)
+  exitMmio(s, false, gpa, size, 0)
+  leave(s, PENDING_MMIO_READ, size)
+  return 0
+}
+
 /** Writes; 0, or the LEAVE code (also in CPU_LEAVE). */
-export function mmioWrite(s: usize, gpa: u64, size: u32, value: u64): u32 { return unreachable() }
+export function mmioWrite(s: usize, gpa: u64, size: u32, value: u64): u32 {
+  if (isSevEs(s)) {
+    store<u32>(s, raiseError(s, EXC_VC, SVM_EXIT_NPF), CPU_LEAVE)
+    return LEAVE_FAULT
+  }
+  if (busHas(s, gpa)) {
+    pollEnd(s)
+    advance(s, DEVICE_NS)
+    busMmioWrite(s, gpa, size, value)
+    return 0
+  }
+  if (replayed(s)) {
+    store<u32>(s, load<u32>(s, CPU_MMIO_CURSOR) + 1, CPU_MMIO_CURSOR)
+    return 0
+  }
+  pollEnd(s)
+  advance(s, DEVICE_NS)
+  exitMmio(s, true, gpa, size, size == 8 ? value : value & ((<u64>1 << <u64>(size << 3)) - 1))
+  leave(s, PENDING_MMIO_WRITE, size)
+  return LEAVE_EXIT_RETRY
+}

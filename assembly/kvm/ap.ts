@@ -1,0 +1,52 @@
+/** INIT, SIPI and the AP states (kvm_apic_accept_events, sev_vcpu_deliver_sipi_vector of Linux 7.3). */
+import { resetCpu, updateMode } from '../cpu/mode'
+import { GHCB_SW_EXITINFO2 } from '../generated/kvm'
+import {
+  CPU_APIC_BASE, CPU_GHCB, CPU_HALTED, CPU_ID, CPU_INTERRUPT_SHADOW, CPU_NMI_BLOCKED, CPU_RIP, CPU_SEGMENTS, SEG_BASE, SEG_CS, SEG_SELECTOR, VKVM_AP_HOLD, VKVM_FIRST_SIPI,
+  VKVM_PROTECTED, VM_BSP_ID,
+} from '../generated/layout'
+import { lapicReset } from './lapic'
+import { kernelApic, vkvm, vmOf } from './state'
+
+export function isBsp(s: usize): bool {
+  return load<u32>(vmOf(s), VM_BSP_ID) == load<u32>(s, CPU_ID)
+}
+
+/** INIT: registers as after INIT (a sealed VMSA is out of reach), then the BSP runs and an AP waits for SIPI. */
+export function apReset(s: usize): void {
+  if (kernelApic(s)) lapicReset(s, true)
+  if (load<u32>(vkvm(s), VKVM_PROTECTED) == 0) {
+    resetCpu(s, true)
+    updateMode(s)
+    store<u32>(s, 0, CPU_INTERRUPT_SHADOW)
+    store<u32>(s, 0, CPU_NMI_BLOCKED)
+  }
+  store<u32>(s, isBsp(s) ? 0 : 2, CPU_HALTED)
+}
+
+/** SIPI while in INIT_RECEIVED: CS:IP from the vector, or for SEV-ES the release of a held AP. */
+export function apSipi(s: usize, vector: u32): void {
+  const k = vkvm(s)
+  store<u32>(s, 0, CPU_HALTED)
+  if (load<u32>(k, VKVM_PROTECTED)) {
+    if (load<u32>(k, VKVM_FIRST_SIPI) == 0) {
+      store<u32>(k, 1, VKVM_FIRST_SIPI)
+      return
+    }
+    apRelease(s)
+    return
+  }
+  const cs = s + CPU_SEGMENTS + (<usize>SEG_CS << 4)
+  store<u16>(cs, <u16>(vector << 8), SEG_SELECTOR)
+  store<u64>(cs, <u64>vector << 12, SEG_BASE)
+  store<u64>(s, 0, CPU_RIP)
+  updateMode(s)
+}
+
+/** Set by ghcb.ts: completes an AP reset hold. */
+export function apRelease(s: usize): void {
+  const k = vkvm(s)
+  const hold = load<u32>(k, VKVM_AP_HOLD)
+  if (hold == 0) return
+  store<u32>(k, hold | 0x100, VKVM_AP_HOLD)
+}
