@@ -139,7 +139,7 @@ export function ins(s: usize, op: usize): u32 {
   const kernel = inKernelPort(s, port)
   if (load<u64>(k, VKVM_INS_KEY) != key) store<u32>(k, load<u32>(k, VKVM_INS_END), VKVM_INS_POS)
   pollEnd(s)
-  for (;;) {
+  while (true) {
     if (repeat && (load<u64>(s, CPU_GPR + RCX) & mask) == 0) return LEAVE_NEXT
     const pos = load<u32>(k, VKVM_INS_POS)
     let value: u32
@@ -187,7 +187,7 @@ export function outs(s: usize, op: usize): u32 {
   const step: i64 = (getFlags(s) & DF) != 0 ? -(<i64>size) : <i64>size
   const kernel = inKernelPort(s, port)
   pollEnd(s)
-  for (;;) {
+  while (true) {
     if (repeat && (load<u64>(s, CPU_GPR + RCX) & mask) == 0) return LEAVE_NEXT
     const va = segmentAddress(s, <u32>load<u8>(op, OP_SEG), load<u64>(s, CPU_GPR + RSI) & mask, size, false)
     if (leaving(s)) return load<u32>(s, CPU_LEAVE)

@@ -143,8 +143,7 @@ export function pollEvents(s: usize): u32 {
     }
     if ((event & (EVENT_NMI | EVENT_INTERRUPT)) != 0 || load<u32>(k, VKVM_NMI_PENDING) != 0) {
       if (load<u32>(s, CPU_INTERRUPT_SHADOW)) {
-        // one more instruction first
-        store<u32>(s, 0, CPU_INTERRUPT_SHADOW)
+        // one more instruction first; the loop ends the shadow after it
         if (icount + 1 < load<u64>(s, CPU_BUDGET)) store<u64>(s, icount + 1, CPU_BUDGET)
         return icount >= load<u64>(s, CPU_SLICE_END) ? STOP_BUDGET : 0
       }

@@ -1,3 +1,11 @@
 /** Exports of the kernel's fast paths. */
 export { pollEvents } from './events'
 export { cpuGetFlags, cpuModeChanged, cpuSetFlags } from './registers'
+export { vcpuKick, vcpuRun, vcpuRunSlice, vcpuWhy } from './run'
+export { setUserDeadline, vmClock } from './time'
+export { irqLine, setRouting, signalMsi } from './irq'
+export { cpuidAnswer, cpuidEax, cpuidEbx, cpuidEcx, cpuidEdx } from './cpuid'
+export { lapicGet, lapicSet, queueNmi } from './lapic'
+export { ioapicGet, ioapicSet } from './ioapic'
+export { picGet, picSet } from './pic'
+export { pitGet, pitSet } from './pit'

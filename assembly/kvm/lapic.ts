@@ -448,7 +448,7 @@ export function lapicReset(s: usize, init: bool): void {
   setReg(a, APIC_ICR2, 0)
   setReg(a, APIC_TDCR, 0)
   setReg(a, APIC_TMICT, 0)
-  for (let i: usize = 0; i < 8; i++) {
+  for (let i: u32 = 0; i < 8; i++) {
     setReg(a, APIC_IRR + i * 16, 0)
     setReg(a, APIC_ISR + i * 16, 0)
     setReg(a, APIC_TMR + i * 16, 0)

@@ -25,7 +25,7 @@ export function picCreate(chip: usize): void {
 
 /** kvm_pic_set_irq's edge and level rules. */
 function setInput(p: usize, irq: u32, level: bool): void {
-  const mask = <u8>(1 << irq)
+  const mask = <u8>(<u32>1 << irq)
   if (load<u8>(p, PIC_ELCR) & mask) {
     if (level) {
       store<u8>(p, load<u8>(p, PIC_IRR) | mask, PIC_IRR)
@@ -97,7 +97,7 @@ export function picOutput(vm: usize): bool {
 }
 
 function acknowledge(vm: usize, p: usize, irq: u32, slave: bool): void {
-  const mask = <u8>(1 << irq)
+  const mask = <u8>(<u32>1 << irq)
   store<u8>(p, load<u8>(p, PIC_ISR) | mask, PIC_ISR)
   if ((load<u8>(p, PIC_ELCR) & mask) == 0) store<u8>(p, load<u8>(p, PIC_IRR) & ~mask, PIC_IRR)
   if (load<u8>(p, PIC_AUTO_EOI)) {
@@ -107,7 +107,7 @@ function acknowledge(vm: usize, p: usize, irq: u32, slave: bool): void {
 }
 
 function clearIsr(vm: usize, p: usize, irq: u32, slave: bool): void {
-  store<u8>(p, load<u8>(p, PIC_ISR) & ~<u8>(1 << irq), PIC_ISR)
+  store<u8>(p, load<u8>(p, PIC_ISR) & ~<u8>(<u32>1 << irq), PIC_ISR)
   if (!slave && irq == 0) pitAcknowledge(vm)
 }
 
@@ -137,7 +137,7 @@ export function picRead(vm: usize): u32 {
 
 /** kvm_pic_reset (ICW1): keeps the edge memory's enable mask and ELCR. */
 function reset(vm: usize, p: usize, slave: bool): void {
-  const old = load<u8>(p, PIC_IRR) | load<u8>(p, PIC_ISR)
+  const old = <u32>(load<u8>(p, PIC_IRR) | load<u8>(p, PIC_ISR))
   store<u8>(p, 0, PIC_LAST_IRR)
   store<u8>(p, load<u8>(p, PIC_IRR) & load<u8>(p, PIC_ELCR), PIC_IRR)
   store<u8>(p, 0, PIC_IMR)
@@ -244,7 +244,7 @@ function pollRead(vm: usize, chip: usize, p: usize, slave: bool): u32 {
     store<u8>(master, load<u8>(master, PIC_ISR) & ~<u8>4, PIC_ISR)
     store<u8>(master, load<u8>(master, PIC_IRR) & ~<u8>4, PIC_IRR)
   }
-  store<u8>(p, load<u8>(p, PIC_IRR) & ~<u8>(1 << n), PIC_IRR)
+  store<u8>(p, load<u8>(p, PIC_IRR) & ~<u8>(<u32>1 << <u32>n), PIC_IRR)
   clearIsr(vm, p, n, slave)
   if (slave || n != 2) update(vm, chip)
   return n

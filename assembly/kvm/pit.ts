@@ -177,16 +177,16 @@ export function pitWrite(vm: usize, port: u32, value: u32): void {
     return
   }
   const p = chip + CHIP_PIT + <usize>address * CHANNEL
-  switch (load<u8>(p, PIT_WRITE_STATE)) {
+  switch (<u32>load<u8>(p, PIT_WRITE_STATE)) {
     case MSB:
       loadCount(vm, address, value << 8)
       break
     case WORD0:
       store<u8>(p, <u8>value, PIT_WRITE_LATCH)
-      store<u8>(p, WORD1, PIT_WRITE_STATE)
+      store<u8>(p, <u8>WORD1, PIT_WRITE_STATE)
       break
     case WORD1:
-      store<u8>(p, WORD0, PIT_WRITE_STATE)
+      store<u8>(p, <u8>WORD0, PIT_WRITE_STATE)
       loadCount(vm, address, <u32>load<u8>(p, PIT_WRITE_LATCH) | (value << 8))
       break
     default:
@@ -215,13 +215,13 @@ export function pitRead(vm: usize, port: u32): u32 {
     store<u8>(p, latched == WORD0 ? <u8>MSB : 0, PIT_COUNT_LATCHED)
     return latched == MSB ? value >> 8 : value & 0xff
   }
-  switch (load<u8>(p, PIT_READ_STATE)) {
+  switch (<u32>load<u8>(p, PIT_READ_STATE)) {
     case MSB: return (count(vm, p) >> 8) & 0xff
     case WORD0:
-      store<u8>(p, WORD1, PIT_READ_STATE)
+      store<u8>(p, <u8>WORD1, PIT_READ_STATE)
       return count(vm, p) & 0xff
     case WORD1:
-      store<u8>(p, WORD0, PIT_READ_STATE)
+      store<u8>(p, <u8>WORD0, PIT_READ_STATE)
       return (count(vm, p) >> 8) & 0xff
     default: return count(vm, p) & 0xff
   }

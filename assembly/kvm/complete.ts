@@ -1,0 +1,72 @@
+/** Completion of a pending exit at the next KVM_RUN: the payload is read again from kvm_run (complete_userspace_io). */
+import { setAccumulator } from '../execute/io'
+import { RUN_MMIO_DATA } from '../generated/kvm'
+import {
+  CPU_GPR, CPU_ICOUNT, CPU_INTERRUPT_SHADOW, CPU_MMIO_CURSOR, CPU_MMIO_DONE, CPU_MMIO_LOG, CPU_RIP, PENDING_GHCB_IN, PENDING_GHCB_MMIO, PENDING_GHCB_OUT, PENDING_GHCB_STRING, PENDING_HYPERCALL,
+  PENDING_IN, PENDING_INS, PENDING_MMIO_READ, PENDING_MMIO_WRITE, PENDING_NONE, PENDING_OUT, PENDING_RDMSR, PENDING_SKIP, PENDING_WRMSR, VKVM_BUFFER, VKVM_INS_END, VKVM_INS_POS,
+  VKVM_NEXT_RIP, VKVM_PENDING, VKVM_PENDING_RIP, VKVM_PIO_COUNT, VKVM_PIO_SIZE, VKVM_REPLAY, VKVM_REPLAY_ICOUNT, VKVM_REPLAY_RCX, VKVM_REPLAY_RIP,
+} from '../generated/layout'
+import { pioData } from './pio'
+import { runOf, vkvm } from './state'
+
+/** The instruction retires now. */
+export function skipInstruction(s: usize): void {
+  store<u64>(s, load<u64>(vkvm(s), VKVM_NEXT_RIP), CPU_RIP)
+  store<u64>(s, load<u64>(s, CPU_ICOUNT) + 1, CPU_ICOUNT)
+  store<u32>(s, 0, CPU_INTERRUPT_SHADOW)
+}
+
+/** Executes the instruction at RIP again before any event. A new instruction (or iteration) starts a new log. */
+function replay(s: usize, fragment: bool, data: u64, mask: u64): void {
+  const k = vkvm(s)
+  const icount = load<u64>(s, CPU_ICOUNT)
+  const rip = load<u64>(s, CPU_RIP)
+  const rcx = load<u64>(s, CPU_GPR + 8)
+  const same = load<u32>(k, VKVM_REPLAY) != 0 && load<u64>(k, VKVM_REPLAY_ICOUNT) == icount && load<u64>(k, VKVM_REPLAY_RIP) == rip && load<u64>(k, VKVM_REPLAY_RCX) == rcx
+  let done: u32 = same ? load<u32>(s, CPU_MMIO_DONE) : 0
+  if (fragment) {
+    store<u64>(s + CPU_MMIO_LOG + (<usize>(done & 15) << 3), data & mask)
+    done++
+  }
+  store<u32>(s, done, CPU_MMIO_DONE)
+  store<u32>(s, 0, CPU_MMIO_CURSOR)
+  store<u32>(k, 1, VKVM_REPLAY)
+  store<u64>(k, icount, VKVM_REPLAY_ICOUNT)
+  store<u64>(k, rip, VKVM_REPLAY_RIP)
+  store<u64>(k, rcx, VKVM_REPLAY_RCX)
+}
+
+/** 1 = run on, 0 = another exit is filled in, negative errno. */
+export function complete(s: usize): i32 {
+  const k = vkvm(s)
+  const kind = load<u32>(k, VKVM_PENDING)
+  store<u32>(k, PENDING_NONE, VKVM_PENDING)
+  const size = load<u32>(k, VKVM_PIO_SIZE)
+  const moved = load<u64>(s, CPU_RIP) != load<u64>(k, VKVM_PENDING_RIP)
+  switch (kind) {
+    case PENDING_IN:
+      // kvm_is_linear_rip: userspace that moved RIP keeps what it set
+      if (moved) return 1
+      setAccumulator(s, size, load<u32>(pioData(s)))
+      skipInstruction(s)
+      return 1
+    case PENDING_OUT:
+    case PENDING_SKIP:
+      if (!moved) skipInstruction(s)
+      return 1
+    case PENDING_INS:
+      memory.copy(k + VKVM_BUFFER, pioData(s), <usize>(load<u32>(k, VKVM_PIO_COUNT) * size))
+      store<u32>(k, 0, VKVM_INS_POS)
+      store<u32>(k, load<u32>(k, VKVM_PIO_COUNT) * size, VKVM_INS_END)
+      replay(s, false, 0, 0)
+      return 1
+    case PENDING_MMIO_READ:
+      replay(s, true, load<u64>(runOf(s), RUN_MMIO_DATA), size == 8 ? ~(<u64>0) : (<u64>1 << <u64>(size << 3)) - 1)
+      return 1
+    case PENDING_MMIO_WRITE:
+      replay(s, true, 0, 0)
+      return 1
+    default:
+      return 1
+  }
+}

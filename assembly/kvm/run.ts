@@ -1,0 +1,200 @@
+/**
+ * KVM_RUN: completes what userspace was asked for, runs, and fills struct kvm_run (kvm_arch_vcpu_ioctl_run and vcpu_run of
+ * Linux 7.3 arch/x86/kvm/x86.c). Blocking is virtual: a halted vCPU lets time jump to the next deadline.
+ */
+import { getFlags } from '../cpu/flags'
+import { execute } from '../generated/execute'
+import { KVM_EXIT_INTERNAL_ERROR, RUN_IMMEDIATE_EXIT, RUN_REQUEST_INTERRUPT_WINDOW } from '../generated/kvm'
+import {
+  CHIP_RUNNING, CHIP_USER_DEADLINE, CPU_EVENT, CPU_HALTED, CPU_ICOUNT, CPU_RIP, CPU_SLICE_END, CPU_STOP_DETAIL, CPU_STOP_REASON, CPU_TRIPLE_FAULT, EVENT_KICK,
+  EVENT_WINDOW, STOP_BUDGET, STOP_EVENT, STOP_EXIT, STOP_SHUTDOWN, STOP_UNIMPLEMENTED, VKVM_BLOCKED_AT, VKVM_BLOCKED_ONCE, VKVM_NMI_PENDING, VKVM_PENDING, VKVM_PROTECTED, VKVM_WHY, VM_CLOCK,
+  VM_VCPU_COUNT, VM_VCPUS, WHY_BLOCKED, WHY_BUDGET, WHY_HALTED_FOREVER, WHY_KICK, WHY_NONE, WHY_USER_DEADLINE, WHY_WAIT_SIPI,
+} from '../generated/layout'
+import { apReset } from './ap'
+import { complete } from './complete'
+import { acceptInit, expireTimers, nearestDeadline, rearm, wakes } from './events'
+import { exitEmulation, exitIntr, exitShutdown, exitWindow, saveRunState, userApic, windowOpen } from './exits'
+import { esEnter, esLeave } from './vmsa'
+import { chipOf, clearEvent, isSevEs, kernelApic, NEVER, runOf, signal, vkvm, vmOf } from './state'
+import { giveClock, now, takeClock } from './time'
+
+const EINTR: i32 = -4
+
+/** Timers that fire without waking a halted vCPU, per call: then the host looks after the others. */
+const FUTILE_SKIPS: u32 = 10000
+
+/** -EINTR with the reason kept for the host. */
+function interrupted(s: usize, why: u32): i32 {
+  store<u32>(vkvm(s), why, VKVM_WHY)
+  exitIntr(s)
+  return EINTR
+}
+
+/** Another vCPU of the VM could run instead. */
+function othersRunnable(s: usize): bool {
+  const vm = vmOf(s)
+  const count = load<u32>(vm, VM_VCPU_COUNT)
+  for (let i: u32 = 0; i < count; i++) {
+    const other: usize = load<u32>(vm + VM_VCPUS + (i << 2))
+    if (!other || other == s) continue
+    if (load<u32>(other, CPU_HALTED) == 0 || wakes(other)) return true
+  }
+  return false
+}
+
+/** The nearest deadline of any vCPU that is not this one. */
+function othersDeadline(s: usize): u64 {
+  const vm = vmOf(s)
+  let at = NEVER
+  const count = load<u32>(vm, VM_VCPU_COUNT)
+  for (let i: u32 = 0; i < count; i++) {
+    const other: usize = load<u32>(vm + VM_VCPUS + (i << 2))
+    if (!other || other == s || load<u32>(other, CPU_HALTED) != 3) continue
+    const mine = nearestDeadline(other)
+    if (mine < at) at = mine
+  }
+  return at
+}
+
+/** Lets the clock jump to `at`. */
+function skipTo(s: usize, at: u64): void {
+  const time = now(s)
+  if (at > time) store<u64>(vmOf(s), at, VM_CLOCK)
+  else store<u64>(vmOf(s), time, VM_CLOCK)
+  takeClock(s)
+}
+
+/**
+ * kvm_vcpu_block in virtual time. 0 = runnable, else -EINTR. If the others can run they go first, unless nobody ran since this
+ * vCPU said so last time (a host that runs one vCPU only must not hang).
+ */
+function block(s: usize): i32 {
+  const k = vkvm(s)
+  for (let futile: u32 = 0; futile < FUTILE_SKIPS; futile++) {
+    acceptInit(s)
+    const state = load<u32>(s, CPU_HALTED)
+    if (state == 0) break
+    if (atomic.load<u32>(s + CPU_EVENT) & EVENT_KICK) return 0
+    if ((state == 3 || state == 9) && wakes(s)) {
+      // AP reset hold ends by SIPI or, with value 0, by any other event
+      store<u32>(s, 0, CPU_HALTED)
+      break
+    }
+    const time = now(s)
+    const repeated = load<u32>(k, VKVM_BLOCKED_ONCE) != 0 && load<u64>(k, VKVM_BLOCKED_AT) == time
+    if (!repeated && othersRunnable(s)) {
+      store<u32>(k, 1, VKVM_BLOCKED_ONCE)
+      store<u64>(k, time, VKVM_BLOCKED_AT)
+      return interrupted(s, state == 3 ? WHY_BLOCKED : WHY_WAIT_SIPI)
+    }
+    // with IF clear no timer of its own wakes it
+    const chip = chipOf(vmOf(s))
+    const user = chip ? load<u64>(chip, CHIP_USER_DEADLINE) : NEVER
+    const own = state == 3 && (getFlags(s) & 0x200) != 0 ? nearestDeadline(s) : user
+    const others = othersDeadline(s)
+    if (own == NEVER && others == NEVER) return interrupted(s, othersRunnable(s) ? WHY_BLOCKED : state == 3 ? WHY_HALTED_FOREVER : WHY_WAIT_SIPI)
+    if (others < own) {
+      skipTo(s, others)
+      store<u32>(k, 1, VKVM_BLOCKED_ONCE)
+      store<u64>(k, now(s), VKVM_BLOCKED_AT)
+      return interrupted(s, WHY_BLOCKED)
+    }
+    skipTo(s, own)
+    if (expireTimers(s)) return interrupted(s, WHY_USER_DEADLINE)
+  }
+  store<u32>(k, 0, VKVM_BLOCKED_ONCE)
+  return load<u32>(s, CPU_HALTED) == 0 ? 0 : interrupted(s, WHY_BLOCKED)
+}
+
+/** The loop of vcpu_run: 0 = exit filled in, else a negative errno. */
+function loop(s: usize): i32 {
+  const k = vkvm(s)
+  while (true) {
+    if (load<u32>(s, CPU_HALTED) != 0) {
+      const result = block(s)
+      if (result) return result
+    }
+    if (atomic.load<u32>(s + CPU_EVENT) & EVENT_KICK) {
+      clearEvent(s, EVENT_KICK)
+      return interrupted(s, WHY_KICK)
+    }
+    if (load<u8>(runOf(s), RUN_REQUEST_INTERRUPT_WINDOW) != 0 && userApic(s)) {
+      if (windowOpen(s)) {
+        exitWindow(s)
+        return 0
+      }
+      signal(s, EVENT_WINDOW)
+    }
+    if (load<u64>(s, CPU_ICOUNT) >= load<u64>(s, CPU_SLICE_END)) return interrupted(s, WHY_BUDGET)
+    rearm(s)
+    if (atomic.load<u32>(s + CPU_EVENT) != 0 || load<u32>(k, VKVM_NMI_PENDING) != 0) signal(s, 0)
+    execute(s)
+    switch (load<u32>(s, CPU_STOP_REASON)) {
+      case STOP_EXIT:
+        return load<i32>(k, VKVM_WHY) < 0 ? load<i32>(k, VKVM_WHY) : 0
+      case STOP_BUDGET:
+        return interrupted(s, WHY_BUDGET)
+      case STOP_UNIMPLEMENTED:
+        exitEmulation(s)
+        return 0
+      case STOP_SHUTDOWN: {
+        exitShutdown(s)
+        // shutdown_interception: the VMCB is undefined now, an ordinary vCPU gets INIT; RIP stays readable for the report
+        store<u64>(s, load<u64>(s, CPU_RIP), CPU_STOP_DETAIL)
+        if (load<u32>(k, VKVM_PROTECTED) == 0) {
+          apReset(s)
+          store<u32>(s, 0, CPU_HALTED)
+        }
+        store<u32>(s, 0, CPU_TRIPLE_FAULT)
+        return 0
+      }
+      case STOP_EVENT: {
+        const chip = chipOf(vmOf(s))
+        if (load<u32>(s, CPU_HALTED) == 0 && chip && load<u64>(chip, CHIP_USER_DEADLINE) <= now(s)) return interrupted(s, WHY_USER_DEADLINE)
+        break
+      }
+      default:
+        break
+    }
+  }
+}
+
+/** KVM_RUN. At most `maxInstructions` are retired. */
+export function vcpuRun(s: usize, maxInstructions: u64): i32 {
+  const k = vkvm(s)
+  const chip = chipOf(vmOf(s))
+  const immediate = load<u8>(runOf(s), RUN_IMMEDIATE_EXIT) != 0
+  store<i32>(k, WHY_NONE, VKVM_WHY)
+  takeClock(s)
+  if (chip) store<u32>(chip, <u32>s, CHIP_RUNNING)
+  const icount = load<u64>(s, CPU_ICOUNT)
+  const room = NEVER - icount
+  store<u64>(s, icount + (maxInstructions < room ? maxInstructions : room), CPU_SLICE_END)
+  let result: i32 = esEnter(s)
+  if (result == 0) {
+    result = load<u32>(k, VKVM_PENDING) != 0 ? complete(s) : 1
+    if (result > 0) result = immediate ? interrupted(s, WHY_KICK) : loop(s)
+  } else if (result > 0) {
+    result = 0
+  }
+  saveRunState(s)
+  esLeave(s)
+  if (chip) store<u32>(chip, 0, CHIP_RUNNING)
+  giveClock(s)
+  return result
+}
+
+/** As vcpuRun; the name that says what the host's run loop uses it for. */
+export function vcpuRunSlice(s: usize, instructions: u64): i32 {
+  return vcpuRun(s, instructions)
+}
+
+/** Why the last KVM_RUN returned -EINTR (WHY_*). */
+export function vcpuWhy(s: usize): u32 {
+  return load<u32>(vkvm(s), VKVM_WHY)
+}
+
+/** vcpu.kick(): callable from another thread. */
+export function vcpuKick(s: usize): void {
+  signal(s, EVENT_KICK)
+}
