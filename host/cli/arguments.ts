@@ -45,7 +45,7 @@ function distance(a: string, b: string): number {
 
 export function suggestion(word: string, words: readonly string[]): string {
   const near = words.map((w) => ({ w, d: distance(word, w) })).toSorted((a, b) => a.d - b.d)[0]
-  return near !== undefined && near.d <= Math.max(1, Math.floor(word.length / 3)) ? ` (did you mean '${near.w}'?)` : ''
+  return near !== undefined && near.d <= Math.max(2, Math.floor(word.length / 3)) ? ` (did you mean '${near.w}'?)` : ''
 }
 
 const shared: readonly Option[] = [{ name: 'help', help: 'show this help' }]
