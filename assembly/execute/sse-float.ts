@@ -1,0 +1,442 @@
+/**
+ * SSE/SSE2/SSE3 arithmetic and compares (SDM vol 1, 10.4, 11.4; vol 2). WASM floats serve while every operand and result is an
+ * ordinary number, rounding is to nearest, all exceptions are masked and PE is known; everything else goes to softfloat.
+ * Owns CPU_MXCSR's exception flags.
+ */
+import { CPU_CR4, CPU_MXCSR, EXC_UD, EXC_XM, OP_EXTRA, VCPU_FPU } from '../generated/layout'
+import { raise } from '../cpu/exceptions'
+import { setArithmetic } from '../cpu/flags'
+import { isMemory } from './operands'
+import { left, memory, put, source, sourceOf, sseUsable, xmmReg, xmmRm } from './sse-operands'
+import { immediate } from './sse-integer'
+import { begin, FLAGS } from './softfloat'
+import { add, compare, div, minmax, mul, roundIntegral, sqrt } from './softfloat-binary'
+
+const CR4_OSXMMEXCPT: u64 = 1 << 10
+const MXCSR_DAZ: u32 = 0x40
+const MXCSR_FTZ: u32 = 0x8000
+/** All exceptions masked, nearest: what WASM's floats do, apart from flags. */
+const PLAIN_MASK: u32 = 0x7f80
+const PLAIN: u32 = 0x1f80
+const MXCSR_PE: u32 = 0x20
+
+export function beginSse(s: usize): void {
+  const m = load<u32>(s, CPU_MXCSR)
+  begin((m >> 13) & 3, (m >> 7) & 0x3f, (m & MXCSR_FTZ) != 0, (m & MXCSR_DAZ) != 0)
+}
+/** Flags into MXCSR; #XM (or #UD) when one is unmasked: then nothing else may be written (SDM vol 1, 11.5.2-3). */
+export function finishSse(s: usize): u32 {
+  const mxcsr = load<u32>(s, CPU_MXCSR)
+  let found = FLAGS
+  const unmasked = found & ~(mxcsr >> 7) & 0x3f
+  // A pre-computation exception (IE, DE, ZE) ends the instruction before rounding.
+  if ((unmasked & 7) != 0) found &= 7
+  store<u32>(s, mxcsr | found, CPU_MXCSR)
+  if (unmasked == 0) return 0
+  return raise(s, (load<u64>(s, CPU_CR4) & CR4_OSXMMEXCPT) != 0 ? EXC_XM : EXC_UD)
+}
+
+function arithmetic(opcode: u32, a: u64, b: u64, wide: bool): u64 {
+  switch (opcode) {
+    case 0x51: return sqrt(b, wide)
+    case 0x58: return add(a, b, wide, 0)
+    case 0x59: return mul(a, b, wide)
+    case 0x5c: return add(a, b, wide, 1)
+    case 0x5d: return minmax(a, b, wide, false)
+    case 0x5e: return div(a, b, wide)
+    default: return minmax(a, b, wide, true)
+  }
+}
+
+function ordinary64(x: u64): bool {
+  return ((<u32>(x >> 52) & 0x7ff) - 1) < 0x7fe
+}
+function ordinary32(x: u32): bool {
+  return (((x >> 23) & 0xff) - 1) < 0xfe
+}
+/** Results next to the underflow threshold are left to softfloat as well. */
+function safe64(x: u64): bool {
+  return ((<u32>(x >> 52) & 0x7ff) - 2) < 0x7fd
+}
+function safe32(x: u32): bool {
+  return (((x >> 23) & 0xff) - 2) < 0xfd
+}
+
+let FAST: u64 = 0
+/** Tries the WASM way; FAST has the result. */
+function fast64(mxcsr: u32, opcode: u32, a: u64, b: u64): bool {
+  if ((mxcsr & PLAIN_MASK) != PLAIN || !ordinary64(b)) return false
+  const y = reinterpret<f64>(b)
+  const known = (mxcsr & MXCSR_PE) != 0
+  let r: f64
+  if (opcode == 0x51) {
+    if (!known || <i64>b < 0) return false
+    r = sqrt64(y)
+  } else {
+    if (!ordinary64(a)) return false
+    const x = reinterpret<f64>(a)
+    switch (opcode) {
+      case 0x58:
+      case 0x5c: {
+        const z = opcode == 0x58 ? y : -y
+        r = x + z
+        if (!known) {
+          // Knuth's exact error of a sum.
+          const t = r - x
+          if (x - (r - t) + (z - t) != 0) return false
+        }
+        break
+      }
+      case 0x59: {
+        if (!known) return false
+        r = x * y
+        break
+      }
+      case 0x5e: {
+        if (!known) return false
+        r = x / y
+        break
+      }
+      case 0x5d: {
+        FAST = x < y ? a : b
+        return true
+      }
+      default: {
+        FAST = x > y ? a : b
+        return true
+      }
+    }
+  }
+  FAST = reinterpret<u64>(r)
+  return safe64(FAST)
+}
+function sqrt64(x: f64): f64 {
+  return Math.sqrt(x)
+}
+function fast32(mxcsr: u32, opcode: u32, a: u32, b: u32): bool {
+  if ((mxcsr & PLAIN_MASK) != PLAIN || !ordinary32(b)) return false
+  const y = reinterpret<f32>(b)
+  const known = (mxcsr & MXCSR_PE) != 0
+  let r: f32
+  if (opcode == 0x51) {
+    if (<i32>b < 0) return false
+    r = Mathf.sqrt(y)
+    if (!known && <f64>r * <f64>r != <f64>y) return false
+  } else {
+    if (!ordinary32(a)) return false
+    const x = reinterpret<f32>(a)
+    switch (opcode) {
+      case 0x58:
+      case 0x5c: {
+        const z = opcode == 0x58 ? y : -y
+        r = x + z
+        if (!known) {
+          const t = r - x
+          if (x - (r - t) + (z - t) != 0) return false
+        }
+        break
+      }
+      case 0x59: {
+        r = x * y
+        if (!known && <f64>r != <f64>x * <f64>y) return false
+        break
+      }
+      case 0x5e: {
+        r = x / y
+        if (!known && <f64>r * <f64>y != <f64>x) return false
+        break
+      }
+      case 0x5d: {
+        FAST = <u64>(x < y ? a : b)
+        return true
+      }
+      default: {
+        FAST = <u64>(x > y ? a : b)
+        return true
+      }
+    }
+  }
+  FAST = <u64>reinterpret<u32>(r)
+  return safe32(<u32>FAST)
+}
+
+/** One lane by the cheapest exact way; softfloat's flags accumulate in FLAGS. */
+function lane64(mxcsr: u32, opcode: u32, a: u64, b: u64): u64 {
+  return fast64(mxcsr, opcode, a, b) ? FAST : arithmetic(opcode, a, b, true)
+}
+function lane32(mxcsr: u32, opcode: u32, a: u32, b: u32): u32 {
+  return fast32(mxcsr, opcode, a, b) ? <u32>FAST : <u32>arithmetic(opcode, <u64>a, <u64>b, false)
+}
+
+export function floatSd(s: usize, op: usize): u32 {
+  const p = sourceOf(s, op, 8)
+  if (!p) return left(s)
+  const at = xmmReg(s, op)
+  const opcode = load<u32>(op, OP_EXTRA)
+  const b = load<u64>(p)
+  if (fast64(load<u32>(s, CPU_MXCSR), opcode, load<u64>(at), b)) {
+    store<u64>(at, FAST)
+    return 0
+  }
+  beginSse(s)
+  const r = arithmetic(opcode, load<u64>(at), b, true)
+  const leave = finishSse(s)
+  if (leave == 0) store<u64>(at, r)
+  return leave
+}
+export function floatSs(s: usize, op: usize): u32 {
+  const p = sourceOf(s, op, 4)
+  if (!p) return left(s)
+  const at = xmmReg(s, op)
+  const opcode = load<u32>(op, OP_EXTRA)
+  const b = load<u32>(p)
+  if (fast32(load<u32>(s, CPU_MXCSR), opcode, load<u32>(at), b)) {
+    store<u32>(at, <u32>FAST)
+    return 0
+  }
+  beginSse(s)
+  const r = arithmetic(opcode, <u64>load<u32>(at), <u64>b, false)
+  const leave = finishSse(s)
+  if (leave == 0) store<u32>(at, <u32>r)
+  return leave
+}
+export function floatPd(s: usize, op: usize): u32 {
+  const p = source(s, op)
+  if (!p) return left(s)
+  const at = xmmReg(s, op)
+  const opcode = load<u32>(op, OP_EXTRA)
+  const mxcsr = load<u32>(s, CPU_MXCSR)
+  beginSse(s)
+  const r0 = lane64(mxcsr, opcode, load<u64>(at), load<u64>(p))
+  const r1 = lane64(mxcsr, opcode, load<u64>(at, 8), load<u64>(p, 8))
+  const leave = finishSse(s)
+  if (leave) return leave
+  store<u64>(at, r0)
+  store<u64>(at, r1, 8)
+  return 0
+}
+export function floatPs(s: usize, op: usize): u32 {
+  const p = source(s, op)
+  if (!p) return left(s)
+  const at = xmmReg(s, op)
+  const opcode = load<u32>(op, OP_EXTRA)
+  const mxcsr = load<u32>(s, CPU_MXCSR)
+  beginSse(s)
+  const r0 = lane32(mxcsr, opcode, load<u32>(at), load<u32>(p))
+  const r1 = lane32(mxcsr, opcode, load<u32>(at, 4), load<u32>(p, 4))
+  const r2 = lane32(mxcsr, opcode, load<u32>(at, 8), load<u32>(p, 8))
+  const r3 = lane32(mxcsr, opcode, load<u32>(at, 12), load<u32>(p, 12))
+  const leave = finishSse(s)
+  return leave ? leave : put4(at, r0, r1, r2, r3)
+}
+function put4(at: usize, r0: u32, r1: u32, r2: u32, r3: u32): u32 {
+  store<u32>(at, r0)
+  store<u32>(at, r1, 4)
+  store<u32>(at, r2, 8)
+  store<u32>(at, r3, 12)
+  return 0
+}
+
+/** HADDPx, HSUBPx (7C, 7D) and ADDSUBPx (D0). */
+export function horizontalPd(s: usize, op: usize): u32 {
+  const p = source(s, op)
+  if (!p) return left(s)
+  const at = xmmReg(s, op)
+  const opcode = load<u32>(op, OP_EXTRA)
+  const a0 = load<u64>(at)
+  const a1 = load<u64>(at, 8)
+  const b0 = load<u64>(p)
+  const b1 = load<u64>(p, 8)
+  beginSse(s)
+  const negate = u32(opcode == 0x7d)
+  const r0 = opcode == 0xd0 ? add(a0, b0, true, 1) : add(a0, a1, true, negate)
+  const r1 = opcode == 0xd0 ? add(a1, b1, true, 0) : add(b0, b1, true, negate)
+  const leave = finishSse(s)
+  if (leave) return leave
+  store<u64>(at, r0)
+  store<u64>(at, r1, 8)
+  return 0
+}
+export function horizontalPs(s: usize, op: usize): u32 {
+  const p = source(s, op)
+  if (!p) return left(s)
+  const at = xmmReg(s, op)
+  const opcode = load<u32>(op, OP_EXTRA)
+  const a0 = <u64>load<u32>(at)
+  const a1 = <u64>load<u32>(at, 4)
+  const a2 = <u64>load<u32>(at, 8)
+  const a3 = <u64>load<u32>(at, 12)
+  const b0 = <u64>load<u32>(p)
+  const b1 = <u64>load<u32>(p, 4)
+  const b2 = <u64>load<u32>(p, 8)
+  const b3 = <u64>load<u32>(p, 12)
+  beginSse(s)
+  const negate = u32(opcode == 0x7d)
+  const alternate = opcode == 0xd0
+  const r0 = alternate ? add(a0, b0, false, 1) : add(a0, a1, false, negate)
+  const r1 = alternate ? add(a1, b1, false, 0) : add(a2, a3, false, negate)
+  const r2 = alternate ? add(a2, b2, false, 1) : add(b0, b1, false, negate)
+  const r3 = alternate ? add(a3, b3, false, 0) : add(b2, b3, false, negate)
+  const leave = finishSse(s)
+  return leave ? leave : put4(at, <u32>r0, <u32>r1, <u32>r2, <u32>r3)
+}
+
+/** CMPxx predicates: LT, LE, NLT and NLE signal on QNaN (SDM vol 2, table 3-1). */
+function predicate(a: u64, b: u64, wide: bool, n: u32): bool {
+  const o = compare(a, b, wide, (n & 3) == 1 || (n & 3) == 2)
+  const kind = n & 3
+  const r = kind == 0 ? o == 0 : kind == 1 ? o == -1 : kind == 2 ? o <= 0 : o == 2
+  return r != ((n & 4) != 0)
+}
+export function cmpSd(s: usize, op: usize): u32 {
+  const p = sourceOf(s, op, 8)
+  if (!p) return left(s)
+  const at = xmmReg(s, op)
+  beginSse(s)
+  const r = predicate(load<u64>(at), load<u64>(p), true, immediate(op) & 7)
+  const leave = finishSse(s)
+  if (leave == 0) store<u64>(at, r ? ~(<u64>0) : 0)
+  return leave
+}
+export function cmpSs(s: usize, op: usize): u32 {
+  const p = sourceOf(s, op, 4)
+  if (!p) return left(s)
+  const at = xmmReg(s, op)
+  beginSse(s)
+  const r = predicate(<u64>load<u32>(at), <u64>load<u32>(p), false, immediate(op) & 7)
+  const leave = finishSse(s)
+  if (leave == 0) store<u32>(at, r ? ~(<u32>0) : 0)
+  return leave
+}
+export function cmpPd(s: usize, op: usize): u32 {
+  const p = source(s, op)
+  if (!p) return left(s)
+  const at = xmmReg(s, op)
+  const n = immediate(op) & 7
+  beginSse(s)
+  const r0 = predicate(load<u64>(at), load<u64>(p), true, n)
+  const r1 = predicate(load<u64>(at, 8), load<u64>(p, 8), true, n)
+  const leave = finishSse(s)
+  if (leave) return leave
+  store<u64>(at, r0 ? ~(<u64>0) : 0)
+  store<u64>(at, r1 ? ~(<u64>0) : 0, 8)
+  return 0
+}
+export function cmpPs(s: usize, op: usize): u32 {
+  const p = source(s, op)
+  if (!p) return left(s)
+  const at = xmmReg(s, op)
+  const n = immediate(op) & 7
+  beginSse(s)
+  const scratch = s + VCPU_FPU
+  for (let i: usize = 0; i < 16; i += 4) {
+    store<u32>(scratch + i, predicate(<u64>load<u32>(at + i), <u64>load<u32>(p + i), false, n) ? ~(<u32>0) : 0)
+  }
+  const leave = finishSse(s)
+  if (leave == 0) v128.store(at, v128.load(scratch))
+  return leave
+}
+
+/** COMISx (2F) and UCOMISx (2E): ZF PF CF from the order, OF SF AF cleared. */
+function comis(s: usize, op: usize, a: u64, b: u64, wide: bool): u32 {
+  beginSse(s)
+  const o = compare(a, b, wide, load<u32>(op, OP_EXTRA) == 0x2f)
+  const leave = finishSse(s)
+  if (leave == 0) setArithmetic(s, o == 2 ? 0x45 : o == 0 ? 0x40 : o < 0 ? 1 : 0)
+  return leave
+}
+export function comisd(s: usize, op: usize): u32 {
+  const p = sourceOf(s, op, 8)
+  return p ? comis(s, op, load<u64>(xmmReg(s, op)), load<u64>(p), true) : left(s)
+}
+export function comiss(s: usize, op: usize): u32 {
+  const p = sourceOf(s, op, 4)
+  return p ? comis(s, op, <u64>load<u32>(xmmReg(s, op)), <u64>load<u32>(p), false) : left(s)
+}
+
+/** ROUNDPS 08, ROUNDPD 09, ROUNDSS 0A, ROUNDSD 0B. */
+export function roundFloats(s: usize, op: usize): u32 {
+  const kind = load<u32>(op, OP_EXTRA)
+  const p = kind <= 9 ? source(s, op) : sourceOf(s, op, kind == 10 ? 4 : 8)
+  if (!p) return left(s)
+  const wide = (kind & 1) != 0
+  const n = kind == 8 ? 4 : kind == 9 ? 2 : 1
+  const scratch = s + VCPU_FPU
+  const at = xmmReg(s, op)
+  v128.store(scratch, v128.load(at))
+  beginSse(s)
+  for (let i = 0; i < n; i++) {
+    if (wide) store<u64>(scratch + (i << 3), roundIntegral(load<u64>(p + (i << 3)), true, immediate(op)))
+    else store<u32>(scratch + (i << 2), <u32>roundIntegral(<u64>load<u32>(p + (i << 2)), false, immediate(op)))
+  }
+  const leave = finishSse(s)
+  return leave ? leave : put(s, op, v128.load(scratch))
+}
+
+/** DPPS 40 and DPPD 41: products, then sums in pairs; each step may signal. */
+export function dotProduct(s: usize, op: usize): u32 {
+  const p = source(s, op)
+  if (!p) return left(s)
+  const at = xmmReg(s, op)
+  const n = immediate(op)
+  const scratch = s + VCPU_FPU
+  if (load<u32>(op, OP_EXTRA) == 0x41) {
+    beginSse(s)
+    const t0 = (n & 16) != 0 ? mul(load<u64>(at), load<u64>(p), true) : 0
+    const t1 = (n & 32) != 0 ? mul(load<u64>(at, 8), load<u64>(p, 8), true) : 0
+    let leave = finishSse(s)
+    if (leave) return leave
+    beginSse(s)
+    const sum = add(t0, t1, true, 0)
+    leave = finishSse(s)
+    if (leave) return leave
+    store<u64>(at, (n & 1) != 0 ? sum : 0)
+    store<u64>(at, (n & 2) != 0 ? sum : 0, 8)
+    return 0
+  }
+  beginSse(s)
+  for (let i: u32 = 0; i < 4; i++) {
+    const at4 = i << 2
+    store<u32>(scratch + at4, ((n >> (4 + i)) & 1) != 0 ? <u32>mul(<u64>load<u32>(at + at4), <u64>load<u32>(p + at4), false) : 0)
+  }
+  let leave = finishSse(s)
+  if (leave) return leave
+  beginSse(s)
+  const low = add(<u64>load<u32>(scratch), <u64>load<u32>(scratch, 4), false, 0)
+  const high = add(<u64>load<u32>(scratch, 8), <u64>load<u32>(scratch, 12), false, 0)
+  leave = finishSse(s)
+  if (leave) return leave
+  beginSse(s)
+  const sum = <u32>add(low, high, false, 0)
+  leave = finishSse(s)
+  if (leave) return leave
+  return put4(at, (n & 1) != 0 ? sum : 0, (n & 2) != 0 ? sum : 0, (n & 4) != 0 ? sum : 0, (n & 8) != 0 ? sum : 0)
+}
+
+/** RCPSS/RSQRTSS: the manual bounds the relative error by 1.5 * 2^-12; no flags. Denormals count as zeros. */
+function estimate(x: u32, root: bool): u32 {
+  const sign = x & 0x80000000
+  const magnitude = x & 0x7fffffff
+  if (magnitude > 0x7f800000) return x | 0x400000
+  if (magnitude < 0x800000) return sign | 0x7f800000
+  if (root && sign != 0) return 0xffc00000
+  if (magnitude == 0x7f800000) return sign
+  const f = <f64>reinterpret<f32>(x)
+  const r = reinterpret<u32>(<f32>(1 / (root ? Math.sqrt(f) : f)))
+  return (r & 0x7fffffff) < 0x800000 ? sign : r & 0xfffff000
+}
+export function estimatePs(s: usize, op: usize): u32 {
+  const p = source(s, op)
+  if (!p) return left(s)
+  const root = load<u32>(op, OP_EXTRA) == 0x52
+  return put4(
+    xmmReg(s, op),
+    estimate(load<u32>(p), root), estimate(load<u32>(p, 4), root), estimate(load<u32>(p, 8), root), estimate(load<u32>(p, 12), root),
+  )
+}
+export function estimateSs(s: usize, op: usize): u32 {
+  const p = sourceOf(s, op, 4)
+  if (!p) return left(s)
+  store<u32>(xmmReg(s, op), estimate(load<u32>(p), load<u32>(op, OP_EXTRA) == 0x52))
+  return 0
+}
