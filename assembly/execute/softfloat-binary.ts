@@ -1,6 +1,6 @@
 /** SSE arithmetic on f32 and f64 bit patterns (SDM vol 1, 11.5, E.4; NaN rules: table 4-7). Owns no state. */
 import {
-  addCore, DE, defaultNan, DENORMAL, divCore, EXP, flag, fromInteger, IE, INFINITE, LOW, mulCore, NORMAL, packInfinity, packZero, PE, QNAN, quiet, ROUNDING,
+  addCore, DE, defaultNan, DENORMAL, divCore, EXP, flag, fromInteger, IE, INFINITE, LOW, mulCore, packInfinity, packZero, PE, QNAN, quiet, ROUNDING,
   roundFloat, roundInteger, roundsUp, SIG, SIGN, SNAN, setNumber, shiftRightJam, sqrtCore, unpack, ZE, ZERO, normalise, FLAGS, dropFlags, setRounding,
 } from './softfloat'
 

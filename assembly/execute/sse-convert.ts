@@ -149,12 +149,13 @@ export function cvtpi2ps(s: usize, op: usize): u32 {
   if (!sseUsable(s) || !mmxUsable(s)) return left(s)
   const p = isMemory(op) ? memory(s, op, 8) : mmxRm(s, op)
   if (!p) return left(s)
+  // The reference CPU enters MMX state even when the conversion then signals.
+  enterMmx(s)
   beginSse(s)
   const r0 = integerToFloat(<i64>load<i32>(p), false)
   const r1 = integerToFloat(<i64>load<i32>(p, 4), false)
   const leave = finishSse(s)
   if (leave) return leave
-  enterMmx(s)
   store<u64>(xmmReg(s, op), r0 | (r1 << 32))
   return 0
 }
@@ -171,12 +172,12 @@ export function cvtps2pi(s: usize, op: usize): u32 {
   const p = isMemory(op) ? memory(s, op, 8) : xmmRm(s, op)
   if (!p) return left(s)
   const truncate = load<u32>(op, OP_EXTRA) == 0x2c
+  enterMmx(s)
   beginSse(s)
   const r0 = <u32>toInteger(<u64>load<u32>(p), false, 32, truncate)
   const r1 = <u32>toInteger(<u64>load<u32>(p, 4), false, 32, truncate)
   const leave = finishSse(s)
   if (leave) return leave
-  enterMmx(s)
   return putMmx(s, op, <u64>r0 | (<u64>r1 << 32))
 }
 export function cvtpd2pi(s: usize, op: usize): u32 {
@@ -184,11 +185,11 @@ export function cvtpd2pi(s: usize, op: usize): u32 {
   const p = source(s, op)
   if (!p) return left(s)
   const truncate = load<u32>(op, OP_EXTRA) == 0x2c
+  enterMmx(s)
   beginSse(s)
   const r0 = <u32>toInteger(load<u64>(p), true, 32, truncate)
   const r1 = <u32>toInteger(load<u64>(p, 8), true, 32, truncate)
   const leave = finishSse(s)
   if (leave) return leave
-  enterMmx(s)
   return putMmx(s, op, <u64>r0 | (<u64>r1 << 32))
 }
