@@ -202,7 +202,7 @@ const tests: readonly (readonly [string, string])[] = [
   [sub, `(kd == FLAG_SUB ? ${ab} <= ${bb} : (carry(s) != 0 || zero(s)))`],
   [sub, `(kd == FLAG_EAGER ? (load<u32>(s, CPU_EFLAGS) & 0x80) != 0 : <i64>(load<u64>(s, CPU_FLAG_RESULT) << <u64>load<u32>(s, CPU_FLAG_SHIFT)) < 0)`],
   ['', 'parity(s)'],
-  [`${sub} ${signed}`, `(kd == FLAG_SUB ? <i64>(${ab} << sh) < <i64>(${bb} << sh) : less(s))`],
+  [`${sub} ${signed}`, `(kd == FLAG_SUB ? <i64>(${bb} << sh) > <i64>(${ab} << sh) : less(s))`],
   [`${sub} ${signed}`, `(kd == FLAG_SUB ? <i64>(${ab} << sh) <= <i64>(${bb} << sh) : (zero(s) || less(s)))`],
 ]
 for (let cc = 0; cc < 16; cc++) {

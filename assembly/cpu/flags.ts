@@ -117,7 +117,7 @@ export function condition(s: usize, code: u32): bool {
 export function less(s: usize): bool {
   if (load<u32>(s, CPU_FLAG_KIND) == FLAG_SUB) {
     const shift = <u64>load<u32>(s, CPU_FLAG_SHIFT)
-    return <i64>(load<u64>(s, CPU_FLAG_A) << shift) < <i64>(load<u64>(s, CPU_FLAG_B) << shift)
+    return <i64>(load<u64>(s, CPU_FLAG_B) << shift) > <i64>(load<u64>(s, CPU_FLAG_A) << shift)
   }
   return sign(s) != overflow(s)
 }

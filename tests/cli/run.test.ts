@@ -114,13 +114,12 @@ test('--trace writes one line per exit', () => {
 
 test('serial input reaches the guest', () => {
   // wait for LSR.DR, read a byte, write it back twice, halt after a newline
-  const echo = code(
-    'echo.bin',
-    ...[0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xf7], // 1: mov dx, 0x3fd; in al, dx; test al, 1; jz 1b
-    ...[0x66, 0xba, 0xf8, 0x03, 0xec, 0xee, 0xee], // mov dx, 0x3f8; in al, dx; out dx, al; out dx, al
-    ...[0x3c, 0x0a, 0x75, 0xec], // cmp al, 10; jne 1b
-    ...HLT,
-  )
+  const program = [
+    0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xf7, // 1: mov dx, 0x3fd; in al, dx; test al, 1; jz 1b
+    0x66, 0xba, 0xf8, 0x03, 0xec, 0xee, 0xee, // mov dx, 0x3f8; in al, dx; out dx, al; out dx, al
+    0x3c, 0x0a, 0x75, 0xec, // cmp al, 10; jne 1b
+  ]
+  const echo = code('echo.bin', ...program, ...HLT)
   const { status, stdout, stderr } = cloister([...flat(echo), '--timeout', '20'], { input: 'hi\n' })
   assert.is(status, 0, stderr)
   assert.is(stdout, 'hhii\n\n')

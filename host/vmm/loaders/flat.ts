@@ -74,7 +74,7 @@ export function loadFlat(image: FlatImage, memory: number, cBit: bigint): Loaded
   if (bytes.length === 0) refuse('empty')
   if (!Number.isSafeInteger(load) || load < 0) refuse(`load address ${String(image.load)}: must be a positive whole number`)
   if (end > memory || end > FOUR_GIB) refuse(`0x${load.toString(16)}-0x${end.toString(16)} does not fit the ${memory} bytes of memory`)
-  if (end > 0xa0000 && load < 0x100000 && end > 0x100000) refuse(`0x${load.toString(16)}-0x${end.toString(16)} crosses the hole from 0xa0000 to 0x100000`)
+  if (load < 0x100000 && end > 0x100000) refuse(`0x${load.toString(16)}-0x${end.toString(16)} crosses the hole from 0xa0000 to 0x100000`)
   if (!Number.isSafeInteger(entry) || entry < 0 || entry >= FOUR_GIB) refuse(`entry ${String(image.entry)}: must lie below 4 GiB`)
   const piece = { address: load, bytes }
   if (mode === 'real16') {
