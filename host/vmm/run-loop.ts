@@ -24,6 +24,7 @@ const EXIT = {
 /** Offset of the exit's own fields in struct kvm_run. */
 const PAYLOAD = 32
 const EXIT_REASON = 8
+const IF_FLAG = 13
 
 const EINTR = -4
 const EAGAIN = -11
@@ -127,7 +128,7 @@ export class RunLoop {
   /** No vCPU ran: halted for good, or waiting for input? */
   #asleep(): Outcome | null {
     const { cpus } = this.#options
-    const dead = cpus.every((cpu) => cpu.why() === WHY.HALTED_FOREVER || cpu.why() === WHY.WAIT_SIPI)
+    const dead = cpus.every((cpu) => cpu.why() === WHY.WAIT_SIPI || (cpu.why() === WHY.HALTED_FOREVER && cpu.runView.getUint8(IF_FLAG) === 0))
     return dead ? this.#end('halted', 'halted with interrupts disabled') : null
   }
 

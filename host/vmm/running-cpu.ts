@@ -1,12 +1,8 @@
 /** A vCPU as the run loop sees it: running it, and what the core notes beside kvm_run. */
-import * as layout from '../generated/layout.ts'
-import { CPU_ICOUNT, CPU_RIP, CPU_STOP_DETAIL, CPU_STOP_INFO, VCPU_KVM, VCPU_KVM_SIZE } from '../generated/layout.ts'
+import { CPU_ICOUNT, CPU_RIP, CPU_STOP_DETAIL, CPU_STOP_INFO, VCPU_KVM, VCPU_KVM_SIZE, VKVM_COUNTS, VKVM_COUNT_USED, VKVM_WHY } from '../generated/layout.ts'
 import type { Vcpu } from '../index.ts'
 import { ghcbEventName } from './ghcb-names.ts'
 import type { GuestCpu } from './run-loop.ts'
-
-// Until the kernel's room is there.
-const { VKVM_COUNTS = 0, VKVM_COUNT_USED = 0, VKVM_WHY = 0 } = layout as Partial<Record<string, number>>
 
 export class RunningCpu implements GuestCpu {
   readonly runBytes: Uint8Array
