@@ -5,6 +5,7 @@ import { executeSource } from './generate-execute.ts'
 import { guestsSource } from './generate-guests.ts'
 import { kvmSource } from './generate-kvm.ts'
 import { layoutSource } from './generate-layout.ts'
+import { msrAssembly, msrHost } from './generate-msr.ts'
 import { coverageDocument, opcodesSource } from './generate-opcodes.ts'
 
 /** Writes only what changed, so that incremental builds stay quick. */
@@ -28,6 +29,8 @@ put('assembly/generated/layout.ts', layoutSource('assembly'))
 put('assembly/generated/execute.ts', executeSource())
 put('assembly/generated/opcodes.ts', opcodesSource(assemblySources()))
 put('host/generated/layout.ts', layoutSource('host'))
+put('assembly/generated/msr.ts', msrAssembly())
+put('host/generated/msr.ts', msrHost())
 put('host/generated/guests.ts', guestsSource())
 put('docs/opcodes.md', coverageDocument())
 

@@ -1,11 +1,331 @@
-/** Exceptions: raising and delivery through the IDT. STUB: system room. */
-import { CPU_LEAVE, LEAVE_FAULT } from '../generated/layout'
+/**
+ * Exceptions and interrupts: raising, classification, delivery through the real-mode vector table,
+ * 16/32-bit gates and the long-mode IDT with IST (SDM vol 3, chapter 6; APM vol 2, chapter 8).
+ * Owns CPU_EXC_*, CPU_CR2, CPU_PENDING_DB, CPU_TRIPLE_FAULT, CPU_NMI_BLOCKED.
+ */
+import {
+  CPU_CPL, CPU_CR2, CPU_DEBUGCTL, CPU_DR6, CPU_DR7, CPU_EFLAGS, CPU_EXC_ERROR, CPU_EXC_FLAGS, CPU_EXC_VECTOR, CPU_HALTED, CPU_INTERRUPT_SHADOW, CPU_LEAVE,
+  CPU_NMI_BLOCKED, CPU_PENDING_DB, CPU_RIP, CPU_RIP_MASK, CPU_STOP_DETAIL, CPU_STOP_INFO, CPU_STOP_NAME, CPU_STOP_REASON, CPU_TRIPLE_FAULT,
+  EXCF_ERROR, EXCF_EXTERNAL, EXCF_INT3, EXCF_NMI, EXCF_SOFT, EXCF_TRAP, EXC_AC, EXC_BR, EXC_DB, EXC_DE, EXC_DF, EXC_GP, EXC_MC, EXC_NMI, EXC_NP, EXC_PF,
+  EXC_SS, EXC_TS, EXC_VC, LEAVE_EXIT_RETRY, LEAVE_FAULT, OP_LENGTH, OP_MODRM, SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_IDTR, SEG_LIMIT, SEG_SELECTOR, SEG_SS, SEG_TR,
+  STOP_SHUTDOWN, STOP_UNIMPLEMENTED, UNIMPLEMENTED_TASK_SWITCH, UNIMPLEMENTED_VM86,
+} from '../generated/layout'
+import { instructionRip } from '../execute/operands'
+import { sysRead } from '../memory/access'
+import { IF, TF, getFlags, setFlags } from './flags'
+import {
+  ATTR_DB, ATTR_L, FLAG_NT, FLAG_RF, FLAG_VM, canonical, code64, leaveWith, longMode, protectedMode, segment, sevEs, updateMode, virtual8086,
+} from './mode'
+import {
+  applyStack, attributes, beginStack64, beginStackCurrent, codeSegment, descriptor, descriptorError, descriptorLimit, fetchDescriptor, loadedStack,
+  markAccessed, readStackSegment, setDescriptorCache, setRealCache, stackPointer, stackPush, stackTop,
+} from './segments'
+
+const DB_SINGLE_STEP: u32 = 0x4000
+const RSP: usize = 32
+
 /** Raises a fault without error code; returns LEAVE_FAULT. */
-export function raise(s: usize, vector: u32): u32 { store<u32>(s, LEAVE_FAULT, CPU_LEAVE); return LEAVE_FAULT }
-export function raiseError(s: usize, vector: u32, error: u32): u32 { store<u32>(s, LEAVE_FAULT, CPU_LEAVE); return LEAVE_FAULT }
+export function raise(s: usize, vector: u32): u32 {
+  store<u32>(s, vector, CPU_EXC_VECTOR)
+  store<u32>(s, 0, CPU_EXC_ERROR)
+  store<u32>(s, 0, CPU_EXC_FLAGS)
+  return leaveWith(s, LEAVE_FAULT)
+}
+
+export function raiseError(s: usize, vector: u32, error: u32): u32 {
+  store<u32>(s, vector, CPU_EXC_VECTOR)
+  store<u32>(s, error, CPU_EXC_ERROR)
+  store<u32>(s, EXCF_ERROR, CPU_EXC_FLAGS)
+  return leaveWith(s, LEAVE_FAULT)
+}
+
 /** #PF: sets CR2. */
-export function raisePageFault(s: usize, va: u64, error: u32): u32 { store<u32>(s, LEAVE_FAULT, CPU_LEAVE); return LEAVE_FAULT }
-/** Delivers what EXC_* describes (double and triple faults included). RIP is that of the faulting instruction, or past it for traps. 0, or STOP_*. */
-export function deliver(s: usize): u32 { return 0 }
-/** Delivers an external interrupt or NMI at an instruction boundary. */
-export function deliverInterrupt(s: usize, vector: u32): u32 { return 0 }
+export function raisePageFault(s: usize, va: u64, error: u32): u32 {
+  store<u64>(s, va, CPU_CR2)
+  return raiseError(s, EXC_PF, error)
+}
+
+/** #VC: an SEV-ES guest met a non-automatic exit; `exitCode` is the SVM exit code (APM vol 2, 15.35.5). */
+export function vmmCommunication(s: usize, exitCode: u32): u32 {
+  return raiseError(s, EXC_VC, exitCode)
+}
+
+/** #DB as a fault (general detect, instruction breakpoint); `bits` go to DR6. */
+export function raiseDebug(s: usize, bits: u32): u32 {
+  store<u64>(s, load<u64>(s, CPU_DR6) | <u64>bits, CPU_DR6)
+  return raise(s, EXC_DB)
+}
+
+/** Stops loudly: `what` is one of UNIMPLEMENTED_*; op may be 0 outside an instruction. Returns LEAVE_EXIT_RETRY. */
+export function unimplementedFeature(s: usize, op: usize, what: u32): u32 {
+  store<u32>(s, STOP_UNIMPLEMENTED, CPU_STOP_REASON)
+  store<u32>(s, what, CPU_STOP_NAME)
+  store<u64>(s, op ? instructionRip(s, op) : load<u64>(s, CPU_RIP), CPU_STOP_DETAIL)
+  store<u64>(s, op ? <u64>load<u8>(op, OP_LENGTH) | (<u64>load<u8>(op, OP_MODRM) << 8) : 0, CPU_STOP_INFO)
+  return leaveWith(s, LEAVE_EXIT_RETRY)
+}
+
+/** Contributory exceptions (SDM vol 3, table 6-4; #VC is contributory: APM vol 2, 8.2.9). */
+function contributory(vector: u32): bool {
+  return vector == EXC_DE || (vector >= EXC_TS && vector <= EXC_GP) || vector == 21 || vector == EXC_VC || vector == 30
+}
+
+/** Has an error code when raised by the processor. */
+export function hasErrorCode(vector: u32): bool {
+  return vector == EXC_DF || (vector >= EXC_TS && vector <= EXC_PF) || vector == EXC_AC || vector == 21 || vector == EXC_VC || vector == 30
+}
+
+/**
+ * Delivers what EXC_* describes (double and triple faults included). RIP is that of the faulting
+ * instruction, or past it for traps. 0, or STOP_*.
+ */
+export function deliver(s: usize): u32 {
+  const flags = load<u32>(s, CPU_EXC_FLAGS)
+  const ret = load<u64>(s, CPU_RIP)
+  return deliverEvent(s, load<u32>(s, CPU_EXC_VECTOR), load<u32>(s, CPU_EXC_ERROR), flags, ret)
+}
+
+/** Delivers an external interrupt or NMI at an instruction boundary. 0, or STOP_*. */
+export function deliverInterrupt(s: usize, vector: u32): u32 {
+  return deliverEvent(s, vector, 0, EXCF_EXTERNAL, load<u64>(s, CPU_RIP))
+}
+
+export function deliverNmi(s: usize): u32 {
+  store<u32>(s, 1, CPU_NMI_BLOCKED)
+  return deliverEvent(s, EXC_NMI, 0, EXCF_EXTERNAL | EXCF_NMI, load<u64>(s, CPU_RIP))
+}
+
+/** Injection by the host (KVM_SET_VCPU_EVENTS, event injection of VMRUN). */
+export function deliverException(s: usize, vector: u32, hasError: bool, error: u32): u32 {
+  return deliverEvent(s, vector, error, hasError ? EXCF_ERROR : 0, load<u64>(s, CPU_RIP))
+}
+
+/** After an instruction that began with TF set, or with data breakpoints hit: the trap-class #DB. 0, or STOP_*. */
+export function deliverTrap(s: usize, bits: u32): u32 {
+  store<u64>(s, load<u64>(s, CPU_DR6) | <u64>bits, CPU_DR6)
+  store<u32>(s, 0, CPU_PENDING_DB)
+  return deliverEvent(s, EXC_DB, 0, EXCF_TRAP, load<u64>(s, CPU_RIP))
+}
+
+export function singleStepTrap(s: usize): u32 {
+  return deliverTrap(s, DB_SINGLE_STEP)
+}
+
+function deliverEvent(s: usize, vector: u32, error: u32, flags: u32, ret: u64): u32 {
+  store<u32>(s, 0, CPU_INTERRUPT_SHADOW)
+  store<u32>(s, 0, CPU_HALTED)
+  store<u32>(s, 0, CPU_LEAVE)
+  while (true) {
+    const processor = (flags & (EXCF_EXTERNAL | EXCF_SOFT | EXCF_INT3)) == 0
+    // KVM intercepts #DB and #AC of SEV-ES guests, so that the guest gets #VC instead.
+    if (processor && (vector == EXC_DB || vector == EXC_AC) && sevEs(s)) {
+      error = 0x40 + vector
+      vector = EXC_VC
+      flags = EXCF_ERROR | (flags & EXCF_TRAP)
+    }
+    if (throughIdt(s, vector, error, flags, ret, 0)) return 0
+    if (load<u32>(s, CPU_STOP_REASON) == STOP_UNIMPLEMENTED) return STOP_UNIMPLEMENTED
+    const second = load<u32>(s, CPU_EXC_VECTOR)
+    store<u32>(s, 0, CPU_LEAVE)
+    if (processor && vector == EXC_DF && (contributory(second) || second == EXC_PF)) {
+      store<u32>(s, 1, CPU_TRIPLE_FAULT)
+      store<u32>(s, STOP_SHUTDOWN, CPU_STOP_REASON)
+      return STOP_SHUTDOWN
+    }
+    const double = processor && ((contributory(vector) && contributory(second)) || (vector == EXC_PF && (contributory(second) || second == EXC_PF)))
+    vector = double ? EXC_DF : second
+    error = double ? 0 : load<u32>(s, CPU_EXC_ERROR)
+    flags = double ? EXCF_ERROR : load<u32>(s, CPU_EXC_FLAGS)
+  }
+  return 0
+}
+
+/** INT n, INT3, INTO, INT1 from a handler: true if CPU_RIP is the handler's; false with the exception pending. */
+export function softwareInterrupt(s: usize, op: usize, vector: u32, flags: u32, next: u64): bool {
+  return throughIdt(s, vector, 0, flags, next, op)
+}
+
+/** The EXT bit of error codes: the event did not come from INT n, INT3 or INTO. */
+function ext(flags: u32): u32 {
+  return (flags & (EXCF_SOFT | EXCF_INT3)) == 0 ? 1 : 0
+}
+
+/** RFLAGS image: RF set for faults (SDM vol 3, 17.3.1.1). */
+function pushedFlags(s: usize, vector: u32, flags: u32): u64 {
+  const image = getFlags(s)
+  const fault = (flags & (EXCF_EXTERNAL | EXCF_SOFT | EXCF_INT3 | EXCF_TRAP)) == 0 && vector != EXC_DF && vector != EXC_MC
+  return fault ? image | FLAG_RF : image
+}
+
+function enterHandler(s: usize, vector: u32, flags: u32): void {
+  if (vector == EXC_DB && (flags & (EXCF_SOFT | EXCF_INT3)) == 0) {
+    store<u64>(s, load<u64>(s, CPU_DR7) & ~(<u64>0x2000), CPU_DR7)
+    store<u64>(s, load<u64>(s, CPU_DEBUGCTL) & ~(<u64>1), CPU_DEBUGCTL)
+  }
+  updateMode(s)
+}
+
+/** True: delivered, CPU_RIP set. False: EXC_* describes what went wrong; only memory below the stack pointer may have changed. */
+function throughIdt(s: usize, vector: u32, error: u32, flags: u32, ret: u64, op: usize): bool {
+  ret &= load<u64>(s, CPU_RIP_MASK)
+  let ok: bool
+  if (!protectedMode(s)) ok = realMode(s, vector, flags, ret)
+  else if (longMode(s)) ok = longGate(s, vector, error, flags, ret)
+  else if (virtual8086(s)) {
+    unimplementedFeature(s, op, UNIMPLEMENTED_VM86)
+    return false
+  } else ok = legacyGate(s, vector, error, flags, ret, op)
+  if (ok) enterHandler(s, vector, flags)
+  return ok
+}
+
+function realMode(s: usize, vector: u32, flags: u32, ret: u64): bool {
+  const idtr = segment(s, SEG_IDTR)
+  if ((vector << 2) + 3 > load<u32>(idtr, SEG_LIMIT)) {
+    raiseError(s, EXC_GP, (vector << 3) | 2 | ext(flags))
+    return false
+  }
+  const entry = <u32>sysRead(s, load<u64>(idtr, SEG_BASE) + <u64>(vector << 2), 4)
+  if (load<u32>(s, CPU_LEAVE)) return false
+  beginStackCurrent(s, 0)
+  if (!stackPush(s, 2, pushedFlags(s, 0x100, flags) & 0xffff)) return false
+  if (!stackPush(s, 2, <u64>load<u16>(segment(s, SEG_CS), SEG_SELECTOR))) return false
+  if (!stackPush(s, 2, ret)) return false
+  applyStack(s)
+  setFlags(s, getFlags(s) & ~(<u64>(IF | TF) | FLAG_RF | 0x40000))
+  setRealCache(s, SEG_CS, entry >> 16)
+  store<u64>(s, <u64>(entry & 0xffff), CPU_RIP)
+  return true
+}
+
+function legacyGate(s: usize, vector: u32, error: u32, flags: u32, ret: u64, op: usize): bool {
+  const idtr = segment(s, SEG_IDTR)
+  const x = ext(flags)
+  const idtError = (vector << 3) | 2 | x
+  const cpl = load<u32>(s, CPU_CPL)
+  if ((vector << 3) + 7 > load<u32>(idtr, SEG_LIMIT)) return gateFault(s, EXC_GP, idtError)
+  const gate = sysRead(s, <u64><u32>(load<u64>(idtr, SEG_BASE) + <u64>(vector << 3)), 8)
+  if (load<u32>(s, CPU_LEAVE)) return false
+  const type = <u32>(gate >> 40) & 0x1f
+  if (type != 5 && type != 6 && type != 7 && type != 14 && type != 15) return gateFault(s, EXC_GP, idtError)
+  if (x == 0 && (<u32>(gate >> 45) & 3) < cpl) return gateFault(s, EXC_GP, idtError)
+  if (((gate >> 47) & 1) == 0) return gateFault(s, EXC_NP, idtError)
+  if (type == 5) {
+    // A task switch is intercepted for SEV-ES guests; elsewhere hardware tasks are not modelled yet.
+    if (sevEs(s)) vmmCommunication(s, 0x7d)
+    else unimplementedFeature(s, op, UNIMPLEMENTED_TASK_SWITCH)
+    return false
+  }
+  const wide = (type & 8) != 0
+  const size: u32 = wide ? 4 : 2
+  const selector = <u32>(gate >> 16) & 0xffff
+  const target = wide ? ((gate >> 32) & 0xffff0000) | (gate & 0xffff) : gate & 0xffff
+  const inner = handlerSegment(s, selector, x, false)
+  if (inner < 0) return false
+  const cs = descriptor()
+  const newCpl = <u32>inner
+  if (newCpl < cpl) {
+    if (!readStackSegment(s, newCpl, x)) return false
+  } else beginStackCurrent(s, x)
+  const oldSs = <u64>load<u16>(segment(s, SEG_SS), SEG_SELECTOR)
+  if (newCpl < cpl) {
+    if (!stackPush(s, size, oldSs)) return false
+    if (!stackPush(s, size, load<u64>(s, RSP))) return false
+  }
+  if (!stackPush(s, size, pushedFlags(s, vector, flags))) return false
+  if (!stackPush(s, size, <u64>load<u16>(segment(s, SEG_CS), SEG_SELECTOR))) return false
+  if (!stackPush(s, size, ret)) return false
+  if ((flags & EXCF_ERROR) != 0 && !stackPush(s, size, <u64>error)) return false
+  if (target > <u64>descriptorLimit(cs)) return gateFault(s, EXC_GP, x)
+  if (!markAccessed(s, selector, cs)) return false
+  if (newCpl < cpl) loadedStack(s)
+  applyStack(s)
+  setDescriptorCache(s, SEG_CS, (selector & 0xfffc) | newCpl, cs)
+  store<u32>(s, newCpl, CPU_CPL)
+  const clear = <u64>TF | FLAG_NT | FLAG_RF | FLAG_VM | ((type & 1) == 0 ? <u64>IF : 0)
+  setFlags(s, getFlags(s) & ~clear)
+  store<u64>(s, target, CPU_RIP)
+  return true
+}
+
+function longGate(s: usize, vector: u32, error: u32, flags: u32, ret: u64): bool {
+  const idtr = segment(s, SEG_IDTR)
+  const x = ext(flags)
+  const idtError = (vector << 3) | 2 | x
+  const cpl = load<u32>(s, CPU_CPL)
+  if ((vector << 4) + 15 > load<u32>(idtr, SEG_LIMIT)) return gateFault(s, EXC_GP, idtError)
+  const at = load<u64>(idtr, SEG_BASE) + <u64>(vector << 4)
+  const gate = sysRead(s, at, 8)
+  if (load<u32>(s, CPU_LEAVE)) return false
+  const high = sysRead(s, at + 8, 8)
+  if (load<u32>(s, CPU_LEAVE)) return false
+  const type = <u32>(gate >> 40) & 0x1f
+  if ((type != 14 && type != 15) || ((high >> 40) & 0x1f) != 0) return gateFault(s, EXC_GP, idtError)
+  if (x == 0 && (<u32>(gate >> 45) & 3) < cpl) return gateFault(s, EXC_GP, idtError)
+  if (((gate >> 47) & 1) == 0) return gateFault(s, EXC_NP, idtError)
+  const selector = <u32>(gate >> 16) & 0xffff
+  const target = (high << 32) | ((gate >> 32) & 0xffff0000) | (gate & 0xffff)
+  const inner = handlerSegment(s, selector, x, true)
+  if (inner < 0) return false
+  const cs = descriptor()
+  const newCpl = <u32>inner
+  const ist = <u32>(gate >> 32) & 7
+  let rsp: u64
+  if (ist != 0 || newCpl < cpl) {
+    rsp = stackPointer(s, ist != 0 ? 0x1c + (ist << 3) : 4 + (newCpl << 3), x)
+    if (load<u32>(s, CPU_LEAVE)) return false
+  } else {
+    rsp = load<u64>(s, RSP)
+    if (!code64(s)) rsp &= 0xffffffff
+  }
+  const ss = segment(s, SEG_SS)
+  beginStack64(rsp & ~(<u64>15), newCpl, x)
+  if (!stackPush(s, 8, <u64>load<u16>(ss, SEG_SELECTOR))) return false
+  if (!stackPush(s, 8, load<u64>(s, RSP))) return false
+  if (!stackPush(s, 8, pushedFlags(s, vector, flags))) return false
+  if (!stackPush(s, 8, <u64>load<u16>(segment(s, SEG_CS), SEG_SELECTOR))) return false
+  if (!stackPush(s, 8, ret)) return false
+  if ((flags & EXCF_ERROR) != 0 && !stackPush(s, 8, <u64>error)) return false
+  if (!canonical(target)) return gateFault(s, EXC_GP, x)
+  if (!markAccessed(s, selector, cs)) return false
+  store<u64>(s, stackTop(), RSP)
+  if (newCpl < cpl) {
+    store<u16>(ss, <u16>newCpl, SEG_SELECTOR)
+    store<u64>(ss, 0, SEG_BASE)
+    store<u32>(ss, 0xffffffff, SEG_LIMIT)
+    store<u16>(ss, <u16>(0xc93 | (newCpl << 5)), SEG_ATTRIB)
+  }
+  setDescriptorCache(s, SEG_CS, (selector & 0xfffc) | newCpl, cs)
+  store<u32>(s, newCpl, CPU_CPL)
+  const clear = <u64>TF | FLAG_NT | FLAG_RF | FLAG_VM | ((type & 1) == 0 ? <u64>IF : 0)
+  setFlags(s, getFlags(s) & ~clear)
+  store<u64>(s, target, CPU_RIP)
+  return true
+}
+
+function gateFault(s: usize, vector: u32, error: u32): bool {
+  raiseError(s, vector, error)
+  return false
+}
+
+/** Checks the code segment of a gate; its privilege level, or -1 with the exception raised. Leaves the descriptor in descriptor(). */
+function handlerSegment(s: usize, selector: u32, x: u32, long: bool): i32 {
+  const cpl = load<u32>(s, CPU_CPL)
+  if ((selector & 0xfffc) == 0) {
+    raiseError(s, EXC_GP, x)
+    return -1
+  }
+  if (!fetchDescriptor(s, selector, EXC_GP, x)) return -1
+  const attrib = attributes(descriptor())
+  const dpl = (attrib >> 5) & 3
+  const error = descriptorError(selector, x)
+  if (!codeSegment(attrib) || dpl > cpl || (long && (attrib & (ATTR_L | ATTR_DB)) != ATTR_L)) {
+    raiseError(s, EXC_GP, error)
+    return -1
+  }
+  if ((attrib & 0x80) == 0) {
+    raiseError(s, EXC_NP, error)
+    return -1
+  }
+  return (attrib & 4) != 0 ? <i32>cpl : <i32>dpl
+}

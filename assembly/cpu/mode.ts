@@ -1,5 +1,147 @@
-/** Derived mode state. STUB: system room. */
-/** After any change of CR0, CR4, EFER, CS, SS, CPL, RFLAGS.VM/AC/TF: recomputes MODE, RIP_MASK, STACK_MASK, TLB_BASE and JUMP_KEY. */
-export function updateMode(s: usize): void { }
-/** Power-on/INIT state (`init` = true keeps what INIT keeps). */
-export function resetCpu(s: usize, init: bool): void { }
+/**
+ * Derived mode state: what decoding, address formation and the TLB depend on, recomputed after every
+ * change of CR0, CR4, EFER, CS, SS, CPL or RFLAGS.VM/AC/TF (SDM vol 3, 2.2; APM vol 2, 1.3).
+ * Owns CPU_MODE, CPU_RIP_MASK, CPU_STACK_MASK and the mode bits of CPU_JUMP_KEY.
+ */
+import {
+  CPU_BUDGET, CPU_CPL, CPU_CR0, CPU_EFER, CPU_EFLAGS, CPU_ICOUNT, CPU_INTERRUPT_SHADOW, CPU_JUMP_KEY, CPU_LEAVE, CPU_MODE, CPU_RIP_MASK,
+  CPU_SEGMENTS, CPU_STACK_MASK, CPU_VM, MODE_CS16, MODE_CS32, MODE_CS64, MODE_CS_MASK, MODE_FLAT, MODE_LONG,
+  MODE_SS32, MODE_USER, SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_DS, SEG_ES, SEG_LIMIT, SEG_SS, VM_SEV,
+} from '../generated/layout'
+import { selectTlb } from '../memory/tlb'
+import { IF } from './flags'
+
+export { resetCpu } from './reset'
+
+export const CR0_PE: u64 = 1
+export const CR0_MP: u64 = 2
+export const CR0_EM: u64 = 4
+export const CR0_TS: u64 = 8
+export const CR0_NE: u64 = 0x20
+export const CR0_WP: u64 = 0x10000
+export const CR0_AM: u64 = 0x40000
+export const CR0_NW: u64 = 0x20000000
+export const CR0_CD: u64 = 0x40000000
+export const CR0_PG: u64 = 0x80000000
+export const CR4_VME: u64 = 1
+export const CR4_PVI: u64 = 2
+export const CR4_TSD: u64 = 4
+export const CR4_DE: u64 = 8
+export const CR4_PSE: u64 = 0x10
+export const CR4_PAE: u64 = 0x20
+export const CR4_PGE: u64 = 0x80
+export const CR4_PCE: u64 = 0x100
+export const CR4_UMIP: u64 = 0x800
+export const CR4_LA57: u64 = 0x1000
+export const CR4_FSGSBASE: u64 = 0x10000
+export const CR4_PCIDE: u64 = 0x20000
+export const CR4_OSXSAVE: u64 = 0x40000
+export const CR4_SMEP: u64 = 0x100000
+export const CR4_SMAP: u64 = 0x200000
+export const CR4_PKE: u64 = 0x400000
+export const CR4_CET: u64 = 0x800000
+export const EFER_SCE: u64 = 1
+export const EFER_LME: u64 = 0x100
+export const EFER_LMA: u64 = 0x400
+export const EFER_NXE: u64 = 0x800
+export const EFER_SVME: u64 = 0x1000
+export const FLAG_IOPL: u64 = 0x3000
+export const FLAG_NT: u64 = 0x4000
+export const FLAG_RF: u64 = 0x10000
+export const FLAG_VM: u64 = 0x20000
+export const FLAG_AC: u64 = 0x40000
+export const FLAG_VIF: u64 = 0x80000
+export const FLAG_VIP: u64 = 0x100000
+export const FLAG_ID: u64 = 0x200000
+/** Segment attributes, VMSA packing. */
+export const ATTR_P: u32 = 0x80
+export const ATTR_L: u32 = 0x200
+export const ATTR_DB: u32 = 0x400
+export const ATTR_UNUSABLE: u32 = 0x8000
+
+export function segment(s: usize, n: u32): usize {
+  return s + CPU_SEGMENTS + (<usize>n << 4)
+}
+
+export function protectedMode(s: usize): bool {
+  return (load<u64>(s, CPU_CR0) & CR0_PE) != 0
+}
+
+export function longMode(s: usize): bool {
+  return (load<u64>(s, CPU_EFER) & EFER_LMA) != 0
+}
+
+/** CS is a 64-bit code segment and long mode is active. */
+export function code64(s: usize): bool {
+  return (load<u32>(s, CPU_MODE) & MODE_CS_MASK) == MODE_CS64
+}
+
+export function virtual8086(s: usize): bool {
+  return (load<u64>(s, CPU_EFLAGS) & FLAG_VM) != 0 && protectedMode(s)
+}
+
+/** 48-bit canonical form; 57-bit with LA57 is not offered in CPUID. */
+export function canonical(va: u64): bool {
+  return <u64>((<i64>(va << 16)) >> 16) == va
+}
+
+/** The vCPU belongs to an SEV-ES guest: non-automatic exits become #VC. */
+export function sevEs(s: usize): bool {
+  const vm = <usize>load<u32>(s, CPU_VM)
+  return vm != 0 && load<u32>(vm, VM_SEV) >= 2
+}
+
+/** Base 0, limit 4 GiB, readable, writable, expand-up: addresses need no segment arithmetic. */
+function flat(d: usize): bool {
+  const attrib = <u32>load<u16>(d, SEG_ATTRIB)
+  return load<u64>(d, SEG_BASE) == 0 && load<u32>(d, SEG_LIMIT) == 0xffffffff && (attrib & 0x808e) == 0x82
+}
+
+/** Recomputes everything derived; drops lazily nothing. Call it after committing the new state. */
+export function updateMode(s: usize): void {
+  const cs = segment(s, SEG_CS)
+  const ss = segment(s, SEG_SS)
+  const attrib = <u32>load<u16>(cs, SEG_ATTRIB)
+  const lma = longMode(s)
+  let mode: u32 = 0
+  if (lma && (attrib & ATTR_L) != 0) {
+    mode = MODE_CS64
+    store<u64>(s, ~(<u64>0), CPU_RIP_MASK)
+    store<u64>(s, ~(<u64>0), CPU_STACK_MASK)
+  } else {
+    const wide = (attrib & ATTR_DB) != 0
+    mode = wide ? MODE_CS32 : MODE_CS16
+    store<u64>(s, wide ? 0xffffffff : 0xffff, CPU_RIP_MASK)
+    if (<u32>load<u16>(ss, SEG_ATTRIB) & ATTR_DB) {
+      mode |= MODE_SS32
+      store<u64>(s, 0xffffffff, CPU_STACK_MASK)
+    } else store<u64>(s, 0xffff, CPU_STACK_MASK)
+    if (load<u64>(cs, SEG_BASE) == 0 && load<u32>(cs, SEG_LIMIT) == 0xffffffff && flat(ss) && flat(segment(s, SEG_DS)) && flat(segment(s, SEG_ES))) mode |= MODE_FLAT
+  }
+  if (lma) mode |= MODE_LONG
+  if (load<u32>(s, CPU_CPL) == 3) mode |= MODE_USER
+  store<u32>(s, mode, CPU_MODE)
+  store<u32>(s, (load<u32>(s, CPU_JUMP_KEY) & ~(<u32>0x3ff)) | mode, CPU_JUMP_KEY)
+  selectTlb(s)
+}
+
+/** Interrupts may have become deliverable (IF, TPR, shadow): the next block boundary polls. */
+export function windowOpened(s: usize): void {
+  atomic.store<u64>(s + CPU_BUDGET, load<u64>(s, CPU_ICOUNT))
+}
+
+/** 1 by STI, 2 by MOV SS; the loop runs one instruction and clears it (execute/boundary.ts). */
+export function setShadow(s: usize, kind: u32): void {
+  store<u32>(s, kind, CPU_INTERRUPT_SHADOW)
+}
+
+/** External interrupts may be delivered at this boundary (IF set, no shadow). */
+export function interruptible(s: usize): bool {
+  return (<u32>load<u64>(s, CPU_EFLAGS) & IF) != 0 && load<u32>(s, CPU_INTERRUPT_SHADOW) == 0
+}
+
+/** Ends a handler: `code` is what it returns and what CPU_LEAVE says. */
+export function leaveWith(s: usize, code: u32): u32 {
+  store<u32>(s, code, CPU_LEAVE)
+  return code
+}

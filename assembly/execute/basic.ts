@@ -9,6 +9,7 @@ import {
   OP_IMM, OP_MODRM, OP_NEXT, OP_RM, SEG_CS, SEG_LIMIT,
 } from '../generated/layout'
 import { readMem } from '../memory/access'
+import { arpl } from './descriptor'
 import {
   effectiveOffset, finishRm, getReg, getRm, modifyRm, operandSize, pop, push, readRegister, setReg, setRm, setStackPointer, stackAddress, STACK_OP,
   writeRegister,
@@ -32,8 +33,11 @@ export function movzx8(s: usize, op: usize): u32 { return extend(s, op, 1, false
 export function movzx16(s: usize, op: usize): u32 { return extend(s, op, 2, false) }
 export function movsx8(s: usize, op: usize): u32 { return extend(s, op, 1, true) }
 export function movsx16(s: usize, op: usize): u32 { return extend(s, op, 2, true) }
-/** MOVSXD with a 16-bit operand moves 16 bits (APM vol 3). */
-export function movsxd(s: usize, op: usize): u32 { return extend(s, op, operandSize(op) == 2 ? 2 : 4, true) }
+/** MOVSXD with a 16-bit operand moves 16 bits (APM vol 3); ARPL outside 64-bit mode. */
+export function movsxd(s: usize, op: usize): u32 {
+  if ((load<u32>(s, CPU_MODE) & MODE_CS_MASK) != MODE_CS64) return arpl(s, op)
+  return extend(s, op, operandSize(op) == 2 ? 2 : 4, true)
+}
 
 export function setcc(s: usize, op: usize): u32 {
   return setRm(s, op, 1, u64(condition(s, load<u32>(op, OP_EXTRA) & 15)))

@@ -53,6 +53,11 @@ export const cpu = struct('CPU', 'State of one vCPU', [
   ['MCG_CAP', 'u64', ''], ['MCG_STATUS', 'u64', ''], ['MCG_CTL', 'u64', ''],
   ['MTRR_DEF', 'u64', ''], ['MTRR_FIXED', 'u64', '11 fixed-range MTRRs', 11], ['MTRR_VAR', 'u64', '8 base/mask pairs', 16],
   ['MC_BANKS', 'u64', '32 banks of CTL STATUS ADDR MISC', 128],
+  ['MSR_VALUE', 'u64', 'result of msrRead (cpu/msr.ts)'],
+  ['STOP_NAME', 'u32', 'STOP_UNIMPLEMENTED raised by a handler: what is missing (UNIMPLEMENTED_*), 0 = opcode'],
+  ['PENDING_DB', 'u32', 'DR6 bits of a trap-class #DB that waits for the instruction boundary'],
+  ['HWCR', 'u64', 'MSR 0xc0010015'],
+  ['MSR_STORE', 'u64', 'plain storage of MSRs without a field of their own (spec/msr.ts)', 48],
   // Floating point.
   ['FCW', 'u32', 'x87 control word', 1, 0xa00], ['FSW', 'u32', 'status word without TOP'], ['FTOP', 'u32', 'top of stack 0..7'], ['FTAG', 'u32', 'abridged tag: bit i = physical register i not empty'],
   ['FOP', 'u32', ''], ['MXCSR', 'u32', ''], ['FIP', 'u64', ''], ['FDP', 'u64', ''], ['FCS', 'u32', ''], ['FDS', 'u32', ''],

@@ -45,7 +45,8 @@ export const integer: readonly string[] = [
   '0F.B7 MOVZX Gv,Ew =movzx16',
   '0F.BE MOVSX Gv,Eb =movsx8',
   '0F.BF MOVSX Gv,Ew =movsx16',
-  '63 MOVSXD Gv,Ed =movsxd only64',
+  // ARPL outside 64-bit mode.
+  '63 MOVSXD Gv,Ed =movsxd',
   '40+r INC Zv no64',
   '48+r DEC Zv no64',
   'FE/0 INC Eb lock',

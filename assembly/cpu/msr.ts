@@ -1,0 +1,251 @@
+/**
+ * Model-specific registers: one pair of functions for RDMSR/WRMSR and for the host. The table is
+ * spec/msr.ts; what has side effects is here (Linux 7.3 kvm_get_msr_common, svm_get_msr; APM vol 2,
+ * appendix A). Owns the MSR fields of the CPU structure. Result of a read: CPU_MSR_VALUE.
+ */
+import {
+  CPU_APIC_BASE, CPU_EFER, CPU_GHCB, CPU_HWCR, CPU_ICOUNT, CPU_MC_BANKS, CPU_MCG_CAP, CPU_MCG_CTL, CPU_MSR_VALUE, CPU_MTRR_DEF, CPU_MTRR_FIXED, CPU_MTRR_VAR,
+  CPU_PAT, CPU_SEV_STATUS, CPU_TIME_BASE, CPU_TSC_ADJUST, CPU_TSC_AUX, CPU_TSC_OFFSET, CPU_XSS, SEG_BASE, SEG_FS, SEG_GS,
+} from '../generated/layout'
+import {
+  MSRF_CANONICAL, MSRF_IGNORE, MSRF_PASS, MSRF_READ_ONLY, MSRF_WRITE_ONLY, MSR_COUNT, MSR_KIND_CONSTANT, MSR_KIND_FIELD, MSR_ROWS, msrOffset,
+} from '../generated/msr'
+import { writeEfer } from './control'
+import { F_D1_EAX, F_80000001_EDX, F_7_ECX, feature, featureOrBare, physicalBits } from './features'
+import { EFER_SVME, canonical, segment, sevEs } from './mode'
+
+/** TSC runs at 2 GHz: two ticks per nanosecond of virtual time. */
+export function tscNow(s: usize): u64 {
+  return ((load<u64>(s, CPU_TIME_BASE) + load<u64>(s, CPU_ICOUNT)) << 1) + load<u64>(s, CPU_TSC_OFFSET)
+}
+
+function row(index: u32): i32 {
+  let low: i32 = 0
+  let high: i32 = <i32>MSR_COUNT - 1
+  while (low <= high) {
+    const mid = (low + high) >> 1
+    const at = load<u32>(MSR_ROWS + <usize>mid * 24)
+    if (at == index) return mid
+    if (at < index) low = mid + 1
+    else high = mid - 1
+  }
+  return -1
+}
+
+function found(s: usize, value: u64): bool {
+  store<u64>(s, value, CPU_MSR_VALUE)
+  return true
+}
+
+/** KVM does not intercept this MSR for an SEV-ES guest. */
+export function msrPassThrough(index: u32): bool {
+  const n = row(index)
+  return n >= 0 && (<u32>load<u8>(MSR_ROWS + <usize>n * 24, 5) & MSRF_PASS) != 0
+}
+
+/** Reset values of the table. */
+export function resetMsrs(s: usize): void {
+  for (let n: u32 = 0; n < MSR_COUNT; n++) {
+    const at = MSR_ROWS + <usize>n * 24
+    if (<u32>load<u8>(at, 4) == MSR_KIND_FIELD) store<u64>(s + msrOffset(n), load<u64>(at, 16))
+  }
+  store<u64>(s, 0x0007040600070406, CPU_PAT)
+  store<u64>(s, 0, CPU_MTRR_DEF)
+  memory.fill(s + CPU_MTRR_FIXED, 0, 88)
+  memory.fill(s + CPU_MTRR_VAR, 0, 128)
+  memory.fill(s + CPU_MC_BANKS, 0, 1024)
+  store<u64>(s, 0, CPU_MCG_CTL)
+  store<u64>(s, 0, CPU_TSC_AUX)
+  store<u64>(s, 0, CPU_TSC_ADJUST)
+  store<u64>(s, 1 << 24, CPU_HWCR)
+}
+
+function bankAddress(s: usize, index: u32): usize {
+  if (index < 0x400 || index >= 0x400 + (<u32>(load<u64>(s, CPU_MCG_CAP) & 0xff) << 2)) return 0
+  const n = index - 0x400
+  return n < 128 ? s + CPU_MC_BANKS + (<usize>n << 3) : 0
+}
+
+function fixedMtrr(index: u32): i32 {
+  if (index == 0x250) return 0
+  if (index == 0x258 || index == 0x259) return <i32>index - 0x257
+  if (index >= 0x268 && index <= 0x26f) return <i32>index - 0x265
+  return -1
+}
+
+/** Reads an MSR into CPU_MSR_VALUE; false: #GP (unknown, or write-only). */
+export function msrRead(s: usize, index: u32, host: bool): bool {
+  const n = row(index)
+  if (n >= 0) {
+    const at = MSR_ROWS + <usize>n * 24
+    const kind = <u32>load<u8>(at, 4)
+    if ((<u32>load<u8>(at, 5) & MSRF_WRITE_ONLY) != 0) return host ? found(s, 0) : false
+    if (kind == MSR_KIND_FIELD) return found(s, load<u64>(s + msrOffset(n)))
+    if (kind == MSR_KIND_CONSTANT) return found(s, load<u64>(at, 16))
+    return specialRead(s, index)
+  }
+  const bank = bankAddress(s, index)
+  if (bank) return found(s, load<u64>(bank))
+  return false
+}
+
+function specialRead(s: usize, index: u32): bool {
+  switch (index) {
+    case 0x10: return found(s, tscNow(s))
+    case 0x1b: return found(s, load<u64>(s, CPU_APIC_BASE))
+    case 0x3b: return found(s, load<u64>(s, CPU_TSC_ADJUST))
+    case 0x17b: return found(s, load<u64>(s, CPU_MCG_CTL))
+    case 0x277: return found(s, load<u64>(s, CPU_PAT))
+    case 0x2ff: return found(s, load<u64>(s, CPU_MTRR_DEF))
+    case 0x6e0: return found(s, 0)
+    case 0xda0: return found(s, load<u64>(s, CPU_XSS))
+    case 0xc0000080: return found(s, load<u64>(s, CPU_EFER))
+    case 0xc0000100: return found(s, load<u64>(segment(s, SEG_FS), SEG_BASE))
+    case 0xc0000101: return found(s, load<u64>(segment(s, SEG_GS), SEG_BASE))
+    case 0xc0000103: return found(s, load<u64>(s, CPU_TSC_AUX))
+    case 0xc0010015: return found(s, load<u64>(s, CPU_HWCR))
+    case 0xc0010130: return sevEs(s) ? found(s, load<u64>(s, CPU_GHCB)) : false
+    case 0xc0010131: return found(s, load<u64>(s, CPU_SEV_STATUS))
+    default: {
+      if (index >= 0x200 && index < 0x210) return found(s, load<u64>(s + CPU_MTRR_VAR + (<usize>(index - 0x200) << 3)))
+      const f = fixedMtrr(index)
+      return f >= 0 ? found(s, load<u64>(s + CPU_MTRR_FIXED + (<usize>f << 3))) : false
+    }
+  }
+}
+
+/** Writes an MSR; false: #GP. */
+export function msrWrite(s: usize, index: u32, value: u64, host: bool): bool {
+  const n = row(index)
+  if (n >= 0) {
+    const at = MSR_ROWS + <usize>n * 24
+    const kind = <u32>load<u8>(at, 4)
+    const flags = <u32>load<u8>(at, 5)
+    if (kind == MSR_KIND_CONSTANT) return (flags & MSRF_IGNORE) != 0 || (host && value == load<u64>(at, 16))
+    if (!host && (flags & MSRF_READ_ONLY) != 0) return false
+    if (kind == MSR_KIND_FIELD) {
+      if (!host && (flags & MSRF_IGNORE) != 0) return true
+      if ((value & ~load<u64>(at, 8)) != 0) return false
+      if ((flags & MSRF_CANONICAL) != 0 && !canonical(value)) return false
+      store<u64>(s + msrOffset(n), value)
+      return true
+    }
+    return specialWrite(s, index, value, host)
+  }
+  const bank = bankAddress(s, index)
+  if (bank) {
+    // Bank controls take all ones or (nearly) zero; STATUS only zero from the guest unless HWCR.McStatusWrEn.
+    const part = index & 3
+    if (!host && part == 1 && value != 0 && (load<u64>(s, CPU_HWCR) & (1 << 18)) == 0) return false
+    if (part == 0 && value != 0 && (value | (1 << 10) | 1) != ~(<u64>0)) return false
+    store<u64>(bank, value)
+    return true
+  }
+  return false
+}
+
+function memoryType(type: u32): bool {
+  return type < 8 && ((0x73 >> type) & 1) != 0 // 0 1 4 5 6
+}
+
+function patValid(value: u64): bool {
+  for (let i: u64 = 0; i < 64; i += 8) {
+    const type = <u32>(value >> i) & 0xff
+    if (type >= 8 || ((0xf3 >> type) & 1) == 0) return false // 0 1 4 5 6 7
+  }
+  return true
+}
+
+function mtrrWrite(s: usize, index: u32, value: u64): bool {
+  const f = fixedMtrr(index)
+  if (f >= 0) {
+    for (let i: u64 = 0; i < 64; i += 8) if (!memoryType(<u32>(value >> i) & 0xff)) return false
+    store<u64>(s + CPU_MTRR_FIXED + (<usize>f << 3), value)
+    return true
+  }
+  const beyond = ~((<u64>1 << <u64>physicalBits(s)) - 1)
+  if ((index & 1) == 0) {
+    if (!memoryType(<u32>value & 0xff) || (value & (0xf00 | beyond)) != 0) return false
+  } else if ((value & (0x7ff | beyond)) != 0) return false
+  store<u64>(s + CPU_MTRR_VAR + (<usize>(index - 0x200) << 3), value)
+  return true
+}
+
+function specialWrite(s: usize, index: u32, value: u64, host: bool): bool {
+  switch (index) {
+    case 0x10: {
+      const delta = value - tscNow(s)
+      store<u64>(s, load<u64>(s, CPU_TSC_OFFSET) + delta, CPU_TSC_OFFSET)
+      if (!host) store<u64>(s, load<u64>(s, CPU_TSC_ADJUST) + delta, CPU_TSC_ADJUST)
+      return true
+    }
+    case 0x1b: {
+      const beyond = ~((<u64>1 << <u64>physicalBits(s)) - 1)
+      if ((value & (beyond | 0x2ff)) != 0) return false
+      store<u64>(s, value, CPU_APIC_BASE)
+      return true
+    }
+    case 0x3b: {
+      const delta = value - load<u64>(s, CPU_TSC_ADJUST)
+      if (!host) store<u64>(s, load<u64>(s, CPU_TSC_OFFSET) + delta, CPU_TSC_OFFSET)
+      store<u64>(s, value, CPU_TSC_ADJUST)
+      return true
+    }
+    case 0x49: return (value & ~(<u64>0x81)) == 0
+    case 0x10b: return (value & ~(<u64>1)) == 0
+    case 0x17b: {
+      if ((load<u64>(s, CPU_MCG_CAP) & 0x100) == 0 && (value != 0 || !host)) return false
+      if (value != 0 && value != ~(<u64>0)) return false
+      store<u64>(s, value, CPU_MCG_CTL)
+      return true
+    }
+    case 0x277: {
+      if (!patValid(value)) return false
+      store<u64>(s, value, CPU_PAT)
+      return true
+    }
+    case 0x2ff: {
+      if ((value & ~(<u64>0xcff)) != 0 || !memoryType(<u32>value & 0xff)) return false
+      store<u64>(s, value, CPU_MTRR_DEF)
+      return true
+    }
+    case 0x6e0: return true
+    case 0xda0: {
+      // No supervisor state component is offered.
+      if (!host && !feature(s, F_D1_EAX, 3)) return false
+      if (value != 0) return false
+      store<u64>(s, value, CPU_XSS)
+      return true
+    }
+    case 0xc0000080: {
+      if (sevEs(s)) value = (value & ~EFER_SVME) | (load<u64>(s, CPU_EFER) & EFER_SVME)
+      return writeEfer(s, value)
+    }
+    case 0xc0000100:
+    case 0xc0000101: {
+      if (!canonical(value)) return false
+      store<u64>(segment(s, index == 0xc0000100 ? SEG_FS : SEG_GS), value, SEG_BASE)
+      return true
+    }
+    case 0xc0000103: {
+      if (!host && !featureOrBare(s, F_80000001_EDX, 27) && !featureOrBare(s, F_7_ECX, 22)) return false
+      if (value >> 32) return false
+      store<u64>(s, value, CPU_TSC_AUX)
+      return true
+    }
+    case 0xc0010015: {
+      // Ignored: FFDIS, IGNNE, TLB cache disable. Kept: McStatusWrEn, TscFreqSel. Anything else is #GP.
+      value &= ~(<u64>0x148)
+      if ((value & ~(<u64>0x1040000)) != 0) return false
+      store<u64>(s, value, CPU_HWCR)
+      return true
+    }
+    case 0xc0010130: {
+      if (!sevEs(s)) return false
+      store<u64>(s, value, CPU_GHCB)
+      return true
+    }
+    default:
+      return index >= 0x200 && index <= 0x26f ? mtrrWrite(s, index, value) : false
+  }
+}

@@ -1,0 +1,427 @@
+/**
+ * Control transfers between segments: far JMP, CALL, RET, IRET, call gates, software interrupts
+ * (SDM vol 2 JMP, CALL, RET, IRET, INT; vol 3, 5.8, 6.12; APM vol 2, 4.11, 8.9).
+ */
+import { raiseError, softwareInterrupt, unimplementedFeature, vmmCommunication } from '../cpu/exceptions'
+import { IF, TF, getFlags, overflow, setFlags } from '../cpu/flags'
+import {
+  ATTR_DB, ATTR_L, FLAG_AC, FLAG_ID, FLAG_IOPL, FLAG_NT, FLAG_RF, FLAG_VIF, FLAG_VIP, FLAG_VM, canonical, code64, leaveWith, longMode, protectedMode,
+  segment, sevEs, updateMode, virtual8086, windowOpened,
+} from '../cpu/mode'
+import {
+  applyStack, attributes, beginStack64, beginStackCurrent, codeSegment, descriptor, descriptorLimit, descriptorUpper,
+  fetchDescriptor, fetchSystemDescriptor, loadedStack, markAccessed, readStackSegment, setDescriptorCache, setNullCache, setRealCache, stackPop, stackPointer,
+  stackPush, stackSkip, stackTop, writableData,
+} from '../cpu/segments'
+import {
+  CPU_CPL, CPU_LEAVE, CPU_NMI_BLOCKED, CPU_RIP, CPU_RIP_MASK, EXCF_INT3, EXCF_SOFT, EXCF_TRAP, EXC_BP, EXC_DB, EXC_GP, EXC_NP, EXC_OF, EXC_SS,
+  LEAVE_BRANCH, LEAVE_NEXT, OP_EXTRA, OP_IMM, OP_NEXT, SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS, SEG_LIMIT, SEG_SELECTOR, SEG_SS,
+  UNIMPLEMENTED_TASK_SWITCH, UNIMPLEMENTED_VM86,
+} from '../generated/layout'
+import { readMem, sysRead } from '../memory/access'
+import { ea, operandSize } from './operands'
+
+const RSP: usize = 32
+
+function nextRip(s: usize, op: usize): u64 {
+  return (load<u64>(s, CPU_RIP) + <u64>load<u16>(op, OP_NEXT)) & load<u64>(s, CPU_RIP_MASK)
+}
+
+function left(s: usize): bool {
+  return load<u32>(s, CPU_LEAVE) != 0
+}
+
+/** Mask of an offset of `size` bytes. */
+function offsetMask(size: u32): u64 {
+  return size == 8 ? ~(<u64>0) : size == 4 ? 0xffffffff : 0xffff
+}
+
+/** CS and RIP are committed: new block, new mode. */
+function arrive(s: usize, rip: u64): u32 {
+  store<u64>(s, rip, CPU_RIP)
+  updateMode(s)
+  return leaveWith(s, LEAVE_BRANCH)
+}
+
+/** JMP ptr16:16/32 */
+export function jmpFar(s: usize, op: usize): u32 {
+  return jumpTo(s, op, load<u32>(op, OP_EXTRA) & 0xffff, load<u64>(op, OP_IMM) & offsetMask(operandSize(op)))
+}
+
+/** CALL ptr16:16/32 */
+export function callFar(s: usize, op: usize): u32 {
+  return callTo(s, op, load<u32>(op, OP_EXTRA) & 0xffff, load<u64>(op, OP_IMM) & offsetMask(operandSize(op)))
+}
+
+export function jmpFarMemory(s: usize, op: usize): u32 {
+  const size = operandSize(op)
+  const va = ea(s, op, size + 2)
+  if (left(s)) return load<u32>(s, CPU_LEAVE)
+  const offset = readMem(s, op, va, size)
+  if (left(s)) return load<u32>(s, CPU_LEAVE)
+  const selector = <u32>readMem(s, op, va + <u64>size, 2)
+  if (left(s)) return load<u32>(s, CPU_LEAVE)
+  return jumpTo(s, op, selector, offset)
+}
+
+export function callFarMemory(s: usize, op: usize): u32 {
+  const size = operandSize(op)
+  const va = ea(s, op, size + 2)
+  if (left(s)) return load<u32>(s, CPU_LEAVE)
+  const offset = readMem(s, op, va, size)
+  if (left(s)) return load<u32>(s, CPU_LEAVE)
+  const selector = <u32>readMem(s, op, va + <u64>size, 2)
+  if (left(s)) return load<u32>(s, CPU_LEAVE)
+  return callTo(s, op, selector, offset)
+}
+
+/** Checks a code segment for a direct far transfer at the current privilege; 0, or LEAVE_FAULT. */
+function checkDirect(s: usize, selector: u32, attrib: u32): u32 {
+  const cpl = load<u32>(s, CPU_CPL)
+  const dpl = (attrib >> 5) & 3
+  const error = selector & 0xfffc
+  if ((attrib & 4) != 0 ? dpl > cpl : (selector & 3) > cpl || dpl != cpl) return raiseError(s, EXC_GP, error)
+  if (longMode(s) && (attrib & (ATTR_L | ATTR_DB)) == (ATTR_L | ATTR_DB)) return raiseError(s, EXC_GP, error)
+  if ((attrib & 0x80) == 0) return raiseError(s, EXC_NP, error)
+  return 0
+}
+
+/** The target lies in the segment (canonical, in 64-bit code); else #GP(0). */
+function checkTarget(s: usize, d: u64, rip: u64): u32 {
+  const long = longMode(s) && (attributes(d) & ATTR_L) != 0
+  if (long ? !canonical(rip) : rip > <u64>descriptorLimit(d)) return raiseError(s, EXC_GP, 0)
+  return 0
+}
+
+/** Offset of a call gate; in long mode the 64-bit one. */
+function gateOffset(s: usize, gate: u64): u64 {
+  if (longMode(s)) return (gate & 0xffff) | ((gate >> 32) & 0xffff0000) | (descriptorUpper() << 32)
+  const wide = ((gate >> 43) & 1) != 0
+  return wide ? (gate & 0xffff) | ((gate >> 32) & 0xffff0000) : gate & 0xffff
+}
+
+/** A system descriptor as far target: 1 = call gate that may be used, 0 = LEAVE is set. */
+function gateAllowed(s: usize, op: usize, selector: u32, attrib: u32): u32 {
+  const type = attrib & 0x1f
+  const long = longMode(s)
+  const cpl = load<u32>(s, CPU_CPL)
+  const dpl = (attrib >> 5) & 3
+  const error = selector & 0xfffc
+  const gate = type == 12 || (type == 4 && !long)
+  const task = !long && (type == 5 || type == 1 || type == 9)
+  if (!gate && !task) {
+    raiseError(s, EXC_GP, error)
+    return 0
+  }
+  if (dpl < cpl || dpl < (selector & 3)) {
+    raiseError(s, EXC_GP, error)
+    return 0
+  }
+  if ((attrib & 0x80) == 0) {
+    raiseError(s, EXC_NP, error)
+    return 0
+  }
+  if (task) {
+    if (sevEs(s)) vmmCommunication(s, 0x7d)
+    else unimplementedFeature(s, op, UNIMPLEMENTED_TASK_SWITCH)
+    return 0
+  }
+  if (long && (<u32>(descriptorUpper() >> 40) & 0x1f) != 0) {
+    raiseError(s, EXC_GP, error)
+    return 0
+  }
+  return 1
+}
+
+/** Reads and checks the code segment behind a call gate; its attributes, 0 = LEAVE is set. */
+function gateCode(s: usize, selector: u32): u32 {
+  const error = selector & 0xfffc
+  if (error == 0) {
+    raiseError(s, EXC_GP, 0)
+    return 0
+  }
+  if (!fetchDescriptor(s, selector, EXC_GP, 0)) return 0
+  const attrib = attributes(descriptor())
+  if (!codeSegment(attrib) || ((attrib >> 5) & 3) > load<u32>(s, CPU_CPL) || (longMode(s) && (attrib & (ATTR_L | ATTR_DB)) != ATTR_L)) {
+    raiseError(s, EXC_GP, error)
+    return 0
+  }
+  return attrib
+}
+
+function jumpTo(s: usize, op: usize, selector: u32, offset: u64): u32 {
+  if (!protectedMode(s) || virtual8086(s)) {
+    if (offset > <u64>load<u32>(segment(s, SEG_CS), SEG_LIMIT)) return raiseError(s, EXC_GP, 0)
+    setRealCache(s, SEG_CS, selector)
+    return arrive(s, offset)
+  }
+  if ((selector & 0xfffc) == 0) return raiseError(s, EXC_GP, 0)
+  if (!fetchDescriptor(s, selector, EXC_GP, 0)) return load<u32>(s, CPU_LEAVE)
+  let d = descriptor()
+  let attrib = attributes(d)
+  let rip = offset
+  if ((attrib & 0x10) == 0) {
+    if (longMode(s) && !fetchSystemDescriptor(s, selector, EXC_GP, 0)) return load<u32>(s, CPU_LEAVE)
+    if (!gateAllowed(s, op, selector, attrib)) return load<u32>(s, CPU_LEAVE)
+    rip = gateOffset(s, d)
+    selector = <u32>(d >> 16) & 0xffff
+    attrib = gateCode(s, selector)
+    if (attrib == 0) return load<u32>(s, CPU_LEAVE)
+    d = descriptor()
+    if ((attrib & 4) == 0 && ((attrib >> 5) & 3) != load<u32>(s, CPU_CPL)) return raiseError(s, EXC_GP, selector & 0xfffc)
+    if ((attrib & 0x80) == 0) return raiseError(s, EXC_NP, selector & 0xfffc)
+  } else {
+    if (!codeSegment(attrib)) return raiseError(s, EXC_GP, selector & 0xfffc)
+    if (checkDirect(s, selector, attrib)) return load<u32>(s, CPU_LEAVE)
+  }
+  if (checkTarget(s, d, rip)) return load<u32>(s, CPU_LEAVE)
+  if (!markAccessed(s, selector, d)) return load<u32>(s, CPU_LEAVE)
+  setDescriptorCache(s, SEG_CS, (selector & 0xfffc) | load<u32>(s, CPU_CPL), d)
+  return arrive(s, rip)
+}
+
+function callTo(s: usize, op: usize, selector: u32, offset: u64): u32 {
+  const size = operandSize(op)
+  const cs = segment(s, SEG_CS)
+  const oldCs = <u64>load<u16>(cs, SEG_SELECTOR)
+  const ret = nextRip(s, op)
+  if (!protectedMode(s) || virtual8086(s)) {
+    beginStackCurrent(s, 0)
+    if (!stackPush(s, size, oldCs) || !stackPush(s, size, ret)) return load<u32>(s, CPU_LEAVE)
+    if (offset > <u64>load<u32>(cs, SEG_LIMIT)) return raiseError(s, EXC_GP, 0)
+    applyStack(s)
+    setRealCache(s, SEG_CS, selector)
+    return arrive(s, offset)
+  }
+  if ((selector & 0xfffc) == 0) return raiseError(s, EXC_GP, 0)
+  if (!fetchDescriptor(s, selector, EXC_GP, 0)) return load<u32>(s, CPU_LEAVE)
+  const d = descriptor()
+  const attrib = attributes(d)
+  if ((attrib & 0x10) == 0) return callGate(s, op, selector, d, attrib, oldCs, ret)
+  if (!codeSegment(attrib)) return raiseError(s, EXC_GP, selector & 0xfffc)
+  if (checkDirect(s, selector, attrib)) return load<u32>(s, CPU_LEAVE)
+  beginStackCurrent(s, 0)
+  if (!stackPush(s, size, oldCs) || !stackPush(s, size, ret)) return load<u32>(s, CPU_LEAVE)
+  if (checkTarget(s, d, offset)) return load<u32>(s, CPU_LEAVE)
+  if (!markAccessed(s, selector, d)) return load<u32>(s, CPU_LEAVE)
+  applyStack(s)
+  setDescriptorCache(s, SEG_CS, (selector & 0xfffc) | load<u32>(s, CPU_CPL), d)
+  return arrive(s, offset)
+}
+
+function callGate(s: usize, op: usize, selector: u32, gate: u64, gateAttrib: u32, oldCs: u64, ret: u64): u32 {
+  const long = longMode(s)
+  if (long && !fetchSystemDescriptor(s, selector, EXC_GP, 0)) return load<u32>(s, CPU_LEAVE)
+  if (!gateAllowed(s, op, selector, gateAttrib)) return load<u32>(s, CPU_LEAVE)
+  const rip = gateOffset(s, gate)
+  const target = <u32>(gate >> 16) & 0xffff
+  const attrib = gateCode(s, target)
+  if (attrib == 0) return load<u32>(s, CPU_LEAVE)
+  const d = descriptor()
+  if ((attrib & 0x80) == 0) return raiseError(s, EXC_NP, target & 0xfffc)
+  const cpl = load<u32>(s, CPU_CPL)
+  const dpl = (attrib >> 5) & 3
+  const newCpl = (attrib & 4) == 0 && dpl < cpl ? dpl : cpl
+  const ss = segment(s, SEG_SS)
+  const oldSs = <u64>load<u16>(ss, SEG_SELECTOR)
+  const oldSp = load<u64>(s, RSP)
+  const size: u32 = long ? 8 : (gateAttrib & 8) != 0 ? 4 : 2
+  if (newCpl < cpl) {
+    if (long) {
+      const rsp = stackPointer(s, 4 + (newCpl << 3), 0)
+      if (left(s)) return load<u32>(s, CPU_LEAVE)
+      beginStack64(rsp, newCpl, 0)
+    } else if (!readStackSegment(s, newCpl, 0)) return load<u32>(s, CPU_LEAVE)
+    if (!stackPush(s, size, oldSs) || !stackPush(s, size, oldSp)) return load<u32>(s, CPU_LEAVE)
+    if (!long) {
+      // Parameters are copied from the caller's stack, the last one first.
+      const mask: u64 = (<u32>load<u16>(ss, SEG_ATTRIB) & ATTR_DB) != 0 ? 0xffffffff : 0xffff
+      for (let i = <u32>(gate >> 32) & 31; i > 0; i--) {
+        const value = sysRead(s, <u64><u32>(load<u64>(ss, SEG_BASE) + ((oldSp + <u64>((i - 1) * size)) & mask)), size)
+        if (left(s) || !stackPush(s, size, value)) return load<u32>(s, CPU_LEAVE)
+      }
+    }
+  } else if (long) beginStack64(load<u64>(s, RSP), cpl, 0)
+  else beginStackCurrent(s, 0)
+  if (!stackPush(s, size, oldCs) || !stackPush(s, size, ret)) return load<u32>(s, CPU_LEAVE)
+  if (checkTarget(s, d, rip)) return load<u32>(s, CPU_LEAVE)
+  if (!markAccessed(s, target, d)) return load<u32>(s, CPU_LEAVE)
+  if (newCpl < cpl) {
+    if (long) nullStack(s, newCpl)
+    else loadedStack(s)
+  }
+  if (long) store<u64>(s, stackTop(), RSP)
+  else applyStack(s)
+  setDescriptorCache(s, SEG_CS, (target & 0xfffc) | newCpl, d)
+  store<u32>(s, newCpl, CPU_CPL)
+  return arrive(s, rip)
+}
+
+/** The null SS that long mode loads on an inward transfer. */
+function nullStack(s: usize, cpl: u32): void {
+  const ss = segment(s, SEG_SS)
+  store<u16>(ss, <u16>cpl, SEG_SELECTOR)
+  store<u64>(ss, 0, SEG_BASE)
+  store<u32>(ss, 0xffffffff, SEG_LIMIT)
+  store<u16>(ss, <u16>(0xc93 | (cpl << 5)), SEG_ATTRIB)
+}
+
+/** Data segments that the outer level may not see become null (SDM vol 3, 5.8.6). */
+function dropInnerSegments(s: usize, cpl: u32): void {
+  for (let i: u32 = 0; i < 4; i++) {
+    const n: u32 = i == 0 ? SEG_ES : i == 1 ? SEG_DS : i == 2 ? SEG_FS : SEG_GS
+    const at = segment(s, n)
+    const attrib = <u32>load<u16>(at, SEG_ATTRIB)
+    if ((attrib & 0x8000) != 0) continue
+    if ((!codeSegment(attrib) || (attrib & 4) == 0) && ((attrib >> 5) & 3) < cpl) setNullCache(s, n, 0)
+  }
+}
+
+/** RETF, RETF imm16 */
+export function retFar(s: usize, op: usize): u32 {
+  const size = operandSize(op)
+  const release = load<u64>(op, OP_IMM) & 0xffff
+  beginStackCurrent(s, 0)
+  const rip = stackPop(s, size)
+  if (left(s)) return load<u32>(s, CPU_LEAVE)
+  const selector = <u32>stackPop(s, size) & 0xffff
+  if (left(s)) return load<u32>(s, CPU_LEAVE)
+  if (!protectedMode(s) || virtual8086(s)) {
+    if (rip > <u64>load<u32>(segment(s, SEG_CS), SEG_LIMIT)) return raiseError(s, EXC_GP, 0)
+    stackSkip(release)
+    applyStack(s)
+    setRealCache(s, SEG_CS, selector)
+    return arrive(s, rip)
+  }
+  return returnTo(s, size, selector, rip, release, false, 0)
+}
+
+/** Common end of RETF and IRET in protected and long mode: the stack stands behind CS (and FLAGS). */
+function returnTo(s: usize, size: u32, selector: u32, rip: u64, release: u64, interrupt: bool, flags: u64): u32 {
+  const cpl = load<u32>(s, CPU_CPL)
+  const rpl = selector & 3
+  const error = selector & 0xfffc
+  if (error == 0) return raiseError(s, EXC_GP, 0)
+  if (!fetchDescriptor(s, selector, EXC_GP, 0)) return load<u32>(s, CPU_LEAVE)
+  const d = descriptor()
+  const attrib = attributes(d)
+  const dpl = (attrib >> 5) & 3
+  if (!codeSegment(attrib) || rpl < cpl || ((attrib & 4) != 0 ? dpl > rpl : dpl != rpl)) return raiseError(s, EXC_GP, error)
+  const long = longMode(s)
+  if (long && (attrib & (ATTR_L | ATTR_DB)) == (ATTR_L | ATTR_DB)) return raiseError(s, EXC_GP, error)
+  if ((attrib & 0x80) == 0) return raiseError(s, EXC_NP, error)
+  const from64 = code64(s)
+  if (rpl == cpl && !(interrupt && from64)) {
+    if (checkTarget(s, d, rip)) return load<u32>(s, CPU_LEAVE)
+    if (!markAccessed(s, selector, d)) return load<u32>(s, CPU_LEAVE)
+    stackSkip(release)
+    applyStack(s)
+    setDescriptorCache(s, SEG_CS, selector, d)
+    if (interrupt) returnFlags(s, size, flags, cpl)
+    return arrive(s, rip)
+  }
+  stackSkip(release)
+  const sp = stackPop(s, size)
+  if (left(s)) return load<u32>(s, CPU_LEAVE)
+  const ssSelector = <u32>stackPop(s, size) & 0xffff
+  if (left(s)) return load<u32>(s, CPU_LEAVE)
+  const to64 = long && (attrib & ATTR_L) != 0
+  let ssDescriptor: u64 = 0
+  if ((ssSelector & 0xfffc) == 0) {
+    if (!to64 || rpl == 3 || (ssSelector & 3) != rpl) return raiseError(s, EXC_GP, 0)
+  } else {
+    if (!fetchDescriptor(s, ssSelector, EXC_GP, 0)) return load<u32>(s, CPU_LEAVE)
+    ssDescriptor = descriptor()
+    const a = attributes(ssDescriptor)
+    if ((ssSelector & 3) != rpl || ((a >> 5) & 3) != rpl || !writableData(a)) return raiseError(s, EXC_GP, ssSelector & 0xfffc)
+    if ((a & 0x80) == 0) return raiseError(s, EXC_SS, ssSelector & 0xfffc)
+    if (!markAccessed(s, ssSelector, ssDescriptor)) return load<u32>(s, CPU_LEAVE)
+  }
+  if (checkTarget(s, d, rip)) return load<u32>(s, CPU_LEAVE)
+  if (!markAccessed(s, selector, d)) return load<u32>(s, CPU_LEAVE)
+  setDescriptorCache(s, SEG_CS, selector, d)
+  if (ssDescriptor == 0) {
+    nullStack(s, rpl)
+    store<u16>(segment(s, SEG_SS), <u16>ssSelector, SEG_SELECTOR)
+  } else setDescriptorCache(s, SEG_SS, ssSelector, ssDescriptor)
+  if (interrupt) returnFlags(s, size, flags, cpl)
+  store<u32>(s, rpl, CPU_CPL)
+  if (to64) store<u64>(s, sp + release, RSP)
+  else if (<u32>load<u16>(segment(s, SEG_SS), SEG_ATTRIB) & ATTR_DB) store<u64>(s, (sp + release) & 0xffffffff, RSP)
+  else store<u16>(s, <u16>(sp + release), RSP)
+  if (rpl > cpl) dropInnerSegments(s, rpl)
+  return arrive(s, rip)
+}
+
+/** RFLAGS as IRET sets them at privilege `cpl` (SDM vol 2, IRET). RF is not kept: instruction breakpoints are not modelled. */
+function returnFlags(s: usize, size: u32, value: u64, cpl: u32): void {
+  const old = getFlags(s)
+  let change: u64 = 0x8d5 | <u64>TF | 0x400 | FLAG_NT
+  if (size != 2) change |= FLAG_AC | FLAG_ID
+  if (<u64>cpl <= (old & FLAG_IOPL) >> 12) change |= <u64>IF
+  if (cpl == 0) change |= FLAG_IOPL | (size != 2 ? FLAG_VIF | FLAG_VIP : 0)
+  setFlags(s, (old & ~(change | FLAG_RF)) | (value & change))
+  if ((old & <u64>IF) == 0 && (value & change & <u64>IF) != 0) windowOpened(s)
+}
+
+export function iret(s: usize, op: usize): u32 {
+  const size = operandSize(op)
+  const flags = getFlags(s)
+  if (protectedMode(s) && !virtual8086(s) && (flags & FLAG_NT) != 0) {
+    if (longMode(s)) return raiseError(s, EXC_GP, 0)
+    if (sevEs(s)) return vmmCommunication(s, 0x7d)
+    return unimplementedFeature(s, op, UNIMPLEMENTED_TASK_SWITCH)
+  }
+  if (virtual8086(s)) return unimplementedFeature(s, op, UNIMPLEMENTED_VM86)
+  beginStackCurrent(s, 0)
+  const rip = stackPop(s, size)
+  if (left(s)) return load<u32>(s, CPU_LEAVE)
+  const selector = <u32>stackPop(s, size) & 0xffff
+  if (left(s)) return load<u32>(s, CPU_LEAVE)
+  const image = stackPop(s, size)
+  if (left(s)) return load<u32>(s, CPU_LEAVE)
+  let leave: u32
+  if (!protectedMode(s)) {
+    if (rip > <u64>load<u32>(segment(s, SEG_CS), SEG_LIMIT)) return raiseError(s, EXC_GP, 0)
+    applyStack(s)
+    setRealCache(s, SEG_CS, selector)
+    const change: u64 = size == 2 ? 0x7fd5 : 0x257fd5
+    setFlags(s, (flags & ~(change | FLAG_RF)) | (image & change))
+    if ((flags & <u64>IF) == 0 && (image & <u64>IF) != 0) windowOpened(s)
+    leave = arrive(s, rip)
+  } else if ((image & FLAG_VM) != 0 && size == 4 && load<u32>(s, CPU_CPL) == 0 && !longMode(s)) {
+    return unimplementedFeature(s, op, UNIMPLEMENTED_VM86)
+  } else leave = returnTo(s, size, selector, rip, 0, true, image)
+  if (leave == LEAVE_BRANCH) {
+    if (load<u32>(s, CPU_NMI_BLOCKED)) {
+      store<u32>(s, 0, CPU_NMI_BLOCKED)
+      windowOpened(s)
+    }
+  }
+  return leave
+}
+
+function software(s: usize, op: usize, vector: u32, kind: u32): u32 {
+  if (virtual8086(s)) return unimplementedFeature(s, op, UNIMPLEMENTED_VM86)
+  if (!softwareInterrupt(s, op, vector, kind, nextRip(s, op))) return load<u32>(s, CPU_LEAVE)
+  return leaveWith(s, LEAVE_BRANCH)
+}
+
+export function intN(s: usize, op: usize): u32 {
+  return software(s, op, <u32>load<u64>(op, OP_IMM) & 0xff, EXCF_SOFT)
+}
+
+export function int3(s: usize, op: usize): u32 {
+  return software(s, op, EXC_BP, EXCF_INT3)
+}
+
+export function into(s: usize, op: usize): u32 {
+  return overflow(s) ? software(s, op, EXC_OF, EXCF_INT3) : leaveWith(s, LEAVE_NEXT)
+}
+
+/** INT1 (ICEBP): a #DB trap without privilege check; intercepted for SEV-ES guests. */
+export function int1(s: usize, op: usize): u32 {
+  if (sevEs(s)) return vmmCommunication(s, 0x88)
+  if (!softwareInterrupt(s, op, EXC_DB, EXCF_TRAP, nextRip(s, op))) return load<u32>(s, CPU_LEAVE)
+  return leaveWith(s, LEAVE_BRANCH)
+}
