@@ -4,20 +4,17 @@
  * appendix A). Owns the MSR fields of the CPU structure. Result of a read: CPU_MSR_VALUE.
  */
 import {
-  CPU_APIC_BASE, CPU_EFER, CPU_GHCB, CPU_HWCR, CPU_ICOUNT, CPU_MC_BANKS, CPU_MCG_CAP, CPU_MCG_CTL, CPU_MSR_VALUE, CPU_MTRR_DEF, CPU_MTRR_FIXED, CPU_MTRR_VAR,
-  CPU_PAT, CPU_SEV_STATUS, CPU_TIME_BASE, CPU_TSC_ADJUST, CPU_TSC_AUX, CPU_TSC_OFFSET, CPU_XSS, SEG_BASE, SEG_FS, SEG_GS,
+  CPU_APIC_BASE, CPU_EFER, CPU_GHCB, CPU_HWCR, CPU_MC_BANKS, CPU_MCG_CAP, CPU_MCG_CTL, CPU_MSR_VALUE, CPU_MTRR_DEF, CPU_MTRR_FIXED, CPU_MTRR_VAR,
+  CPU_PAT, CPU_SEV_STATUS, CPU_TSC_ADJUST, CPU_TSC_AUX, CPU_TSC_OFFSET, CPU_XSS, SEG_BASE, SEG_FS, SEG_GS,
 } from '../generated/layout'
 import {
   MSRF_CANONICAL, MSRF_IGNORE, MSRF_PASS, MSRF_READ_ONLY, MSRF_WRITE_ONLY, MSR_COUNT, MSR_KIND_CONSTANT, MSR_KIND_FIELD, MSR_ROWS, msrOffset,
 } from '../generated/msr'
 import { writeEfer } from './control'
 import { F_D1_EAX, F_80000001_EDX, F_7_ECX, feature, featureOrBare, physicalBits } from './features'
+import { apicBaseWrite, tscDeadlineRead, tscDeadlineWrite, x2apicRead, x2apicWrite } from '../kvm/lapic'
+import { tscNow } from '../kvm/time'
 import { EFER_SVME, canonical, segment, sevEs } from './mode'
-
-/** TSC runs at 2 GHz: two ticks per nanosecond of virtual time. */
-export function tscNow(s: usize): u64 {
-  return ((load<u64>(s, CPU_TIME_BASE) + load<u64>(s, CPU_ICOUNT)) << 1) + load<u64>(s, CPU_TSC_OFFSET)
-}
 
 function row(index: u32): i32 {
   let low: i32 = 0
@@ -84,6 +81,7 @@ export function msrRead(s: usize, index: u32, host: bool): bool {
     if (kind == MSR_KIND_CONSTANT) return found(s, load<u64>(at, 16))
     return specialRead(s, index)
   }
+  if ((index & 0xffffff00) == 0x800) return x2apicRead(s, index, s + CPU_MSR_VALUE)
   const bank = bankAddress(s, index)
   if (bank) return found(s, load<u64>(bank))
   return false
@@ -97,7 +95,7 @@ function specialRead(s: usize, index: u32): bool {
     case 0x17b: return found(s, load<u64>(s, CPU_MCG_CTL))
     case 0x277: return found(s, load<u64>(s, CPU_PAT))
     case 0x2ff: return found(s, load<u64>(s, CPU_MTRR_DEF))
-    case 0x6e0: return found(s, 0)
+    case 0x6e0: return found(s, tscDeadlineRead(s))
     case 0xda0: return found(s, load<u64>(s, CPU_XSS))
     case 0xc0000080: return found(s, load<u64>(s, CPU_EFER))
     case 0xc0000100: return found(s, load<u64>(segment(s, SEG_FS), SEG_BASE))
@@ -132,6 +130,7 @@ export function msrWrite(s: usize, index: u32, value: u64, host: bool): bool {
     }
     return specialWrite(s, index, value, host)
   }
+  if ((index & 0xffffff00) == 0x800) return x2apicWrite(s, index, value)
   const bank = bankAddress(s, index)
   if (bank) {
     // Bank controls take all ones or (nearly) zero; STATUS only zero from the guest unless HWCR.McStatusWrEn.
@@ -179,12 +178,7 @@ function specialWrite(s: usize, index: u32, value: u64, host: bool): bool {
       if (!host) store<u64>(s, load<u64>(s, CPU_TSC_ADJUST) + delta, CPU_TSC_ADJUST)
       return true
     }
-    case 0x1b: {
-      const beyond = ~((<u64>1 << <u64>physicalBits(s)) - 1)
-      if ((value & (beyond | 0x2ff)) != 0) return false
-      store<u64>(s, value, CPU_APIC_BASE)
-      return true
-    }
+    case 0x1b: return apicBaseWrite(s, value, host)
     case 0x3b: {
       const delta = value - load<u64>(s, CPU_TSC_ADJUST)
       if (!host) store<u64>(s, load<u64>(s, CPU_TSC_OFFSET) + delta, CPU_TSC_OFFSET)
@@ -209,7 +203,10 @@ function specialWrite(s: usize, index: u32, value: u64, host: bool): bool {
       store<u64>(s, value, CPU_MTRR_DEF)
       return true
     }
-    case 0x6e0: return true
+    case 0x6e0: {
+      tscDeadlineWrite(s, value)
+      return true
+    }
     case 0xda0: {
       // No supervisor state component is offered.
       if (!host && !feature(s, F_D1_EAX, 3)) return false

@@ -6,22 +6,25 @@
 import { readDr, writeCr0, writeCr3, writeCr4, writeCr8, writeDr, writeXcr0 } from '../cpu/control'
 import { raise, raiseDebug, raiseError, unimplementedFeature, vmmCommunication } from '../cpu/exceptions'
 import {
-  F_1_ECX, F_7_EBX, F_7_ECX, F_D1_EAX, F_80000001_ECX, F_80000001_EDX, F_80000008_EBX, cpuidEntry, feature, featureOrBare, intelCompatible,
+  F_1_ECX, F_7_EBX, F_7_ECX, F_D1_EAX, F_80000001_ECX, F_80000001_EDX, F_80000008_EBX, feature, featureOrBare, intelCompatible,
 } from '../cpu/features'
 import { IF, getFlags, setFlags } from '../cpu/flags'
 import {
   CR0_PE, CR0_TS, CR4_DE, CR4_FSGSBASE, CR4_OSXSAVE, CR4_PCE, CR4_TSD, CR4_UMIP, EFER_SCE, EFER_SVME, FLAG_AC, FLAG_RF, FLAG_VM, canonical, code64,
   leaveWith, longMode, protectedMode, segment, sevEs, updateMode, virtual8086, windowOpened,
 } from '../cpu/mode'
-import { msrPassThrough, msrRead, msrWrite, tscNow } from '../cpu/msr'
+import { msrPassThrough, msrRead, msrWrite } from '../cpu/msr'
 import {
-  CPU_CPL, CPU_CR0, CPU_CR2, CPU_CR3, CPU_CR4, CPU_CR8, CPU_CSTAR, CPU_DR7, CPU_EFER, CPU_HALTED, CPU_KERNEL_GS_BASE, CPU_LEAVE, CPU_LSTAR, CPU_MSR_VALUE,
-  CPU_RIP, CPU_RIP_MASK, CPU_SFMASK, CPU_STAR, CPU_STOP_REASON, CPU_SYSENTER_CS, CPU_SYSENTER_EIP, CPU_SYSENTER_ESP, CPU_TSC_AUX, CPU_XCR0, EXC_GP, EXC_UD, LEAVE_BRANCH, LEAVE_EXIT_NEXT,
+  CPU_CPL, CPU_CR0, CPU_CR2, CPU_CR3, CPU_CR4, CPU_CR8, CPU_CSTAR, CPU_DR7, CPU_EFER, CPU_KERNEL_GS_BASE, CPU_LEAVE, CPU_LSTAR, CPU_MSR_VALUE,
+  CPU_RIP, CPU_RIP_MASK, CPU_SFMASK, CPU_STAR, CPU_SYSENTER_CS, CPU_SYSENTER_EIP, CPU_SYSENTER_ESP, CPU_TSC_AUX, CPU_XCR0, EXC_GP, EXC_UD, LEAVE_BRANCH,
   LEAVE_NEXT, OPF_LOCK, OP_FLAGS, OP_IMM, OP_MODRM, OP_NEXT, OP_REG, OP_RM, SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_FS, SEG_GS, SEG_LIMIT, SEG_SELECTOR, SEG_SS,
-  STOP_EVENT, UNIMPLEMENTED_SVM,
+  UNIMPLEMENTED_SVM,
 } from '../generated/layout'
 import { flushTlb, flushTlbLocal, invalidatePage } from '../memory/tlb'
 import { readMem, writeMem } from '../memory/access'
+import { vmmcall } from './vmgexit'
+import { tscNow } from '../kvm/time'
+import { cpuidAnswer, cpuidEax, cpuidEbx, cpuidEcx, cpuidEdx } from '../kvm/cpuid'
 import { addressMask, ea, effectiveOffset, getRm, isMemory, operandSize, setRm, writeRegister } from './operands'
 
 const RAX: usize = 0
@@ -221,11 +224,11 @@ export function cpuid(s: usize, op: usize): u32 {
   if (sevEs(s)) return vmmCommunication(s, 0x72)
   // CPUID faulting (MISC_FEATURES_ENABLES bit 0).
   if (cpl(s) != 0 && msrRead(s, 0x140, true) && (load<u64>(s, CPU_MSR_VALUE) & 1) != 0) return gp(s)
-  const e = cpuidEntry(s, load<u32>(s, RAX), load<u32>(s, RCX))
-  store<u64>(s, e ? <u64>load<u32>(e) : 0, RAX)
-  store<u64>(s, e ? <u64>load<u32>(e, 4) : 0, RBX)
-  store<u64>(s, e ? <u64>load<u32>(e, 8) : 0, RCX)
-  store<u64>(s, e ? <u64>load<u32>(e, 12) : 0, RDX)
+  cpuidAnswer(s, load<u32>(s, RAX), load<u32>(s, RCX))
+  store<u64>(s, <u64>cpuidEax(s), RAX)
+  store<u64>(s, <u64>cpuidEbx(s), RBX)
+  store<u64>(s, <u64>cpuidEcx(s), RCX)
+  store<u64>(s, <u64>cpuidEdx(s), RDX)
   return 0
 }
 
@@ -455,12 +458,9 @@ export function stac(s: usize, op: usize): u32 {
 
 // Virtualisation and system management.
 
-/** VMMCALL, and VMCALL which KVM accepts as well: an ordinary guest's hypercall. None is offered, so -KVM_ENOSYS. */
-export function vmmcall(s: usize, op: usize): u32 {
-  if (sevEs(s)) return <u32>load<u8>(op, OP_MODRM) == 0xd9 ? vmmCommunication(s, 0x81) : raise(s, EXC_UD)
-  const error: u64 = cpl(s) != 0 ? <u64>(-1) : <u64>(-1000)
-  store<u64>(s, longMode(s) && code64(s) ? error : error & 0xffffffff, RAX)
-  return 0
+/** VMCALL: KVM accepts it beside VMMCALL; the emulation that does so cannot see an SEV-ES guest. */
+export function vmcall(s: usize, op: usize): u32 {
+  return sevEs(s) ? raise(s, EXC_UD) : vmmcall(s, op)
 }
 
 /** VMRUN VMLOAD VMSAVE STGI CLGI SKINIT INVLPGA: #UD without EFER.SVME; intercepted for SEV-ES, whose EFER has it. */
@@ -482,12 +482,4 @@ export function rsm(s: usize, op: usize): u32 {
 /** UD0, UD1, UD2. */
 export function ud(s: usize, op: usize): u32 {
   return raise(s, EXC_UD)
-}
-
-/** HLT: CPL 0. The loop stops; what waiting means is decided in assembly/kvm. */
-export function hlt(s: usize, op: usize): u32 {
-  if (cpl(s) != 0) return gp(s)
-  store<u32>(s, 3, CPU_HALTED)
-  store<u32>(s, STOP_EVENT, CPU_STOP_REASON)
-  return leaveWith(s, LEAVE_EXIT_NEXT)
 }

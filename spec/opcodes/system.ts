@@ -47,9 +47,8 @@ export const system: readonly string[] = [
   '0F.01:CA CLAC =clac end', '0F.01:CB STAC =stac end',
   '0F.01:C8 MONITOR =monitor', '0F.01:C9 MWAIT =mwait', '0F.01:FA MONITORX =monitorx', '0F.01:FB MWAITX =mwaitx', '0F.01:FC CLZERO =clzero',
   'F3.90 PAUSE =pause',
-  'NP.0F.01:D9 VMMCALL =vmmcall', '66.0F.01:D9 VMMCALL =vmmcall', '0F.01:C1 VMCALL =vmmcall',
+  '66.0F.01:D9 VMMCALL =vmmcall end', '0F.01:C1 VMCALL =vmcall end',
   ...['D8 VMRUN', 'DA VMLOAD', 'DB VMSAVE', 'DC STGI', 'DD CLGI', 'DE SKINIT', 'DF INVLPGA'].map((r) => `0F.01:${r} =svm`),
-  'F4 HLT =hlt end',
   '0F.AA RSM =rsm',
   '0F.0B UD2 =ud', '0F.B9 UD1 Gv,Ev =ud', '0F.FF UD0 Gv,Ev =ud',
 ]
