@@ -52,7 +52,11 @@ class Guest {
     const leave = core.view.getUint32(s + L.CPU_LEAVE, true)
     if (leave === 0) return 'ok'
     if (leave !== L.LEAVE_FAULT) return `leave ${leave}`
-    return 'fault'
+    const vector = core.view.getUint32(s + L.CPU_EXC_VECTOR, true)
+    const error = core.view.getUint32(s + L.CPU_EXC_ERROR, true)
+    if (vector !== L.EXC_PF) return `#${vector}(${error})`
+    assert.is(this.get(L.CPU_CR2), this.get(L.CPU_EFER) & 0x400n ? va : va & 0xffffffffn)
+    return `#PF(${['p', 'w', 'u', 'r', 'i'].map((c, i) => ((error >> i) & 1 ? c.toUpperCase() : c)).join('')})`
   }
 }
 
@@ -64,6 +68,249 @@ test('real mode is the identity', () => {
   assert.is(call(g.m.core, 'writeMem', g.m.s, OP, 0x1fffcn, 8, 0x0102030405060708n), 0)
   assert.is(g.peek(0x1fffc), 0x0102030405060708n)
   assert.is(call64(g.m.core, 'probe', g.m.s, 0x1fffcn), 0x1fffcn)
+})
+
+const P = 1n
+const W = 2n
+const U = 4n
+const A = 0x20n
+const D = 0x40n
+const PS = 0x80n
+const G = 0x100n
+
+interface Case {
+  readonly entries?: readonly [top: bigint, ...rest: bigint[]]
+  readonly cr0?: bigint
+  readonly cr4?: bigint
+  readonly efer?: bigint
+  readonly cpl?: number
+  readonly ac?: boolean
+  readonly kind: 'r' | 'w' | 'x' | 'sr' | 'sw'
+  readonly va?: bigint
+  readonly result: string
+}
+
+const all = P | W | U
+const long: Pick<Case, 'cr0' | 'cr4' | 'efer'> = { cr0: PG | PE | WP, cr4: PAE, efer: LMA | NXE }
+
+/** Flags of the four entries that lead to page 9 at linear address 0x5000 (tables at 0x1000..0x4000). */
+const fourLevel: Record<string, Case> = {
+  'all rights, user read': { kind: 'r', cpl: 3, result: 'ok' },
+  'all rights, user write': { kind: 'w', cpl: 3, result: 'ok' },
+  'all rights, user fetch': { kind: 'x', cpl: 3, result: 'ok' },
+  'not present in level 4': { entries: [W, all, all, all], kind: 'r', result: '#PF(pwuri)' },
+  'not present in level 3': { entries: [all, W, all, all], kind: 'w', result: '#PF(pWuri)' },
+  'not present in level 2': { entries: [all, all, W, all], kind: 'x', result: '#PF(pwurI)' },
+  'not present in level 1': { entries: [all, all, all, W], kind: 'r', cpl: 3, result: '#PF(pwUri)' },
+  'not present, user write': { entries: [all, all, all, 0n], kind: 'w', cpl: 3, result: '#PF(pWUri)' },
+  'fetch without NXE and SMEP has no I bit': { entries: [all, all, all, 0n], efer: LMA, kind: 'x', result: '#PF(pwuri)' },
+  'fetch with SMEP has the I bit': { entries: [all, all, all, 0n], efer: LMA, cr4: PAE | SMEP, kind: 'x', result: '#PF(pwurI)' },
+  'supervisor page, user read': { entries: [all, all, all, P | W], kind: 'r', cpl: 3, result: '#PF(PwUri)' },
+  'supervisor in level 4 counts': { entries: [P | W, all, all, all], kind: 'r', cpl: 3, result: '#PF(PwUri)' },
+  'supervisor page, user fetch': { entries: [all, all, P | W, all], kind: 'x', cpl: 3, result: '#PF(PwUrI)' },
+  'CPL 2 is supervisor': { entries: [all, all, all, P | W], kind: 'r', cpl: 2, result: 'ok' },
+  'read-only, user write': { entries: [all, all, all, P | U], kind: 'w', cpl: 3, result: '#PF(PWUri)' },
+  'read-only in level 3, user write': { entries: [all, P | U, all, all], kind: 'w', cpl: 3, result: '#PF(PWUri)' },
+  'read-only, supervisor write with WP': { entries: [all, all, all, P | U], kind: 'w', result: '#PF(PWuri)' },
+  'read-only, supervisor write without WP': { entries: [all, all, all, P | U], cr0: PG | PE, kind: 'w', result: 'ok' },
+  'WP does not help the user': { entries: [all, all, all, P | U], cr0: PG | PE, cpl: 3, kind: 'w', result: '#PF(PWUri)' },
+  'NX, fetch': { entries: [all, all, all, all | NX], kind: 'x', result: '#PF(PwurI)' },
+  'NX in level 2, user fetch': { entries: [all, all, all | NX, all], kind: 'x', cpl: 3, result: '#PF(PwUrI)' },
+  'NX, read': { entries: [all, all, all, all | NX], kind: 'r', result: 'ok' },
+  'NX without NXE is reserved': { entries: [all, all, all, all | NX], efer: LMA, kind: 'r', result: '#PF(PwuRi)' },
+  'reserved beats permission': { entries: [all, all, all, P | NX], efer: LMA, kind: 'w', cpl: 3, result: '#PF(PWURi)' },
+  'reserved address bit in level 4': { entries: [all | 1n << 45n, all, all, all], kind: 'r', result: '#PF(PwuRi)' },
+  'reserved address bit in level 1': { entries: [all, all, all, all | 1n << 51n], kind: 'r', cpl: 3, result: '#PF(PwURi)' },
+  'PS in level 4 is reserved': { entries: [all | PS, all, all, all], kind: 'r', result: '#PF(PwuRi)' },
+  'G in level 4 is reserved (AMD)': { entries: [all | G, all, all, all], kind: 'r', result: '#PF(PwuRi)' },
+  'G in a level 3 table pointer is reserved (AMD)': { entries: [all, all | G, all, all], kind: 'r', result: '#PF(PwuRi)' },
+  '1 GiB page with low address bits': { entries: [all, all | PS, all, all], kind: 'r', result: '#PF(PwuRi)' },
+  '2 MiB page with low address bits': { entries: [all, all, all | PS | 0x2000n, all], kind: 'r', result: '#PF(PwuRi)' },
+  'ignored bits 62:52 and 11:9': { entries: [all | 0x7ff0000000000e00n, all, all, all | 0x7ff0000000000e00n], kind: 'r', result: 'ok' },
+  'SMEP, fetch from a user page': { cr4: PAE | SMEP, kind: 'x', result: '#PF(PwurI)' },
+  'SMEP, fetch from a page that is supervisor in level 2': { cr4: PAE | SMEP, entries: [all, all, P | W, all], kind: 'x', result: 'ok' },
+  'SMEP, user fetch': { cr4: PAE | SMEP, kind: 'x', cpl: 3, result: 'ok' },
+  'SMAP, read': { cr4: PAE | SMAP, kind: 'r', result: '#PF(Pwuri)' },
+  'SMAP, write': { cr4: PAE | SMAP, kind: 'w', result: '#PF(PWuri)' },
+  'SMAP with AC': { cr4: PAE | SMAP, ac: true, kind: 'w', result: 'ok' },
+  'SMAP, implicit access ignores AC': { cr4: PAE | SMAP, ac: true, kind: 'sr', result: '#PF(Pwuri)' },
+  'SMAP does not concern fetches': { cr4: PAE | SMAP, kind: 'x', result: 'ok' },
+  'SMAP, supervisor page': { cr4: PAE | SMAP, entries: [all, P | W, all, all], kind: 'w', result: 'ok' },
+  'SMAP, user access': { cr4: PAE | SMAP, kind: 'r', cpl: 3, result: 'ok' },
+  'implicit access at CPL 3 is supervisor': { entries: [all, all, all, P | W], kind: 'sw', cpl: 3, result: 'ok' },
+  'implicit access at CPL 3, error code': { entries: [all, all, all, 0n], kind: 'sw', cpl: 3, result: '#PF(pWuri)' },
+  'not canonical': { kind: 'r', va: 0x0000800000000000n, result: '#13(0)' },
+  'not canonical, high': { kind: 'w', va: 0xffff7fffffffffffn, result: '#13(0)' },
+  'not canonical, alias of a mapped page': { kind: 'r', va: 0x8000000000005000n, result: '#13(0)' },
+}
+
+function setUp(c: Case, defaults: Pick<Case, 'cr0' | 'cr4' | 'efer'>, levels: number): Guest {
+  const g = new Guest()
+  g.set(L.CPU_CR0, c.cr0 ?? defaults.cr0 ?? 0n)
+  g.set(L.CPU_CR4, c.cr4 ?? defaults.cr4 ?? 0n)
+  g.set(L.CPU_EFER, c.efer ?? defaults.efer ?? 0n)
+  g.set(L.CPU_EFLAGS, c.ac ? AC : 0n)
+  g.m.core.view.setBigUint64(g.m.vm + L.VM_PHYS_MASK, (1n << 40n) - 1n, true)
+  g.set(L.CPU_CR3, 0x1000n)
+  const flags = c.entries ?? Array.from({ length: levels }, () => all)
+  for (let i = 0; i < levels; i++) {
+    const last = i === levels - 1
+    g.poke((i + 1) * 0x1000 + (last ? 5 * 8 : 0), BigInt(last ? 0x9000 : (i + 2) * 0x1000) | (flags[i] ?? all))
+  }
+  g.cpl(c.cpl ?? 0)
+  return g
+}
+
+for (const [name, c] of Object.entries(fourLevel)) {
+  test(`4 levels: ${name}`, () => {
+    const g = setUp(c, long, 4)
+    assert.is(g.access(c.kind, c.va ?? 0x5000n), c.result)
+    // The same from the TLB, and after other accesses have filled it.
+    for (const other of ['r', 'x', 'w', 'sr'] as const) g.access(other, 0x5000n)
+    assert.is(g.access(c.kind, c.va ?? 0x5000n), c.result, 'second time')
+  })
+}
+
+test('stack accesses that are not canonical raise #SS', () => {
+  const g = setUp({ kind: 'r', result: '' }, long, 4)
+  g.m.core.view.setUint8(OP + L.OP_SEG, L.SEG_SS)
+  assert.is(g.access('r', 0x8000000000005000n), '#12(0)')
+})
+
+test('5 levels', () => {
+  const g = setUp({ kind: 'r', result: '' }, { ...long, cr4: PAE | LA57 }, 5)
+  g.poke(0x9000, 0x77n)
+  assert.is(call64(g.m.core, 'readMem', g.m.s, OP, 0x5000n, 8), 0x77n)
+  assert.is(g.access('r', 0x0000800000000000n), '#PF(pwuri)')
+  assert.is(g.access('r', 0x0100000000000000n), '#13(0)')
+})
+
+test('accessed and dirty bits', () => {
+  const g = setUp({ kind: 'r', result: '' }, long, 4)
+  assert.is(g.access('r', 0x5000n), 'ok')
+  assert.is(g.peek(0x1000), 0x2000n | all | A)
+  assert.is(g.peek(0x2000), 0x3000n | all | A)
+  assert.is(g.peek(0x3000), 0x4000n | all | A)
+  assert.is(g.peek(0x4028), 0x9000n | all | A)
+  assert.is(g.access('w', 0x5000n), 'ok')
+  assert.is(g.peek(0x4028), 0x9000n | all | A | D)
+  // A fault leaves the leaf alone.
+  g.poke(0x4030, 0x9000n | P | U)
+  assert.is(g.access('w', 0x6000n), '#PF(PWuri)')
+  assert.is(g.peek(0x4030), 0x9000n | P | U)
+  // Probing sets nothing.
+  assert.is(call64(g.m.core, 'probe', g.m.s, 0x6123n), 0x9123n)
+  assert.is(g.peek(0x4030), 0x9000n | P | U)
+  assert.is(call64(g.m.core, 'probe', g.m.s, 0x7123n), 0xffffffffffffffffn)
+})
+
+test('2 MiB and 1 GiB pages', () => {
+  const g = setUp({ kind: 'r', result: '' }, long, 4)
+  g.poke(0x3008, 0x200000n | all | PS)
+  g.poke(0x2008, 0n | all | PS)
+  g.poke(0x234568, 0xabcn)
+  assert.is(call64(g.m.core, 'readMem', g.m.s, OP, 0x234568n, 8), 0xabcn)
+  assert.is(call64(g.m.core, 'readMem', g.m.s, OP, 0x40234568n, 8), 0xabcn)
+  assert.is(g.access('w', 0x40234568n, 8), 'ok')
+  assert.is(g.peek(0x2008), all | PS | A | D)
+  assert.is(call64(g.m.core, 'probe', g.m.s, 0x40fedcban), 0xfedcban)
+  // INVLPG of any address in a large page takes all of it away.
+  g.poke(0x3008, 0x400000n | all | PS)
+  g.poke(0x434568, 0xdefn)
+  assert.is(call64(g.m.core, 'readMem', g.m.s, OP, 0x234568n, 8), 0x5an, 'stale as long as nothing invalidates')
+  call(g.m.core, 'invalidatePage', g.m.s, 0x3ff000n)
+  assert.is(call64(g.m.core, 'readMem', g.m.s, OP, 0x234568n, 8), 0xdefn)
+})
+
+test('32-bit paging', () => {
+  const make = (c: Partial<Case>, pde: bigint, pte: bigint): Guest => {
+    const g = new Guest()
+    g.set(L.CPU_CR0, c.cr0 ?? PG | PE | WP)
+    g.set(L.CPU_CR4, c.cr4 ?? PSE)
+    g.m.core.view.setBigUint64(g.m.vm + L.VM_PHYS_MASK, (1n << 36n) - 1n, true)
+    g.set(L.CPU_CR3, 0x1000n)
+    g.poke(0x1000 + 4 * 0x300, pde, 4) // 0xc0000000
+    g.poke(0x2000 + 4 * 5, pte, 4)
+    g.cpl(c.cpl ?? 0)
+    return g
+  }
+  const va = 0xc0005000n
+  assert.is(make({}, 0x2000n | all, 0x9000n | all).access('r', va), 'ok')
+  assert.is(make({}, 0x2000n | all, 0x9000n | P).access('w', va), '#PF(PWuri)')
+  assert.is(make({ cr0: PG | PE }, 0x2000n | all, 0x9000n | P).access('w', va), 'ok')
+  assert.is(make({ cpl: 3 }, 0x2000n | P, 0x9000n | all).access('r', va), '#PF(PwUri)')
+  assert.is(make({}, 0x2000n, 0n).access('r', va), '#PF(pwuri)')
+  assert.is(make({}, 0x2000n | all, 0n).access('x', va), '#PF(pwuri)')
+  const big = make({}, 0x400000n | all | PS, 0n)
+  big.poke(0x405010, 0x99n)
+  assert.is(call64(big.m.core, 'readMem', big.m.s, OP, 0xc0005010n, 8), 0x99n)
+  assert.is(big.access('w', va), 'ok')
+  assert.is(big.peek(0x1c00) & 0xffffffffn, 0x400000n | all | PS | A | D)
+  assert.is(make({}, 0x600000n | all | PS, 0n).access('r', va), '#PF(PwuRi)')
+  // PSE-36: bits 20:13 are address bits 39:32; 36 bits of address here.
+  assert.is(make({}, 0x400000n | all | PS | 0x2000n << 4n, 0n).access('r', va), '#PF(PwuRi)')
+  // Without CR4.PSE bit 7 means nothing.
+  assert.is(make({ cr4: 0n }, 0x2000n | all | PS, 0x9000n | all).access('r', va), 'ok')
+})
+
+test('PAE paging', () => {
+  const make = (pdpte: bigint, pde: bigint, pte: bigint, c: Partial<Case> = {}): Guest => {
+    const g = new Guest()
+    g.set(L.CPU_CR0, PG | PE | WP)
+    g.set(L.CPU_CR4, c.cr4 ?? PAE)
+    g.set(L.CPU_EFER, c.efer ?? NXE)
+    g.m.core.view.setBigUint64(g.m.vm + L.VM_PHYS_MASK, (1n << 40n) - 1n, true)
+    g.set(L.CPU_CR3, 0x1020n) // the PDPT is 32-byte aligned
+    g.poke(0x1020 + 3 * 8, pdpte)
+    g.poke(0x2000, pde)
+    g.poke(0x3000 + 5 * 8, pte)
+    g.cpl(c.cpl ?? 0)
+    return g
+  }
+  const va = 0xc0005000n
+  assert.is(make(0x2001n, 0x3000n | all, 0x9000n | all).access('w', va), 'ok')
+  assert.is(make(0x2001n, 0x3000n | all, 0x9000n | all, { cpl: 3 }).access('w', va), 'ok', 'a PDPTE has no rights')
+  assert.is(make(0x2000n, 0x3000n | all, 0x9000n | all).access('r', va), '#PF(pwuri)')
+  assert.is(make(0x2003n, 0x3000n | all, 0x9000n | all).access('r', va), '#PF(PwuRi)')
+  assert.is(make(0x2001n, 0x3000n | all | 1n << 52n, 0x9000n | all).access('r', va), '#PF(PwuRi)')
+  assert.is(make(0x2001n, 0x3000n | all, 0x9000n | all | NX).access('x', va), '#PF(PwurI)')
+  assert.is(make(0x2001n, 0x3000n | all, 0x9000n | all | NX, { efer: 0n }).access('r', va), '#PF(PwuRi)')
+  assert.is(make(0x2001n, 0x400000n | all | PS, 0n).access('w', va), 'ok')
+  assert.is(make(0x2001n, 0x402000n | all | PS, 0n).access('w', va), '#PF(PWuRi)')
+  const g = make(0x2001n, 0x3000n | all, 0x9000n | all)
+  g.access('w', va)
+  assert.is(g.peek(0x1038), 0x2001n, 'PDPTEs have no A bit')
+  assert.is(g.peek(0x3028), 0x9000n | all | A | D)
+})
+
+test('tables outside of any slot read as ones', () => {
+  const g = setUp({ kind: 'r', result: '' }, long, 4)
+  g.poke(0x1008, 0x80000000n | all)
+  assert.is(g.access('r', 0x8000000000n), '#PF(PwuRi)')
+})
+
+test('global entries survive CR3, others do not', () => {
+  const g = setUp({ kind: 'r', result: '' }, { ...long, cr4: PAE | PGE }, 4)
+  g.poke(0x4030, 0xa000n | all | G)
+  g.poke(0x9000, 1n)
+  g.poke(0xa000, 2n)
+  const read = (va: bigint): bigint => call64(g.m.core, 'readMem', g.m.s, OP, va, 8)
+  assert.is(read(0x5000n), 1n)
+  assert.is(read(0x6000n), 2n)
+  g.poke(0x4028, 0xb000n | all)
+  g.poke(0x4030, 0xb000n | all | G)
+  g.poke(0xb000, 3n)
+  assert.is(read(0x5000n), 1n)
+  call(g.m.core, 'flushTlbLocal', g.m.s)
+  assert.is(read(0x5000n), 3n)
+  assert.is(read(0x6000n), 2n)
+  call(g.m.core, 'invalidatePage', g.m.s, 0x6000n)
+  assert.is(read(0x6000n), 3n)
+  for (let i = 0; i < 200; i++) { // generations wrap
+    g.poke(0x4028, i & 1 ? 0x9000n | all : 0xa000n | all)
+    call(g.m.core, i % 3 ? 'flushTlbLocal' : 'flushTlb', g.m.s)
+    assert.is(read(0x5000n), i & 1 ? 1n : 2n, `round ${i}`)
+  }
 })
 
 test('4-level mapping', () => {
@@ -83,10 +330,9 @@ test('4-level mapping', () => {
   assert.is(g.peek(0x3000), 0x4023n)
   assert.is(g.access('w', 0xffff800000005010n), 'ok')
   assert.is(g.peek(0x4000 + 8 * 5), 0x9063n)
-  assert.is(g.access('r', 0xffff800000006010n), 'fault')
-  assert.is(g.access('r', 0x0080000000000000n), 'fault')
+  assert.is(g.access('r', 0xffff800000006010n), '#PF(pwuri)')
+  assert.is(g.access('r', 0x0080000000000000n), '#13(0)')
   assert.is(call64(g.m.core, 'probe', g.m.s, 0xffff800000005123n), 0x9123n)
 })
 
 test.run()
-export { PGE, PSE, LA57, SMEP, SMAP, AC, NX }
