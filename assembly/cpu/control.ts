@@ -7,7 +7,7 @@ import {
   CPU_CR0, CPU_CR3, CPU_CR4, CPU_CR8, CPU_DR, CPU_DR6, CPU_DR7, CPU_EFER, CPU_VM, CPU_XCR0, SEG_ATTRIB, SEG_CS, SEG_TR,
   VM_C_BIT,
 } from '../generated/layout'
-import { flushTlb, flushTlbLocal } from '../memory/tlb'
+import { flushTlb, flushTlbArrays, flushTlbLocal } from '../memory/tlb'
 import {
   F_1_ECX, F_7_EBX, F_7_ECX, F_D0_EAX, F_D0_EDX, F_80000001_EDX, featureOrBare, featureWord, physicalBits,
 } from './features'
@@ -76,17 +76,20 @@ export function writeCr4(s: usize, value: u64): bool {
 }
 
 export function writeCr3(s: usize, value: u64): bool {
-  const pcid = (load<u64>(s, CPU_CR4) & CR4_PCIDE) != 0
+  let keep = false
   if (longMode(s)) {
-    if (pcid) value &= ~(<u64>1 << 63)
+    if ((load<u64>(s, CPU_CR4) & CR4_PCIDE) != 0) {
+      keep = value >> 63 != 0
+      value &= ~(<u64>1 << 63)
+    }
     if (value >> 52) return false
     // The C-bit lies above the reduced width; without encryption those bits are reserved.
     const bits = <u64>physicalBits(s)
     if (bits < 52 && ((value >> bits) & ~cBitMask(s, bits)) != 0) return false
   } else value &= 0xffffffff
   store<u64>(s, value, CPU_CR3)
-  // PCIDs are accepted but not used to keep translations: a flush is always allowed.
-  flushTlbLocal(s)
+  if (keep) flushTlbArrays(s)
+  else flushTlbLocal(s)
   return true
 }
 

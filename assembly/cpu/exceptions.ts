@@ -8,7 +8,7 @@ import {
   CPU_NMI_BLOCKED, CPU_PENDING_DB, CPU_RIP, CPU_RIP_MASK, CPU_STOP_DETAIL, CPU_STOP_INFO, CPU_STOP_NAME, CPU_STOP_REASON, CPU_TRIPLE_FAULT,
   EXCF_ERROR, EXCF_EXTERNAL, EXCF_INT3, EXCF_NMI, EXCF_SOFT, EXCF_TRAP, EXC_AC, EXC_BR, EXC_DB, EXC_DE, EXC_DF, EXC_GP, EXC_MC, EXC_NMI, EXC_NP, EXC_PF,
   EXC_SS, EXC_TS, EXC_VC, LEAVE_EXIT_RETRY, LEAVE_FAULT, OP_LENGTH, OP_MODRM, SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_IDTR, SEG_LIMIT, SEG_SELECTOR, SEG_SS, SEG_TR,
-  STOP_SHUTDOWN, STOP_UNIMPLEMENTED, UNIMPLEMENTED_TASK_SWITCH, UNIMPLEMENTED_VM86,
+  STOP_EXIT, STOP_SHUTDOWN, STOP_UNIMPLEMENTED, UNIMPLEMENTED_DELIVERY_MMIO, UNIMPLEMENTED_TASK_SWITCH, UNIMPLEMENTED_VM86,
 } from '../generated/layout'
 import { instructionRip } from '../execute/operands'
 import { sysRead } from '../memory/access'
@@ -124,7 +124,12 @@ function deliverEvent(s: usize, vector: u32, error: u32, flags: u32, ret: u64): 
       flags = EXCF_ERROR | (flags & EXCF_TRAP)
     }
     if (throughIdt(s, vector, error, flags, ret, 0)) return 0
-    if (load<u32>(s, CPU_STOP_REASON) == STOP_UNIMPLEMENTED) return STOP_UNIMPLEMENTED
+    if (load<u32>(s, CPU_LEAVE) != LEAVE_FAULT) {
+      // Out of memory, a named stop, or a descriptor or stack in MMIO (KVM_INTERNAL_ERROR_DELIVERY_EV).
+      const why = load<u32>(s, CPU_STOP_REASON)
+      if (why == 0 || why == STOP_EXIT) unimplementedFeature(s, 0, UNIMPLEMENTED_DELIVERY_MMIO)
+      return load<u32>(s, CPU_STOP_REASON)
+    }
     const second = load<u32>(s, CPU_EXC_VECTOR)
     store<u32>(s, 0, CPU_LEAVE)
     if (processor && vector == EXC_DF && (contributory(second) || second == EXC_PF)) {
