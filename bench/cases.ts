@@ -1,6 +1,7 @@
 /** What is measured. Each case says how many units one call of its function does. */
 import { guestFile, loopImage, loops } from './loops.ts'
 import { type BenchGuest, startGuest } from './guest.ts'
+import { memoryCases } from './memory.ts'
 
 export interface Case {
   name: string
@@ -138,4 +139,5 @@ export const cases: readonly Case[] = [
       return () => void kvm.ioctl(vm.fd, KVM_MEMORY_ENCRYPT_OP, command)
     }),
   },
+  ...memoryCases,
 ]

@@ -78,9 +78,9 @@ function finish(s: usize, va: u64, data: u32, array: u32, access: u32): u32 {
     if (access == EXEC) convert(frame, view)
     else plain = countWrong(frame, view)
   }
+  if (!plain) return SPECIAL // no tag would be set for this kind of access
   fillEntry(s, array, va, data, dataKey, codeKey)
-  if (plain && access == WRITE && load<u32>(frameInfo(frame), FRAME_CODE) != 0) plain = false
-  return plain ? PLAIN : SPECIAL
+  return access == WRITE && load<u32>(frameInfo(frame), FRAME_CODE) != 0 ? SPECIAL : PLAIN
 }
 
 /** The in-kernel local APIC lies over whatever is at its page, for its own vCPU. */

@@ -81,6 +81,41 @@ export function countWrong(frame: usize, view: u32): bool {
   return true
 }
 
+/** Bytes [at, at + n) of the granule in low/high, n <= 8. */
+function extract(at: u32, n: u32, to: usize): void {
+  const shift = <u64>(at & 7) << 3
+  let value = high >> shift
+  if (at < 8) {
+    value = low >> shift
+    if (shift != 0) value |= high << (64 - shift)
+  }
+  if (n == 8) store<u64>(to, value)
+  else if (n == 4) store<u32>(to, <u32>value)
+  else if (n == 2) store<u16>(to, <u16>value)
+  else if (n == 1) store<u8>(to, <u8>value)
+  else for (let i: u32 = 0; i < n; i++) store<u8>(to + <usize>i, <u8>(value >> (<u64>i << 3)))
+}
+
+/** Replaces bytes [at, at + n) of the granule in low/high, n <= 8. */
+function insert(at: u32, n: u32, from: usize): void {
+  let value: u64 = 0
+  if (n == 8) value = load<u64>(from)
+  else if (n == 4) value = <u64>load<u32>(from)
+  else if (n == 2) value = <u64>load<u16>(from)
+  else if (n == 1) value = <u64>load<u8>(from)
+  else for (let i: u32 = 0; i < n; i++) value |= <u64>load<u8>(from + <usize>i) << (<u64>i << 3)
+  const mask: u64 = n == 8 ? ~(<u64>0) : ((<u64>1) << (<u64>n << 3)) - 1
+  const shift = <u64>(at & 7) << 3
+  let a = low
+  let b = high
+  if (at >= 8) b = (b & ~(mask << shift)) | (value << shift)
+  else {
+    a = (a & ~(mask << shift)) | (value << shift)
+    if (at + n > 8) b = (b & ~(mask >> (64 - shift))) | (value >> (64 - shift))
+  }
+  setGranule(a, b)
+}
+
 /** Reads n bytes at `address` (one frame) as `view` sees them. */
 export function viewRead(address: usize, to: usize, n: usize, view: u32): void {
   const key = <u32>load<u16>(frameInfo(address), FRAME_KEY)
@@ -93,21 +128,23 @@ export function viewRead(address: usize, to: usize, n: usize, view: u32): void {
     if (view != 0) decryptPage(view, address, key != 0 ? to : address, to)
     return
   }
-  const end = address + n
-  for (let at = address & ~15; at < end; at += 16) {
-    setGranule(load<u64>(at), load<u64>(at, 8))
-    transform(key, view, at)
-    if (at >= address && at + 16 <= end) {
-      store<u64>(to + (at - address), low)
-      store<u64>(to + (at - address), high, 8)
-      continue
+  while (n != 0) {
+    const granule = address & ~15
+    let at = <u32>(address & 15)
+    let part: u32 = 16 - at
+    if (<usize>part > n) part = <u32>n
+    setGranule(load<u64>(granule), load<u64>(granule, 8))
+    transform(key, view, granule)
+    address += <usize>part
+    n -= <usize>part
+    if (part > 8) {
+      extract(at, 8, to)
+      at += 8
+      to += 8
+      part -= 8
     }
-    const a = low
-    const b = high
-    for (let i: usize = 0; i < 16; i++) {
-      const p = at + i
-      if (p >= address && p < end) store<u8>(to + (p - address), <u8>((i < 8 ? a : b) >> ((<u64>i & 7) << 3)))
-    }
+    extract(at, part, to)
+    to += <usize>part
   }
 }
 
@@ -120,28 +157,25 @@ export function viewWrite(address: usize, from: usize, n: usize, view: u32): voi
     memory.copy(address, from, n)
     return
   }
-  const end = address + n
-  for (let at = address & ~15; at < end; at += 16) {
-    if (at >= address && at + 16 <= end) setGranule(load<u64>(from + (at - address)), load<u64>(from + (at - address), 8))
+  while (n != 0) {
+    const granule = address & ~15
+    let at = <u32>(address & 15)
+    let part: u32 = 16 - at
+    if (<usize>part > n) part = <u32>n
+    address += <usize>part
+    n -= <usize>part
+    if (part == 16) setGranule(load<u64>(from), load<u64>(from, 8))
     else {
-      setGranule(load<u64>(at), load<u64>(at, 8))
-      transform(key, view, at)
-      let a = low
-      let b = high
-      for (let i: usize = 0; i < 16; i++) {
-        const p = at + i
-        if (p < address || p >= end) continue
-        const shift = (<u64>i & 7) << 3
-        const byte = <u64>load<u8>(from + (p - address)) << shift
-        const mask = ~(<u64>0xff << shift)
-        if (i < 8) a = (a & mask) | byte
-        else b = (b & mask) | byte
-      }
-      setGranule(a, b)
+      setGranule(load<u64>(granule), load<u64>(granule, 8))
+      transform(key, view, granule)
+      const first: u32 = part > 8 ? 8 : part
+      insert(at, first, from)
+      if (part > 8) insert(at + 8, part - 8, from + 8)
     }
-    transform(view, key, at)
-    store<u64>(at, low)
-    store<u64>(at, high, 8)
+    from += <usize>part
+    transform(view, key, granule)
+    store<u64>(granule, low)
+    store<u64>(granule, high, 8)
   }
 }
 
