@@ -1,10 +1,10 @@
 /** INIT, SIPI and the AP states (kvm_apic_accept_events, sev_vcpu_deliver_sipi_vector of Linux 7.3). */
 import { resetCpu, updateMode } from '../cpu/mode'
-import { GHCB_SW_EXITINFO2 } from '../generated/kvm'
 import {
-  CPU_APIC_BASE, CPU_GHCB, CPU_HALTED, CPU_ID, CPU_INTERRUPT_SHADOW, CPU_NMI_BLOCKED, CPU_RIP, CPU_SEGMENTS, SEG_BASE, SEG_CS, SEG_SELECTOR, VKVM_AP_HOLD, VKVM_FIRST_SIPI,
+  CPU_HALTED, CPU_ID, CPU_INTERRUPT_SHADOW, CPU_NMI_BLOCKED, CPU_RIP, CPU_SEGMENTS, SEG_BASE, SEG_CS, SEG_SELECTOR, VKVM_FIRST_SIPI,
   VKVM_PROTECTED, VM_BSP_ID,
 } from '../generated/layout'
+import { releaseAp } from './ghcb'
 import { lapicReset } from './lapic'
 import { kernelApic, vkvm, vmOf } from './state'
 
@@ -33,7 +33,7 @@ export function apSipi(s: usize, vector: u32): void {
       store<u32>(k, 1, VKVM_FIRST_SIPI)
       return
     }
-    apRelease(s)
+    releaseAp(s)
     return
   }
   const cs = s + CPU_SEGMENTS + (<usize>SEG_CS << 4)
@@ -41,12 +41,4 @@ export function apSipi(s: usize, vector: u32): void {
   store<u64>(cs, <u64>vector << 12, SEG_BASE)
   store<u64>(s, 0, CPU_RIP)
   updateMode(s)
-}
-
-/** Set by ghcb.ts: completes an AP reset hold. */
-export function apRelease(s: usize): void {
-  const k = vkvm(s)
-  const hold = load<u32>(k, VKVM_AP_HOLD)
-  if (hold == 0) return
-  store<u32>(k, hold | 0x100, VKVM_AP_HOLD)
 }

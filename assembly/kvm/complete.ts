@@ -6,8 +6,10 @@ import {
   PENDING_IN, PENDING_INS, PENDING_MMIO_READ, PENDING_MMIO_WRITE, PENDING_NONE, PENDING_OUT, PENDING_RDMSR, PENDING_SKIP, PENDING_WRMSR, VKVM_BUFFER, VKVM_INS_END, VKVM_INS_POS,
   VKVM_NEXT_RIP, VKVM_PENDING, VKVM_PENDING_RIP, VKVM_PIO_COUNT, VKVM_PIO_SIZE, VKVM_REPLAY, VKVM_REPLAY_ICOUNT, VKVM_REPLAY_RCX, VKVM_REPLAY_RIP,
 } from '../generated/layout'
+import { completeGhcbIn, completeGhcbMmio, completeGhcbString } from './ghcb-io'
+import { completeHypercall } from './hypercall'
 import { pioData } from './pio'
-import { runOf, vkvm } from './state'
+import { isSevEs, runOf, vkvm } from './state'
 
 /** The instruction retires now. */
 export function skipInstruction(s: usize): void {
@@ -66,6 +68,16 @@ export function complete(s: usize): i32 {
     case PENDING_MMIO_WRITE:
       replay(s, true, 0, 0)
       return 1
+    case PENDING_HYPERCALL:
+      completeHypercall(s)
+      if (!isSevEs(s) && !moved) skipInstruction(s)
+      return 1
+    case PENDING_GHCB_IN:
+      return completeGhcbIn(s)
+    case PENDING_GHCB_STRING:
+      return completeGhcbString(s)
+    case PENDING_GHCB_MMIO:
+      return completeGhcbMmio(s)
     default:
       return 1
   }

@@ -2,7 +2,7 @@
  * Events and timers at block boundaries. Order as kvm_check_and_inject_events: INIT and SIPI, then NMI, then the
  * PIC's ExtINT, then the local APIC. The owner re-arms the budget before it re-reads the event word (design).
  */
-import { deliverInterrupt } from '../cpu/exceptions'
+import { deliverInterrupt, deliverNmi } from '../cpu/exceptions'
 import { getFlags } from '../cpu/flags'
 import { resetCpu, updateMode } from '../cpu/mode'
 import {
@@ -108,8 +108,7 @@ function inject(s: usize): u32 {
     const left = load<u32>(k, VKVM_NMI_PENDING) - 1
     store<u32>(k, left, VKVM_NMI_PENDING)
     if (left == 0) clearEvent(s, EVENT_NMI)
-    store<u32>(s, 1, CPU_NMI_BLOCKED)
-    return deliverInterrupt(s, 2)
+    return deliverNmi(s)
   }
   if ((getFlags(s) & IF) == 0) return 0
   if (!interruptPending(s)) {

@@ -14,6 +14,7 @@ import { apReset } from './ap'
 import { complete } from './complete'
 import { acceptInit, expireTimers, nearestDeadline, rearm, wakes } from './events'
 import { exitEmulation, exitIntr, exitShutdown, exitWindow, saveRunState, userApic, windowOpen } from './exits'
+import { unmapGhcb } from './ghcb'
 import { esEnter, esLeave } from './vmsa'
 import { chipOf, clearEvent, isSevEs, kernelApic, NEVER, runOf, signal, vkvm, vmOf } from './state'
 import { giveClock, now, takeClock } from './time'
@@ -125,7 +126,11 @@ function loop(s: usize): i32 {
       }
       signal(s, EVENT_WINDOW)
     }
-    if (load<u64>(s, CPU_ICOUNT) >= load<u64>(s, CPU_SLICE_END)) return interrupted(s, WHY_BUDGET)
+    if (load<u64>(s, CPU_ICOUNT) >= load<u64>(s, CPU_SLICE_END)) {
+      store<u32>(s, STOP_BUDGET, CPU_STOP_REASON)
+      return interrupted(s, WHY_BUDGET)
+    }
+    if (isSevEs(s)) unmapGhcb(s)
     rearm(s)
     if (atomic.load<u32>(s + CPU_EVENT) != 0 || load<u32>(k, VKVM_NMI_PENDING) != 0) signal(s, 0)
     execute(s)

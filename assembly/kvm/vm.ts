@@ -12,6 +12,7 @@ import { ioapicCreate } from './ioapic'
 import { lapicReset } from './lapic'
 import { picCreate } from './pic'
 import { pitCreate } from './pit'
+import { vmsaFree } from './vmsa'
 import { chipOf, lapicOf, NEVER, vmOf } from './state'
 
 /** 0 = out of memory. */
@@ -70,6 +71,7 @@ export function vcpuCreate(vm: usize, id: u32): usize {
 export function vcpuDestroy(s: usize): void {
   const vm = vmOf(s)
   store<u32>(vm + VM_VCPUS + (<usize>load<u32>(s, CPU_INDEX) << 2), 0)
+  vmsaFree(s)
   vcpuUnregister(s)
   freeArena(s)
 }

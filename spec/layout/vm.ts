@@ -33,6 +33,7 @@ const vm = struct('VM', 'One virtual machine', [
   ['HYPERCALL_EXITS', 'u32', 'KVM_CAP_EXIT_HYPERCALL mask'],
   ['USER_MSR_MASK', 'u32', 'KVM_CAP_X86_USER_SPACE_MSR mask'],
   ['BSP_ID', 'u32', 'KVM_SET_BOOT_CPU_ID'],
+  ['VMSA_FEATURES', 'u64', 'SEV_FEATURES of its VMSAs'],
 ], 0x2000)
 
 const slot = struct('SLOT', 'One memory slot', [

@@ -1,0 +1,87 @@
+/** KVM hypercalls (VMMCALL): kvm_emulate_hypercall of Linux 7.3 arch/x86/kvm/x86.c. */
+import { KVM_EXIT_HYPERCALL, RUN_HYPERCALL_ARGS, RUN_HYPERCALL_FLAGS, RUN_HYPERCALL_NR, RUN_HYPERCALL_RET } from '../generated/kvm'
+import { CPU_GPR, CPU_HALTED, PENDING_HYPERCALL, VKVM_GHCB_RAX, VKVM_HYPERCALL_NR, VKVM_PENDING, VKVM_PIO_COUNT, VM_HYPERCALL_EXITS, VM_VCPU_COUNT, VM_VCPUS } from '../generated/layout'
+import { stopForExit } from './exits'
+import { apicId, lapicDeliver } from './lapic'
+import { isSevEs, runOf, vkvm, vmOf } from './state'
+
+const EPERM: i64 = -1
+const EOPNOTSUPP: i64 = -95
+const EINVAL: i64 = -22
+const ENOSYS: i64 = -1000
+
+/** The answer goes to RAX: of the register file, or of the GHCB copies. */
+function answer(s: usize, value: u64, wide: bool): void {
+  const result = wide ? value : value & 0xffffffff
+  if (isSevEs(s)) store<u64>(vkvm(s), result, VKVM_GHCB_RAX)
+  else store<u64>(s, result, CPU_GPR)
+}
+
+function kick(s: usize, id: u32): void {
+  const vm = vmOf(s)
+  for (let i: u32 = 0; i < load<u32>(vm, VM_VCPU_COUNT); i++) {
+    const target: usize = load<u32>(vm + VM_VCPUS + (<usize>i << 2))
+    if (target && apicId(target) == id && load<u32>(target, CPU_HALTED) == 3) store<u32>(target, 0, CPU_HALTED)
+  }
+}
+
+/** kvm_pv_send_ipi: a bitmap of APIC ids from `first`. */
+function sendIpis(s: usize, low: u64, high: u64, first: u64, icr: u64): i64 {
+  if (icr & 0xc0800) return EINVAL
+  let count: i64 = 0
+  for (let i: u32 = 0; i < 128; i++) {
+    const word = i < 64 ? low : high
+    if (((word >> <u64>(i & 63)) & 1) == 0) continue
+    const taken = lapicDeliver(vmOf(s), s, <u32>(icr >> 8) & 7, <u32>icr & 0xff, false, <u32>first + i, (icr & 0x8000) != 0, true)
+    if (taken > 0) count += <i64>taken
+  }
+  return count
+}
+
+/** True: left for userspace. */
+export function hypercall(s: usize, nr: u64, a0: u64, a1: u64, a2: u64, a3: u64, cpl: u32, wide: bool): bool {
+  if (!wide) {
+    nr &= 0xffffffff
+    a0 &= 0xffffffff
+    a1 &= 0xffffffff
+    a2 &= 0xffffffff
+    a3 &= 0xffffffff
+  }
+  let result: i64 = ENOSYS
+  if (cpl != 0) {
+    result = EPERM
+  } else if (nr == 1 || nr == 11) {
+    result = 0
+  } else if (nr == 5) {
+    kick(s, <u32>a1)
+    result = 0
+  } else if (nr == 9) {
+    if (wide) result = EOPNOTSUPP
+  } else if (nr == 10) {
+    if (wide) result = sendIpis(s, a0, a1, a2, a3)
+  } else if (nr == 12 && (load<u32>(vmOf(s), VM_HYPERCALL_EXITS) & (1 << 12)) != 0) {
+    if ((a0 & 0xfff) != 0 || a1 == 0 || (a0 >> 12) + a1 <= a0 >> 12) {
+      result = EINVAL
+    } else {
+      const run = runOf(s)
+      store<u64>(run, 12, RUN_HYPERCALL_NR)
+      memory.fill(run + RUN_HYPERCALL_ARGS, 0, 48)
+      store<u64>(run, a0, RUN_HYPERCALL_ARGS)
+      store<u64>(run + 8, a1, RUN_HYPERCALL_ARGS)
+      store<u64>(run + 16, a2, RUN_HYPERCALL_ARGS)
+      store<u64>(run, 0, RUN_HYPERCALL_RET)
+      store<u64>(run, wide ? 1 : 0, RUN_HYPERCALL_FLAGS)
+      stopForExit(s, KVM_EXIT_HYPERCALL)
+      store<u32>(vkvm(s), PENDING_HYPERCALL, VKVM_PENDING)
+      store<u32>(vkvm(s), wide ? 1 : 0, VKVM_PIO_COUNT)
+      return true
+    }
+  }
+  answer(s, <u64>result, wide)
+  return false
+}
+
+/** complete_hypercall_exit: kvm_run.hypercall.ret to RAX. */
+export function completeHypercall(s: usize): void {
+  answer(s, load<u64>(runOf(s), RUN_HYPERCALL_RET), load<u32>(vkvm(s), VKVM_PIO_COUNT) != 0)
+}
