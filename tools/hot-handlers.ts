@@ -31,17 +31,19 @@ const address = (size: Size, write: boolean): string =>
 const entry = 'const t: usize = <usize>load<u32>(s, CPU_TLB_BASE) + ((<usize>va >> 7) & 0x7fe0);'
 const page = (size: Size): string => (size === 1 ? '(va & ~(<u64>0xfff))' : `((va + ${size - 1}) & ~(<u64>0xfff))`)
 const host = '<usize>(<u32>va + load<u32>(t, TLB_ADDEND))'
+/** The slow path must know the op: whether a store hit the running block, and the exact time of MMIO, depend on it. */
+const noteOp = 'store<u32>(s, <u32>op, CPU_OP);'
 /** `h`: address of readable bytes at `va`. */
 const readable = (size: Size, op = 'op'): string =>
-  `${entry} let h: usize; if (load<u64>(t, TLB_READ) == ${page(size)}) h = ${host}; else { h = slowRead(s, ${op}, va, ${size}); if (!h) break }`
+  `${entry} let h: usize; if (load<u64>(t, TLB_READ) == ${page(size)}) h = ${host}; else { ${noteOp} h = slowRead(s, ${op}, va, ${size}); if (!h) break }`
 /** `h`: address of bytes to be modified in place; then `stored`. */
 const modifiable = (size: Size): string =>
-  `${entry} let h: usize; if (load<u64>(t, TLB_WRITE) == ${page(size)}) h = ${host}; else { h = slowModify(s, op, va, ${size}); if (!h) break }`
+  `${entry} let h: usize; if (load<u64>(t, TLB_WRITE) == ${page(size)}) h = ${host}; else { ${noteOp} h = slowModify(s, op, va, ${size}); if (!h) break }`
 const commit = 'let c: u32 = 0; if (h == s + CPU_SCRATCH) { c = commitModify(s, op); if (c && c != LEAVE_NEXT) break }'
 const committed = `if (c) break; ${done}`
 /** Stores `value` at `va`; leaves when the slow path says so. */
 const write = (size: Size, value: string): string =>
-  `${entry} if (load<u64>(t, TLB_WRITE) == ${page(size)}) store<${U[size]}>(${host}, ${value}); else if (slowWrite(s, op, va, ${size}, <u64>${value})) break;`
+  `${entry} if (load<u64>(t, TLB_WRITE) == ${page(size)}) store<${U[size]}>(${host}, ${value}); else { ${noteOp} if (slowWrite(s, op, va, ${size}, <u64>${value})) break }`
 const setRegister = (size: Size, where: string, value: string): string =>
   size === 4 ? `store<u64>(${where}, <u64>${value});` : `store<${U[size]}>(${where}, ${value});`
 
@@ -164,7 +166,7 @@ for (const z of [4, 8] as const) {
   const sp = z === 8 ? 'load<u64>(s, 32)' : '<u64>load<u32>(s, 32)'
   const down = z === 8 ? `const va: u64 = ${sp} - 8;` : `const va: u64 = <u64>(load<u32>(s, 32) - 4);`
   const push = (value: string): string =>
-    `${down} const v: ${u} = ${value}; ${entry} let c: u32 = 0; if (load<u64>(t, TLB_WRITE) == ${page(z)}) store<${u}>(${host}, v); else { c = slowWrite(s, STACK_OP, va, ${z}, <u64>v); if (c && c != LEAVE_NEXT) break } store<u64>(s, va, 32);`
+    `${down} const v: ${u} = ${value}; ${entry} let c: u32 = 0; if (load<u64>(t, TLB_WRITE) == ${page(z)}) store<${u}>(${host}, v); else { ${noteOp} c = slowWrite(s, STACK_OP, va, ${z}, <u64>v); if (c && c != LEAVE_NEXT) break } store<u64>(s, va, 32);`
   put(`PUSH_r_${z}`, flat(viaCold('pushRegister')), push(`load<${u}>(${rm})`), committed)
   put(`PUSH_i_${z}`, flat(viaCold('pushImmediate')), push(`<${u}>load<u64>(op, OP_IMM)`), committed)
   put(`POP_r_${z}`, flat(viaCold('popRegister')), `const va: u64 = ${sp};`, readable(z, 'STACK_OP'), `const v: ${u} = load<${u}>(h); store<u64>(s, ${z === 8 ? 'va + 8' : '<u64>(<u32>va + 4)'}, 32); store<u64>(${rm}, <u64>v);`, done)
