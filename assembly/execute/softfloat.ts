@@ -188,7 +188,8 @@ export function divCore(sign: u32, ea: i32, ma: u64, eb: i32, mb: u64): void {
     EXP = ea - eb - 1
     SIG = divide128(ma, 0, mb)
   }
-  LOW = u64(REMAINDER != 0)
+  // The next quotient bit, then sticky.
+  LOW = (REMAINDER > ~REMAINDER || REMAINDER << 1 >= mb ? TOP : 0) | u64(REMAINDER != 0)
 }
 
 /** Square root of a positive number: 64 bits, LOW sticky. */
@@ -205,7 +206,12 @@ export function sqrtCore(e: i32, m: u64): void {
   SIGN = 0
   EXP = (odd ? e - 1 : e) >> 1
   SIG = root
-  LOW = u64(mulHigh(root, root) != high || root * root != low)
+  const squareHigh = mulHigh(root, root)
+  const square = root * root
+  const rest = low - square
+  const restHigh = high - squareHigh - u64(low < square)
+  // The next bit of the root is set when the remainder exceeds the root.
+  LOW = (restHigh != 0 || rest > root ? TOP : 0) | u64((restHigh | rest) != 0)
 }
 
 /** Whether rounding adds one unit: `rest` is compared with `half`, `low` is sticky below it. */
