@@ -137,6 +137,7 @@ export function roundExtended(): void {
     exponent -= WRAP
     if (exponent > GREATEST) {
       flag(PE)
+      setUp(true)
       infinityResult(SIGN)
       return
     }
