@@ -422,7 +422,7 @@ function estimate(x: u32, root: bool): u32 {
   if (magnitude == 0x7f800000) return sign
   const f = <f64>reinterpret<f32>(x)
   const r = reinterpret<u32>(<f32>(1 / (root ? Math.sqrt(f) : f)))
-  return (r & 0x7fffffff) < 0x800000 ? sign : r & 0xfffff000
+  return (r & 0x7fffffff) < 0x800000 ? sign : (r + 0x400) & 0xfffff800
 }
 export function estimatePs(s: usize, op: usize): u32 {
   const p = source(s, op)
