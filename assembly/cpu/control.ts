@@ -4,7 +4,7 @@
  * where the instruction raises #GP(0); nothing has changed then.
  */
 import {
-  CPU_CR0, CPU_CR3, CPU_CR4, CPU_CR8, CPU_DR, CPU_DR6, CPU_DR7, CPU_EFER, CPU_VM, CPU_XCR0, SEG_ATTRIB, SEG_CS, SEG_TR,
+  CPU_CR0, CPU_CR3, CPU_CR4, CPU_CR8, CPU_DR, CPU_DR6, CPU_DR7, CPU_EFER, CPU_EVENT, CPU_VM, CPU_XCR0, EVENT_INTERRUPT, SEG_ATTRIB, SEG_CS, SEG_TR,
   VM_C_BIT,
 } from '../generated/layout'
 import { flushTlb, flushTlbArrays, flushTlbLocal } from '../memory/tlb'
@@ -102,6 +102,8 @@ function cBitMask(s: usize, bits: u64): u64 {
 export function writeCr8(s: usize, value: u64): bool {
   if (value & ~(<u64>15)) return false
   store<u64>(s, value, CPU_CR8)
+  // A lower task priority may let an interrupt in that the local APIC holds.
+  atomic.or<u32>(s + CPU_EVENT, EVENT_INTERRUPT)
   windowOpened(s)
   return true
 }

@@ -4,7 +4,7 @@
  * Owns CPU_MODE, CPU_RIP_MASK, CPU_STACK_MASK and the mode bits of CPU_JUMP_KEY.
  */
 import {
-  CPU_BUDGET, CPU_CPL, CPU_CR0, CPU_EFER, CPU_EFLAGS, CPU_ICOUNT, CPU_INTERRUPT_SHADOW, CPU_JUMP_KEY, CPU_LEAVE, CPU_MODE, CPU_RIP_MASK,
+  CPU_BUDGET, CPU_CPL, CPU_CR0, CPU_EFER, CPU_EFLAGS, CPU_EVENT, CPU_INTERRUPT_SHADOW, CPU_JUMP_KEY, CPU_LEAVE, CPU_MODE, CPU_RIP_MASK,
   CPU_SEGMENTS, CPU_STACK_MASK, CPU_VM, MODE_CS16, MODE_CS32, MODE_CS64, MODE_CS_MASK, MODE_FLAT, MODE_LONG,
   MODE_SS32, MODE_USER, SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_DS, SEG_ES, SEG_LIMIT, SEG_SS, VM_SEV,
 } from '../generated/layout'
@@ -125,9 +125,9 @@ export function updateMode(s: usize): void {
   selectTlb(s)
 }
 
-/** Interrupts may have become deliverable (IF, TPR, shadow): the next block boundary polls. */
+/** IF has become 1, or NMIs are unblocked: what waits is looked at before the next block. The handler returns LEAVE_NEXT or LEAVE_BRANCH. */
 export function windowOpened(s: usize): void {
-  atomic.store<u64>(s + CPU_BUDGET, load<u64>(s, CPU_ICOUNT))
+  if (atomic.load<u32>(s + CPU_EVENT) != 0) atomic.store<u64>(s + CPU_BUDGET, 0)
 }
 
 /** 1 by STI, 2 by MOV SS; the loop runs one instruction and clears it (execute/boundary.ts). */

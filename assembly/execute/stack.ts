@@ -8,11 +8,12 @@ import {
 } from '../cpu/mode'
 import { applyStack, beginStackCurrent, loadSegment, stackPop, stackPush, stackSkip, stackTop } from '../cpu/segments'
 import {
-  CPU_CPL, CPU_CR4, CPU_LEAVE, CPU_STACK_MASK, EXC_BR, EXC_GP, EXC_UD, LEAVE_NEXT, OP_EXTRA, OP_IMM, OP_MODRM, SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS,
+  CPU_CPL, CPU_CR4, CPU_EFLAGS, CPU_LEAVE, CPU_STACK_MASK, EXC_BR, EXC_GP, EXC_UD, LEAVE_NEXT, OP_EXTRA, OP_IMM, OP_MODRM, SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS,
   SEG_SELECTOR, SEG_SS, UNIMPLEMENTED_VM86,
 } from '../generated/layout'
-import { readMem, writeMem } from '../memory/access'
-import { ea, eaWrite, getReg, getRm, isMemory, operandSize, setReg, setRm, writeRegister } from './operands'
+import { readMem } from '../memory/access'
+import { selectTlb } from '../memory/tlb'
+import { ea, getReg, getRm, isMemory, operandSize, setReg, setRm, writeRegister } from './operands'
 
 const RSP: usize = 32
 const RBP: usize = 40
@@ -215,53 +216,52 @@ export function popf(s: usize, op: usize): u32 {
   if (size != 2 && cpl == 0) flags &= ~(FLAG_VIF | FLAG_VIP)
   applyStack(s)
   setFlags(s, flags)
-  updateMode(s)
-  if ((old & <u64>IF) == 0 && (flags & <u64>IF) != 0) windowOpened(s)
+  if ((old ^ flags) & FLAG_AC) selectTlb(s)
+  // Most restore IF as it was: the block goes on.
+  if ((old & <u64>IF) == (flags & <u64>IF) && ((old | flags) & <u64>TF) == 0) return 0
+  if ((flags & <u64>IF) != 0) windowOpened(s)
   return done(s)
 }
 
+/** IOPL lets CLI and STI through here. */
+function interruptControl(s: usize): bool {
+  return !protectedMode(s) || load<u32>(s, CPU_CPL) <= (<u32>(load<u64>(s, CPU_EFLAGS) >> 12) & 3)
+}
+
+/** CLI and STI change VIF instead (CR4.PVI at CPL 3, CR4.VME in virtual-8086 mode). */
+function virtualInterrupts(s: usize): bool {
+  return load<u32>(s, CPU_CPL) == 3 && (load<u64>(s, CPU_CR4) & (virtual8086(s) ? CR4_VME : CR4_PVI)) != 0
+}
+
 export function cli(s: usize, op: usize): u32 {
-  const flags = getFlags(s)
-  const iopl = <u32>(flags >> 12) & 3
-  if (!protectedMode(s) || load<u32>(s, CPU_CPL) <= iopl) {
-    setFlags(s, flags & ~(<u64>IF))
-    return done(s)
-  }
-  const cr4 = load<u64>(s, CPU_CR4)
-  if (load<u32>(s, CPU_CPL) == 3 && (cr4 & (virtual8086(s) ? CR4_VME : CR4_PVI)) != 0) {
-    setFlags(s, flags & ~FLAG_VIF)
-    return done(s)
-  }
-  return raiseError(s, EXC_GP, 0)
+  const flags = load<u64>(s, CPU_EFLAGS)
+  if (interruptControl(s)) store<u64>(s, flags & ~(<u64>IF), CPU_EFLAGS)
+  else if (virtualInterrupts(s)) store<u64>(s, flags & ~FLAG_VIF, CPU_EFLAGS)
+  else return raiseError(s, EXC_GP, 0)
+  return 0
 }
 
 export function sti(s: usize, op: usize): u32 {
-  const flags = getFlags(s)
-  const iopl = <u32>(flags >> 12) & 3
-  if (!protectedMode(s) || load<u32>(s, CPU_CPL) <= iopl) {
+  const flags = load<u64>(s, CPU_EFLAGS)
+  if (interruptControl(s)) {
     if ((flags & <u64>IF) == 0) {
-      setFlags(s, flags | <u64>IF)
+      store<u64>(s, flags | <u64>IF, CPU_EFLAGS)
       // The instruction after a STI that found IF clear runs before any interrupt.
       setShadow(s, 1)
       windowOpened(s)
     }
-    return done(s)
-  }
-  const cr4 = load<u64>(s, CPU_CR4)
-  if (load<u32>(s, CPU_CPL) == 3 && (cr4 & (virtual8086(s) ? CR4_VME : CR4_PVI)) != 0 && (flags & FLAG_VIP) == 0) {
-    setFlags(s, flags | FLAG_VIF)
-    return done(s)
-  }
-  return raiseError(s, EXC_GP, 0)
+  } else if (virtualInterrupts(s) && (flags & FLAG_VIP) == 0) store<u64>(s, flags | FLAG_VIF, CPU_EFLAGS)
+  else return raiseError(s, EXC_GP, 0)
+  return done(s)
 }
 
 export function cld(s: usize, op: usize): u32 {
-  setFlags(s, getFlags(s) & ~(<u64>DF))
+  store<u64>(s, load<u64>(s, CPU_EFLAGS) & ~(<u64>DF), CPU_EFLAGS)
   return 0
 }
 
 export function std(s: usize, op: usize): u32 {
-  setFlags(s, getFlags(s) | <u64>DF)
+  store<u64>(s, load<u64>(s, CPU_EFLAGS) | <u64>DF, CPU_EFLAGS)
   return 0
 }
 

@@ -15,17 +15,18 @@ import {
 } from '../cpu/mode'
 import { msrPassThrough, msrRead, msrWrite } from '../cpu/msr'
 import {
-  CPU_CPL, CPU_CR0, CPU_CR2, CPU_CR3, CPU_CR4, CPU_CR8, CPU_CSTAR, CPU_DR7, CPU_EFER, CPU_KERNEL_GS_BASE, CPU_LEAVE, CPU_LSTAR, CPU_MSR_VALUE,
+  CPU_CPL, CPU_CR0, CPU_CR2, CPU_CR3, CPU_CR4, CPU_CR8, CPU_CSTAR, CPU_DR7, CPU_EFER, CPU_EFLAGS, CPU_KERNEL_GS_BASE, CPU_LEAVE, CPU_LSTAR, CPU_MSR_VALUE,
   CPU_RIP, CPU_RIP_MASK, CPU_SFMASK, CPU_STAR, CPU_SYSENTER_CS, CPU_SYSENTER_EIP, CPU_SYSENTER_ESP, CPU_TSC_AUX, CPU_XCR0, EXC_GP, EXC_UD, LEAVE_BRANCH,
   LEAVE_NEXT, OPF_LOCK, OP_FLAGS, OP_IMM, OP_MODRM, OP_NEXT, OP_REG, OP_RM, SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_FS, SEG_GS, SEG_LIMIT, SEG_SELECTOR, SEG_SS,
   UNIMPLEMENTED_SVM,
 } from '../generated/layout'
-import { flushTlb, flushTlbLocal, invalidatePage } from '../memory/tlb'
+import { flushTlb, flushTlbLocal, invalidatePage, selectTlb } from '../memory/tlb'
 import { readMem, writeMem } from '../memory/access'
 import { vmmcall } from './vmgexit'
+import { pollTsc } from '../kvm/pio'
 import { tscNow } from '../kvm/time'
 import { cpuidAnswer, cpuidEax, cpuidEbx, cpuidEcx, cpuidEdx } from '../kvm/cpuid'
-import { addressMask, ea, effectiveOffset, getRm, isMemory, operandSize, setRm, writeRegister } from './operands'
+import { addressMask, ea, getRm, instructionRip, isMemory, operandSize, setRm, writeRegister } from './operands'
 
 const RAX: usize = 0
 const RCX: usize = 8
@@ -234,6 +235,7 @@ export function cpuid(s: usize, op: usize): u32 {
 
 export function rdtsc(s: usize, op: usize): u32 {
   if ((load<u64>(s, CPU_CR4) & CR4_TSD) != 0 && cpl(s) != 0) return gp(s)
+  pollTsc(s, instructionRip(s, op))
   putPair(s, tscNow(s))
   return done(s)
 }
@@ -241,6 +243,7 @@ export function rdtsc(s: usize, op: usize): u32 {
 export function rdtscp(s: usize, op: usize): u32 {
   if (!featureOrBare(s, F_80000001_EDX, 27)) return raise(s, EXC_UD)
   if ((load<u64>(s, CPU_CR4) & CR4_TSD) != 0 && cpl(s) != 0) return gp(s)
+  pollTsc(s, instructionRip(s, op))
   putPair(s, tscNow(s))
   store<u64>(s, load<u64>(s, CPU_TSC_AUX) & 0xffffffff, RCX)
   return done(s)
@@ -444,16 +447,16 @@ export function sysexit(s: usize, op: usize): u32 {
 /** CLAC, STAC: CPL 0 and CPUID SMAP, else #UD. */
 export function clac(s: usize, op: usize): u32 {
   if (cpl(s) != 0 || !featureOrBare(s, F_7_EBX, 20)) return raise(s, EXC_UD)
-  setFlags(s, getFlags(s) & ~FLAG_AC)
-  updateMode(s)
-  return done(s)
+  store<u64>(s, load<u64>(s, CPU_EFLAGS) & ~FLAG_AC, CPU_EFLAGS)
+  selectTlb(s)
+  return 0
 }
 
 export function stac(s: usize, op: usize): u32 {
   if (cpl(s) != 0 || !featureOrBare(s, F_7_EBX, 20)) return raise(s, EXC_UD)
-  setFlags(s, getFlags(s) | FLAG_AC)
-  updateMode(s)
-  return done(s)
+  store<u64>(s, load<u64>(s, CPU_EFLAGS) | FLAG_AC, CPU_EFLAGS)
+  selectTlb(s)
+  return 0
 }
 
 // Virtualisation and system management.

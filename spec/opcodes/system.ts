@@ -16,10 +16,10 @@ export const system: readonly string[] = [
   'C8 ENTER Iw,Ub =enter d64', 'C9 LEAVE =leave d64',
   '62 BOUND Gv,Ma =bound no64 mem',
   // Flags
-  '9C PUSHF =pushf d64', '9D POPF =popf d64 end',
+  '9C PUSHF =pushf d64', '9D POPF =popf d64',
   '9E SAHF =sahf', '9F LAHF =lahf',
   'F5 CMC =cmc', 'F8 CLC =clc', 'F9 STC =stc', 'FC CLD =cld', 'FD STD =std',
-  'FA CLI =cli end', 'FB STI =sti end',
+  'FA CLI =cli', 'FB STI =sti end',
   // Far transfers: assembly/execute/transfer.ts
   'EA JMPF Ap =jmpFar no64 end', '9A CALLF Ap =callFar no64 end',
   'FF/5m JMPF Mp =jmpFarMemory end', 'FF/3m CALLF Mp =callFarMemory end',
@@ -44,7 +44,7 @@ export const system: readonly string[] = [
   'F3.0F.AE/0r RDFSBASE Ey =rdfsbase', 'F3.0F.AE/1r RDGSBASE Ey =rdgsbase', 'F3.0F.AE/2r WRFSBASE Ey =wrfsbase', 'F3.0F.AE/3r WRGSBASE Ey =wrgsbase',
   '0F.01:F8 SWAPGS =swapgs',
   '0F.05 SYSCALL =syscall end', '0F.07 SYSRET =sysret end', '0F.34 SYSENTER =sysenter end', '0F.35 SYSEXIT =sysexit end',
-  '0F.01:CA CLAC =clac end', '0F.01:CB STAC =stac end',
+  '0F.01:CA CLAC =clac', '0F.01:CB STAC =stac',
   '0F.01:C8 MONITOR =monitor', '0F.01:C9 MWAIT =mwait', '0F.01:FA MONITORX =monitorx', '0F.01:FB MWAITX =mwaitx', '0F.01:FC CLZERO =clzero',
   'F3.90 PAUSE =pause',
   '66.0F.01:D9 VMMCALL =vmmcall end', '0F.01:C1 VMCALL =vmcall end',
