@@ -7,7 +7,7 @@ import { execute } from '../generated/execute'
 import { KVM_EXIT_INTERNAL_ERROR, RUN_IMMEDIATE_EXIT, RUN_REQUEST_INTERRUPT_WINDOW } from '../generated/kvm'
 import {
   CHIP_RUNNING, CHIP_USER_DEADLINE, CPU_EVENT, CPU_HALTED, CPU_ICOUNT, CPU_RIP, CPU_SLICE_END, CPU_STOP_DETAIL, CPU_STOP_REASON, CPU_TRIPLE_FAULT, EVENT_KICK,
-  EVENT_WINDOW, STOP_BUDGET, STOP_EVENT, STOP_EXIT, STOP_SHUTDOWN, STOP_UNIMPLEMENTED, VKVM_BLOCKED_AT, VKVM_BLOCKED_ONCE, VKVM_NMI_PENDING, VKVM_PENDING, VKVM_PROTECTED, VKVM_WHY, VM_CLOCK,
+  EVENT_WINDOW, STOP_BUDGET, STOP_EVENT, STOP_EXIT, STOP_FETCH_MMIO, STOP_OUT_OF_MEMORY, STOP_SHUTDOWN, STOP_UNIMPLEMENTED, VKVM_BLOCKED_AT, VKVM_BLOCKED_ONCE, VKVM_NMI_PENDING, VKVM_PENDING, VKVM_PROTECTED, VKVM_WHY, VM_CLOCK,
   VM_VCPU_COUNT, VM_VCPUS, WHY_BLOCKED, WHY_BUDGET, WHY_HALTED_FOREVER, WHY_KICK, WHY_NONE, WHY_USER_DEADLINE, WHY_WAIT_SIPI,
 } from '../generated/layout'
 import { apReset } from './ap'
@@ -20,6 +20,7 @@ import { chipOf, clearEvent, isSevEs, kernelApic, NEVER, runOf, signal, vkvm, vm
 import { giveClock, now, takeClock } from './time'
 
 const EINTR: i32 = -4
+const ENOMEM: i32 = -12
 
 /** Timers that fire without waking a halted vCPU, per call: then the host looks after the others. */
 const FUTILE_SKIPS: u32 = 10000
@@ -140,8 +141,11 @@ function loop(s: usize): i32 {
       case STOP_BUDGET:
         return interrupted(s, WHY_BUDGET)
       case STOP_UNIMPLEMENTED:
+      case STOP_FETCH_MMIO: // the emulator cannot fetch either
         exitEmulation(s)
         return 0
+      case STOP_OUT_OF_MEMORY: // the size budget: as when the host has no page for a fault
+        return ENOMEM
       case STOP_SHUTDOWN: {
         exitShutdown(s)
         // shutdown_interception: the VMCB is undefined now, an ordinary vCPU gets INIT; RIP stays readable for the report
