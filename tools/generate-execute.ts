@@ -11,11 +11,11 @@ export function executeSource(): string {
   return `// Generated from the opcode map by tools/generate-execute.ts. Do not edit.
 import {
   BLOCK_COUNT, COLD_TABLE, CPU_BUDGET, CPU_EFLAGS, CPU_FLAG_A, CPU_FLAG_B, CPU_FLAG_KIND, CPU_FLAG_RESULT, CPU_FLAG_SHIFT, CPU_ICOUNT, CPU_LEAVE,
-  CPU_LINK, CPU_MODE, CPU_OP, CPU_RIP, CPU_RIP_MASK, CPU_SCRATCH, CPU_TLB_BASE, FLAG_ADD, FLAG_DEC, FLAG_EAGER, FLAG_INC, FLAG_LOGIC, FLAG_SUB,
+  CPU_LINK, CPU_MODE, CPU_OP, CPU_RIP, CPU_RIP_MASK, CPU_SCRATCH, CPU_TLB_BASE, FLAG_ADD, FLAG_DEC, FLAG_EAGER, FLAG_INC, FLAG_LOGIC, FLAG_RESULT_ONLY, FLAG_SUB,
   LEAVE_BRANCH, LEAVE_NEXT, MODE_FLAT, MODE_SS32, OP_BASE, OP_DISP, OP_EA, OP_EXTRA, OP_IMM, OP_INDEX, OP_NEXT, OP_REG, OP_RM, OP_SCALE,
   TLB_ADDEND, TLB_READ, TLB_WRITE,
 } from './layout'
-import { carry, condition, less, overflow, parity, rotateFlags, saveCarry, setResult, zero } from '../cpu/flags'
+import { carry, condition, less, overflow, parity, rotateFlags, zero } from '../cpu/flags'
 import { commitModify, slowModify, slowRead, slowWrite } from '../memory/access'
 import { eaGeneral, STACK_OP } from '../execute/operands'
 import { callRelative, callRm, mulOverflows, popRegister, pushImmediate, pushRegister, ret } from '../execute/basic'

@@ -51,6 +51,15 @@ const kind = (name: string, size: Size): string => `store<u64>(s, <u64>${name} |
 const result = (r: string): string => `store<u64>(s, <u64>${r}, CPU_FLAG_RESULT);`
 const operands = 'store<u64>(s, <u64>a, CPU_FLAG_A); store<u64>(s, <u64>b, CPU_FLAG_B);'
 
+/** INC and DEC keep CF: it goes to FLAG_A. */
+const keepCarry =
+  'const kc = load<u32>(s, CPU_FLAG_KIND); store<u64>(s, kc == FLAG_SUB ? u64(load<u64>(s, CPU_FLAG_A) < load<u64>(s, CPU_FLAG_B)) : kc == FLAG_LOGIC ? 0 : <u64>carry(s), CPU_FLAG_A);'
+/** ZF SF PF from `r`, CF OF AF as bits. */
+const setResult = (z: Size, r: string, bits: string): string => `${kind('FLAG_RESULT_ONLY', z)} ${result(r)} store<u64>(s, <u64>(${bits}), CPU_FLAG_A);`
+/** Rotates keep ZF SF PF AF. */
+const rotated = (bits: string): string =>
+  `if (load<u32>(s, CPU_FLAG_KIND) == FLAG_RESULT_ONLY) store<u64>(s, (load<u64>(s, CPU_FLAG_A) & 16) | <u64>(${bits}), CPU_FLAG_A); else rotateFlags(s, ${bits});`
+
 interface Alu {
   readonly compute: (size: Size) => string
   readonly flags: (size: Size) => string
@@ -66,7 +75,7 @@ const withCarry = (sign: '+' | '-'): Alu => ({
   flags: (z) => {
     const cf = sign === '+' ? '(ci ? r <= a : r < a)' : '(ci ? a <= b : a < b)'
     const of = sign === '+' ? '(a ^ r) & (b ^ r)' : '(a ^ b) & (a ^ r)'
-    return `setResult(s, <u64>r, ${shiftOf(z)}, u32(${cf}) | (<u32>((${of}) >> ${z * 8 - 1}) << 11) | (<u32>(a ^ b ^ r) & 16));`
+    return setResult(z, 'r', `u32(${cf}) | (<u32>((${of}) >> ${z * 8 - 1}) << 11) | (<u32>(a ^ b ^ r) & 16)`)
   },
   writes: true,
 })
@@ -111,8 +120,8 @@ for (const z of sizes) {
   put(`MOV_mi_${z}`, address(z, true), `const v: ${u} = <${u}>load<u64>(op, OP_IMM);`, write(z, 'v'), done)
 
   const unary: Record<string, readonly [string, string]> = {
-    INC: [`const r: ${u} = a + 1;`, `saveCarry(s); ${kind('FLAG_INC', z)} ${result('r')}`],
-    DEC: [`const r: ${u} = a - 1;`, `saveCarry(s); ${kind('FLAG_DEC', z)} ${result('r')}`],
+    INC: [`const r: ${u} = a + 1;`, `${keepCarry} ${kind('FLAG_INC', z)} ${result('r')}`],
+    DEC: [`const r: ${u} = a - 1;`, `${keepCarry} ${kind('FLAG_DEC', z)} ${result('r')}`],
     NEG: [`const r: ${u} = 0 - a;`, `${kind('FLAG_SUB', z)} ${result('r')} store<u64>(s, 0, CPU_FLAG_A); store<u64>(s, <u64>a, CPU_FLAG_B);`],
     NOT: [`const r: ${u} = ~a;`, ''],
   }
@@ -137,11 +146,11 @@ for (const z of [4, 8] as const) {
   put(`CMOV_m_${z}`, address(z, false), readable(z), `const v: ${u} = load<${u}>(h);`, `store<u64>(${reg}, <u64>(condition(s, ${cc}) ? v : load<${u}>(${reg})));`, done)
   const bits = z * 8
   const shifts: Record<string, string> = {
-    SHL: `const r: ${u} = a << c; setResult(s, <u64>r, ${shiftOf(z)}, <u32>(a >> (${bits} - c) & 1) | (<u32>((r >> ${bits - 1}) ^ (a >> (${bits} - c) & 1)) << 11));`,
-    SHR: `const r: ${u} = a >> c; setResult(s, <u64>r, ${shiftOf(z)}, <u32>(a >> (c - 1) & 1) | (<u32>(a >> ${bits - 1}) << 11));`,
-    SAR: `const r: ${u} = <${u}>(<${I[z]}>a >> <${I[z]}>c); setResult(s, <u64>r, ${shiftOf(z)}, <u32>(<${I[z]}>a >> <${I[z]}>(c - 1)) & 1);`,
-    ROL: `const r: ${u} = rotl<${u}>(a, c); rotateFlags(s, <u32>(r & 1) | (<u32>((r >> ${bits - 1}) ^ (r & 1)) << 11));`,
-    ROR: `const r: ${u} = rotr<${u}>(a, c); rotateFlags(s, <u32>(r >> ${bits - 1}) | (<u32>((r >> ${bits - 1}) ^ (r >> ${bits - 2} & 1)) << 11));`,
+    SHL: `const r: ${u} = a << c; ${setResult(z, 'r', `<u32>(a >> (${bits} - c) & 1) | (<u32>((r >> ${bits - 1}) ^ (a >> (${bits} - c) & 1)) << 11)`)}`,
+    SHR: `const r: ${u} = a >> c; ${setResult(z, 'r', `<u32>(a >> (c - 1) & 1) | (<u32>(a >> ${bits - 1}) << 11)`)}`,
+    SAR: `const r: ${u} = <${u}>(<${I[z]}>a >> <${I[z]}>c); ${setResult(z, 'r', `<u32>(<${I[z]}>a >> <${I[z]}>(c - 1)) & 1`)}`,
+    ROL: `const r: ${u} = rotl<${u}>(a, c); ${rotated(`<u32>(r & 1) | (<u32>((r >> ${bits - 1}) ^ (r & 1)) << 11)`)}`,
+    ROR: `const r: ${u} = rotr<${u}>(a, c); ${rotated(`<u32>(r >> ${bits - 1}) | (<u32>((r >> ${bits - 1}) ^ (r >> ${bits - 2} & 1)) << 11)`)}`,
   }
   for (const [name, body] of Object.entries(shifts)) {
     const put1 = (form: string, count: string): void =>
@@ -152,7 +161,7 @@ for (const z of [4, 8] as const) {
   const product = z === 4
     ? 'const p: i64 = <i64><i32>a * <i64><i32>b; const r: u32 = <u32>p; const o: u32 = u32(p != <i64><i32>r);'
     : 'const r: u64 = a * b; const o: u32 = u32(mulOverflows(<i64>a, <i64>b));'
-  const imul = `${product} store<u64>(${reg}, <u64>r); setResult(s, <u64>r, ${shiftOf(z)}, o | (o << 11));`
+  const imul = `${product} store<u64>(${reg}, <u64>r); ${setResult(z, 'r', 'o | (o << 11)')}`
   put(`IMUL2_r_${z}`, `const a: ${u} = load<${u}>(${reg}), b: ${u} = load<${u}>(${rm}); ${imul}`, done)
   put(`IMUL2_m_${z}`, address(z, false), readable(z), `const a: ${u} = load<${u}>(${reg}), b: ${u} = load<${u}>(h); ${imul}`, done)
   put(`IMUL3_r_${z}`, `const a: ${u} = load<${u}>(${rm}), b: ${u} = <${u}>load<u64>(op, OP_IMM); ${imul}`, done)

@@ -24,7 +24,12 @@ export function carry(s: usize): u32 {
   if (kind == FLAG_SUB) return u32(load<u64>(s, CPU_FLAG_A) < load<u64>(s, CPU_FLAG_B))
   if (kind == FLAG_LOGIC) return 0
   if (kind == FLAG_ADD) return u32(load<u64>(s, CPU_FLAG_RESULT) < load<u64>(s, CPU_FLAG_A))
-  return <u32>load<u64>(s, CPU_EFLAGS) & 1
+  return kept(s, kind) & CF
+}
+
+/** CF, OF and AF where they are kept as bits: EFLAGS if eager, else FLAG_A. */
+function kept(s: usize, kind: u32): u32 {
+  return kind == FLAG_EAGER ? <u32>load<u64>(s, CPU_EFLAGS) : <u32>load<u64>(s, CPU_FLAG_A)
 }
 
 export function zero(s: usize): bool {
@@ -45,7 +50,7 @@ export function parity(s: usize): bool {
 export function overflow(s: usize): bool {
   const kind = load<u32>(s, CPU_FLAG_KIND)
   if (kind == FLAG_LOGIC) return false
-  if (kind == FLAG_EAGER || kind == FLAG_RESULT_ONLY) return (<u32>load<u64>(s, CPU_EFLAGS) & OF) != 0
+  if (kind == FLAG_EAGER || kind == FLAG_RESULT_ONLY) return (kept(s, kind) & OF) != 0
   const shift = <u64>load<u32>(s, CPU_FLAG_SHIFT)
   const r = load<u64>(s, CPU_FLAG_RESULT)
   if (kind == FLAG_INC) return r << shift == <u64>1 << 63
@@ -59,7 +64,7 @@ export function overflow(s: usize): bool {
 function adjust(s: usize): u32 {
   const kind = load<u32>(s, CPU_FLAG_KIND)
   if (kind == FLAG_LOGIC) return 0
-  if (kind == FLAG_EAGER || kind == FLAG_RESULT_ONLY) return <u32>load<u64>(s, CPU_EFLAGS) & AF
+  if (kind == FLAG_EAGER || kind == FLAG_RESULT_ONLY) return kept(s, kind) & AF
   const r = <u32>load<u64>(s, CPU_FLAG_RESULT)
   if (kind == FLAG_INC) return (r & 15) == 0 ? AF : 0
   if (kind == FLAG_DEC) return (r & 15) == 15 ? AF : 0
@@ -91,9 +96,9 @@ export function setArithmetic(s: usize, bits: u32): void {
 
 /** ZF SF PF from `result` (width 64 - shift); CF OF AF as given. */
 export function setResult(s: usize, result: u64, shift: u32, cfOfAf: u32): void {
-  store<u64>(s, (load<u64>(s, CPU_EFLAGS) & ~(<u64>(CF | OF | AF))) | <u64>cfOfAf, CPU_EFLAGS)
   store<u64>(s, <u64>FLAG_RESULT_ONLY | (<u64>shift << 32), CPU_FLAG_KIND)
   store<u64>(s, result, CPU_FLAG_RESULT)
+  store<u64>(s, <u64>cfOfAf, CPU_FLAG_A)
 }
 
 /** Condition code 0..15 of Jcc, SETcc, CMOVcc (SDM vol 1, appendix B). */
@@ -122,21 +127,13 @@ export function less(s: usize): bool {
   return sign(s) != overflow(s)
 }
 
-/** Before INC and DEC, which keep CF: puts the current CF into EFLAGS. */
-export function saveCarry(s: usize): void {
-  const kind = load<u32>(s, CPU_FLAG_KIND)
-  if (kind == FLAG_SUB || kind == FLAG_ADD || kind == FLAG_LOGIC) {
-    store<u64>(s, (load<u64>(s, CPU_EFLAGS) & ~(<u64>CF)) | <u64>carry(s), CPU_EFLAGS)
-  }
-}
-
 /** Rotates: CF and OF as given, the others stay. */
 export function rotateFlags(s: usize, cfOf: u32): void {
   const kind = load<u32>(s, CPU_FLAG_KIND)
-  if (kind == FLAG_EAGER || kind == FLAG_RESULT_ONLY) {
+  if (kind == FLAG_EAGER) {
     store<u64>(s, (load<u64>(s, CPU_EFLAGS) & ~(<u64>(CF | OF))) | <u64>cfOf, CPU_EFLAGS)
     return
   }
-  store<u64>(s, (load<u64>(s, CPU_EFLAGS) & ~(<u64>(CF | OF | AF))) | <u64>(adjust(s) | cfOf), CPU_EFLAGS)
+  store<u64>(s, <u64>(adjust(s) | cfOf), CPU_FLAG_A)
   store<u32>(s, FLAG_RESULT_ONLY, CPU_FLAG_KIND)
 }
