@@ -64,6 +64,9 @@ function abort(): never {
   throw new CloisterError('ERR_CORE_ABORT', 'the core aborted: a bug in Cloister')
 }
 
+/** Results that are addresses: WebAssembly hands i32 out signed. */
+const ADDRESSES: ReadonlySet<string> = new Set(['backingCreate', 'vmCreate', 'vcpuCreate', 'backingInfo'])
+
 /** The raw exports (the loader's wrapped ones cost twice as much per call); what is missing throws by name when called. */
 function withLoudGaps(raw: Record<string, unknown>): CoreExports {
   const calls: Record<string, unknown> = {}
@@ -71,7 +74,9 @@ function withLoudGaps(raw: Record<string, unknown>): CoreExports {
     const value = raw[name]
     calls[name] =
       typeof value === 'function'
-        ? value
+        ? ADDRESSES.has(name)
+          ? (...args: unknown[]) => (value(...args) as number) >>> 0
+          : value
         : () => {
             throw new CloisterError('ERR_UNIMPLEMENTED', `the core does not export ${name} yet`)
           }

@@ -210,6 +210,35 @@ test('frames and runs are reused, and zero', () => {
   assert.is(seen.size, 1)
 })
 
+test('addresses beyond 2 GiB', () => {
+  const core = loadCore()
+  core.view.setUint32(L.GLOBAL + L.GLOBAL_FRAME_TOP, 0xe0000000, true)
+  const vm = call(core, 'vmCreate')
+  assert.ok(vm >= 0xe0000000)
+  const s = call(core, 'vcpuCreate', vm, 0)
+  const backing = call(core, 'backingCreate', 64)
+  assert.is(call(core, 'slotSet', vm, 0, 0n, 64n * 4096n, 0, backing, 0), 0)
+  core.bytes.set([0xb8, 0x34, 0x12, 0xa3, 0x00, 0x30, 0xff, 0x06, 0x00, 0x30, 0xf4], L.STAGING) // mov ax; mov [3000h], ax; inc word [3000h]; hlt
+  assert.is(call(core, 'backingWrite', backing, 0x2000n, L.STAGING, 16), 0)
+  for (const n of [L.SEG_CS, L.SEG_DS]) {
+    const at = s + L.CPU_SEGMENTS + n * 16
+    core.view.setBigUint64(at + L.SEG_BASE, 0n, true)
+    core.view.setUint16(at + L.SEG_SELECTOR, 0, true)
+  }
+  core.view.setBigUint64(s + L.CPU_RIP, 0x2000n, true)
+  call(core, 'cpuModeChanged', s)
+  core.view.setBigUint64(s + L.CPU_SLICE_END, 100n, true)
+  core.view.setBigUint64(s + L.CPU_BUDGET, 100n, true)
+  call(core, 'execute', s)
+  assert.is(core.view.getBigUint64(s + L.CPU_RIP, true), 0x200bn)
+  assert.is(call(core, 'backingRead', backing, 0x3000n, L.STAGING, 2), 0)
+  assert.is(core.view.getUint16(L.STAGING, true), 0x1235)
+  // The last page of the budget is never handed out; asking for more is a value, not a trap.
+  let n = 0
+  while (call(core, 'allocPages', 4096) !== 0) n++
+  assert.ok(n > 20)
+})
+
 test('backings are checked against their length', () => {
   const core = loadCore()
   const b = call(core, 'backingCreate', 2)
