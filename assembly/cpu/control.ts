@@ -12,8 +12,7 @@ import {
   F_1_ECX, F_7_EBX, F_7_ECX, F_D0_EAX, F_D0_EDX, F_80000001_EDX, featureOrBare, featureWord, physicalBits,
 } from './features'
 import {
-  ATTR_L, CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR0_WP, CR4_CET, CR4_FSGSBASE, CR4_LA57, CR4_OSXSAVE, CR4_PAE, CR4_PCIDE, CR4_PGE, CR4_PKE, CR4_PSE, CR4_SMAP,
-  CR4_SMEP, CR4_UMIP, EFER_LMA, EFER_LME, code64, longMode, segment, updateMode, windowOpened,
+  ATTR_L, CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR0_WP, CR4_CET, CR4_FSGSBASE, CR4_LA57, CR4_OSXSAVE, CR4_PAE, CR4_PCIDE, CR4_PGE, CR4_PKE, CR4_PSE, CR4_SMAP, CR4_SMEP, CR4_UMIP, EFER_LMA, EFER_LME, EFER_SVME, code64, longMode, segment, sevEs, updateMode, windowOpened,
 } from './mode'
 
 /** Bits that exist: PE MP EM TS ET NE WP AM NW CD PG. */
@@ -145,7 +144,8 @@ export function writeEfer(s: usize, value: u64): bool {
   let allowed: u64 = 1 | EFER_LMA | 0x4000
   if (featureOrBare(s, F_80000001_EDX, 29)) allowed |= EFER_LME
   if (featureOrBare(s, F_80000001_EDX, 20)) allowed |= 0x800
-  // SVME (no nested virtualisation is offered), LMSLE and TCE are not settable.
+  if (sevEs(s)) allowed |= EFER_SVME // set by KVM in the VMSA; the guest's value is ignored (see msr.ts)
+  // SVME elsewhere (no nested virtualisation is offered), LMSLE and TCE are not settable.
   if (value & ~allowed) return false
   if (((value ^ old) & EFER_LME) != 0 && (load<u64>(s, CPU_CR0) & CR0_PG) != 0) return false
   value = (value & ~EFER_LMA) | (old & EFER_LMA)
