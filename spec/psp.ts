@@ -34,4 +34,4 @@ export const PLATFORM_STATE = { UNINIT: 0, INIT: 1, WORKING: 2 } as const
 export const SEV_API = { MAJOR: 1, MINOR: 55, BUILD: 24 } as const
 
 /** Sizes (SEV API 55766: certificate format, session data, measurement, secret header, attestation report). */
-export const SEV_SIZE = { CERTIFICATE: 2084, SESSION: 144, MEASUREMENT: 48, SECRET_HEADER: 52, ATTESTATION_REPORT: 208, BLOB_MAX: 0x4000 } as const
+export const SEV_SIZE = { CERTIFICATE: 2084, SESSION: 128, MEASUREMENT: 48, SECRET_HEADER: 52, ATTESTATION_REPORT: 208, BLOB_MAX: 0x4000 } as const

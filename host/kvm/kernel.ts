@@ -54,7 +54,7 @@ export class Kernel {
     this.options = options
     this.memory = new AddressSpace(core)
     this.policy = policyTable(options.profile, options.linux)
-    this.psp = new Platform(options.seed)
+    this.psp = new Platform(core, options.seed)
     this.models = new CpuModels(options.host)
   }
 

@@ -1,0 +1,191 @@
+/**
+ * One SEV or SEV-ES guest context in the firmware: state machine, launch digest, keys, and the
+ * commands on guest memory (SEV API 55766, chapters 6 and 7). Statuses are firmware codes, not errnos.
+ *
+ * States: UNINIT -LAUNCH_START-> LAUNCH_UPDATE -LAUNCH_MEASURE-> LAUNCH_SECRET -LAUNCH_FINISH-> RUNNING;
+ * LAUNCH_FINISH is accepted from LAUNCH_UPDATE too, as the kernel's selftests expect.
+ */
+import { aes128Ctr } from '../../crypto/aes.js'
+import { sharedSecret, sign } from '../../crypto/p384.js'
+import { equalBytes, Sha256 } from '../../crypto/sha256.js'
+import { FIRMWARE_STATUS as FW, GUEST_STATE, SEV_API, SEV_POLICY, SEV_SIZE } from '../../generated/psp.js'
+import { STAGING, STAGING_SIZE } from '../../generated/layout.js'
+import { ALGORITHM, certificateKey, encodeSignature, USAGE } from './certificate.js'
+import type { Platform } from './platform.js'
+import { launchMeasurement, secretMac, type TransportKeys, unwrapSession } from './session.js'
+
+/** A place in guest memory as the kernel names it to the firmware. */
+export interface Memory {
+  /** Core address of the BACKING. */
+  readonly backing: number
+  readonly offset: number
+}
+
+export class Guest {
+  readonly handle: number
+  readonly policy: number
+  readonly #platform: Platform
+  state: number = GUEST_STATE.UNINIT
+  asid = 0
+  #keys: TransportKeys = { tek: new Uint8Array(16), tik: new Uint8Array(16) }
+  /** Memory-encryption key, two 64-bit halves. */
+  readonly #vek: readonly [bigint, bigint]
+  readonly #hash = new Sha256()
+  #digest: Uint8Array<ArrayBuffer> | null = null
+  #measurement: Uint8Array<ArrayBuffer> | null = null
+
+  constructor(platform: Platform, handle: number, policy: number) {
+    this.#platform = platform
+    this.handle = handle
+    this.policy = policy
+    const key = new DataView(platform.random.bytes(16).buffer)
+    this.#vek = [key.getBigUint64(0, true), key.getBigUint64(8, true)]
+  }
+
+  get policyEs(): boolean {
+    return (this.policy & SEV_POLICY.ES) !== 0
+  }
+
+  /** The launch digest: of what has been measured so far, final after LAUNCH_MEASURE. */
+  get digest(): Uint8Array<ArrayBuffer> {
+    return this.#digest ?? this.#hash.digest()
+  }
+
+  /** LAUNCH_START. Without a session the firmware makes TEK and TIK itself. */
+  launchStart(dhCert: Uint8Array | null, session: Uint8Array | null): number {
+    const api = ((this.policy >>> 16) & 0xff) * 256 + (this.policy >>> 24)
+    if (api > SEV_API.MAJOR * 256 + SEV_API.MINOR) return FW.POLICY_FAILURE
+    if (dhCert !== null || session !== null) {
+      if (dhCert === null) return FW.INVALID_CERTIFICATE
+      if (session === null || session.length < SEV_SIZE.SESSION) return FW.INVALID_LEN
+      const owner = certificateKey(dhCert)
+      const z = owner === null ? null : sharedSecret(this.#platform.keys().pdh.secret, owner)
+      if (z === null) return FW.INVALID_CERTIFICATE
+      const keys = unwrapSession(z, this.policy, session)
+      if (keys === null) return FW.BAD_MEASUREMENT
+      this.#keys = keys
+    } else {
+      this.#keys = { tek: this.#platform.random.bytes(16), tik: this.#platform.random.bytes(16) }
+    }
+    this.state = GUEST_STATE.LAUNCH_UPDATE
+    return FW.SUCCESS
+  }
+
+  activated(asid: number): void {
+    this.asid = asid
+    this.#platform.core.call.setKey(asid, BigInt.asIntN(64, this.#vek[0]), BigInt.asIntN(64, this.#vek[1]))
+  }
+
+  /** LAUNCH_UPDATE_DATA: measures what the host sees there now, then encrypts it in place. */
+  launchUpdateData(memory: Memory, length: number): number {
+    if (this.state !== GUEST_STATE.LAUNCH_UPDATE) return FW.INVALID_GUEST_STATE
+    if (this.asid === 0) return FW.INACTIVE
+    if (length === 0 || length % 16 !== 0) return FW.INVALID_LEN
+    if (memory.offset % 16 !== 0) return FW.INVALID_ADDRESS
+    const { call, staging } = this.#platform.core
+    for (let done = 0; done < length; ) {
+      const n = Math.min(STAGING_SIZE, length - done)
+      if (call.backingRead(memory.backing, BigInt(memory.offset + done), STAGING, n) < 0) return FW.INVALID_ADDRESS
+      this.#hash.update(staging.subarray(0, n))
+      done += n
+    }
+    return call.pspEncrypt(memory.backing, BigInt(memory.offset), length, this.asid) < 0 ? FW.INVALID_ADDRESS : FW.SUCCESS
+  }
+
+  /** LAUNCH_UPDATE_VMSA: as LAUNCH_UPDATE_DATA, for one page that holds a VMSA; SEV-ES guests only. */
+  launchUpdateVmsa(memory: Memory): number {
+    if (!this.policyEs) return FW.POLICY_FAILURE
+    return this.launchUpdateData(memory, 4096)
+  }
+
+  /** LAUNCH_MEASURE: MEASURE 32, MNONCE 16. */
+  launchMeasure(): { status: number; data: Uint8Array<ArrayBuffer> | null } {
+    if (this.state !== GUEST_STATE.LAUNCH_UPDATE) return { status: FW.INVALID_GUEST_STATE, data: null }
+    this.#digest = this.#hash.digest()
+    const mnonce = this.#platform.random.bytes(16)
+    const data = new Uint8Array(SEV_SIZE.MEASUREMENT)
+    data.set(launchMeasurement(this.#keys.tik, this.policy, this.#digest, mnonce))
+    data.set(mnonce, 32)
+    this.#measurement = data
+    this.state = GUEST_STATE.LAUNCH_SECRET
+    return { status: FW.SUCCESS, data }
+  }
+
+  /** LAUNCH_SECRET: checks the packet and writes the plaintext into encrypted guest memory. */
+  launchSecret(header: Uint8Array, ciphertext: Uint8Array, memory: Memory, guestLength: number): number {
+    if (this.state !== GUEST_STATE.LAUNCH_SECRET) return FW.INVALID_GUEST_STATE
+    if (header.length !== SEV_SIZE.SECRET_HEADER || guestLength % 16 !== 0 || guestLength > SEV_SIZE.BLOB_MAX) return FW.INVALID_LEN
+    if (memory.offset % 16 !== 0) return FW.INVALID_ADDRESS
+    // Flag bit 0 announces a compressed payload.
+    if ((header[0] as number) & 1) return FW.UNSUPPORTED
+    if (ciphertext.length !== guestLength) return FW.INVALID_LEN
+    const iv = header.subarray(4, 20)
+    const mac = secretMac(this.#keys.tik, header.subarray(0, 4), iv, guestLength, ciphertext, this.#measurement as Uint8Array)
+    if (!equalBytes(mac, header.subarray(20, 52))) return FW.BAD_MEASUREMENT
+    return this.#write(memory, aes128Ctr(this.#keys.tek, iv, ciphertext)) ? FW.SUCCESS : FW.INVALID_ADDRESS
+  }
+
+  launchFinish(): number {
+    if (this.state !== GUEST_STATE.LAUNCH_UPDATE && this.state !== GUEST_STATE.LAUNCH_SECRET) return FW.INVALID_GUEST_STATE
+    this.#digest ??= this.#hash.digest()
+    this.state = GUEST_STATE.RUNNING
+    return FW.SUCCESS
+  }
+
+  /** DBG_DECRYPT of 16-byte units; the policy decides. */
+  debugDecrypt(memory: Memory, out: Uint8Array): number {
+    const status = this.#debugAllowed(memory, out.length)
+    if (status !== FW.SUCCESS) return status
+    const { call, staging } = this.#platform.core
+    for (let done = 0; done < out.length; ) {
+      const n = Math.min(STAGING_SIZE, out.length - done)
+      if (call.pspRead(memory.backing, BigInt(memory.offset + done), STAGING, n, this.asid) < 0) return FW.INVALID_ADDRESS
+      out.set(staging.subarray(0, n), done)
+      done += n
+    }
+    return FW.SUCCESS
+  }
+
+  debugEncrypt(memory: Memory, bytes: Uint8Array): number {
+    const status = this.#debugAllowed(memory, bytes.length)
+    if (status !== FW.SUCCESS) return status
+    return this.#write(memory, bytes) ? FW.SUCCESS : FW.INVALID_ADDRESS
+  }
+
+  #debugAllowed(memory: Memory, length: number): number {
+    if (this.state === GUEST_STATE.UNINIT) return FW.INVALID_GUEST_STATE
+    if (this.policy & SEV_POLICY.NODBG) return FW.POLICY_FAILURE
+    if (length % 16 !== 0) return FW.INVALID_LEN
+    return memory.offset % 16 === 0 ? FW.SUCCESS : FW.INVALID_ADDRESS
+  }
+
+  #write(memory: Memory, bytes: Uint8Array): boolean {
+    const { call, staging } = this.#platform.core
+    for (let done = 0; done < bytes.length; ) {
+      const n = Math.min(STAGING_SIZE, bytes.length - done)
+      staging.set(bytes.subarray(done, done + n))
+      if (call.pspWrite(memory.backing, BigInt(memory.offset + done), STAGING, n, this.asid) < 0) return false
+      done += n
+    }
+    return true
+  }
+
+  /** ATTESTATION: mnonce 0x00, digest 0x10, policy 0x30, signature usage and algorithm 0x34, signature 0x40 by the PEK over 0x00..0x33. */
+  attestation(mnonce: Uint8Array): { status: number; data: Uint8Array<ArrayBuffer> | null } {
+    if (this.state === GUEST_STATE.UNINIT) return { status: FW.INVALID_GUEST_STATE, data: null }
+    const data = new Uint8Array(SEV_SIZE.ATTESTATION_REPORT)
+    const view = new DataView(data.buffer)
+    data.set(mnonce.subarray(0, 16))
+    data.set(this.digest, 0x10)
+    view.setUint32(0x30, this.policy, true)
+    view.setUint32(0x34, USAGE.PEK, true)
+    view.setUint32(0x38, ALGORITHM.ECDSA_SHA256, true)
+    encodeSignature(sign(this.#platform.keys().pek.secret, data.subarray(0, 0x34)), data.subarray(0x40))
+    return { status: FW.SUCCESS, data }
+  }
+
+  destroy(): void {
+    this.state = GUEST_STATE.UNINIT
+    this.asid = 0
+  }
+}

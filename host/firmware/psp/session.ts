@@ -1,0 +1,123 @@
+/**
+ * Launch sessions (SEV API 55766, "LAUNCH_START", "key derivation"; checked against virtee/sev
+ * src/session): how guest owner and firmware agree on TEK and TIK. Both sides live here; the owner's
+ * is `createLaunchSession`. The shared value z is the x coordinate of the ECDH point, 48 bytes big endian.
+ */
+import { aes128Ctr } from '../../crypto/aes.js'
+import { type KeyPair, keyPair, sharedSecret } from '../../crypto/p384.js'
+import { equalBytes, hmacSha256 } from '../../crypto/sha256.js'
+import { CloisterError } from '../../errors.js'
+import { SEV_API, SEV_SIZE } from '../../generated/psp.js'
+import { ALGORITHM, certificateKey, encodeCertificate, USAGE } from './certificate.js'
+
+/** Transport encryption and integrity keys. */
+export interface TransportKeys {
+  readonly tek: Uint8Array<ArrayBuffer>
+  readonly tik: Uint8Array<ArrayBuffer>
+}
+
+const u32 = (value: number): Uint8Array => {
+  const bytes = new Uint8Array(4)
+  new DataView(bytes.buffer).setUint32(0, value, true)
+  return bytes
+}
+
+/** NIST SP 800-108 in counter mode with HMAC-SHA-256, one block (16 bytes). */
+export function kdf(key: Uint8Array, context: Uint8Array, label: string): Uint8Array<ArrayBuffer> {
+  return hmacSha256(key, u32(1), new TextEncoder().encode(label), Uint8Array.of(0), context, u32(128)).slice(0, 16)
+}
+
+/** Key-encryption and key-integrity keys from the shared secret and the session's nonce. */
+export function sessionKeys(z: Uint8Array, nonce: Uint8Array): { master: Uint8Array; kek: Uint8Array; kik: Uint8Array } {
+  const master = kdf(z, nonce, 'sev-master-secret')
+  const none = new Uint8Array(0)
+  return { master, kek: kdf(master, none, 'sev-kek'), kik: kdf(master, none, 'sev-kik') }
+}
+
+/** Session blob: nonce 16, wrapped TEK and TIK 32, IV 16, MAC of the wrapped keys 32, MAC of the policy 32. */
+export function wrapSession(z: Uint8Array, policy: number, keys: TransportKeys, nonce: Uint8Array, iv: Uint8Array): Uint8Array<ArrayBuffer> {
+  const { kek, kik } = sessionKeys(z, nonce)
+  const wrapped = aes128Ctr(kek, iv, Uint8Array.of(...keys.tek, ...keys.tik))
+  const out = new Uint8Array(SEV_SIZE.SESSION)
+  out.set(nonce, 0)
+  out.set(wrapped, 16)
+  out.set(iv, 48)
+  out.set(hmacSha256(kik, wrapped), 64)
+  out.set(hmacSha256(keys.tik, u32(policy)), 96)
+  return out
+}
+
+/** The firmware's side: null if a MAC is wrong. */
+export function unwrapSession(z: Uint8Array, policy: number, session: Uint8Array): TransportKeys | null {
+  const { kek, kik } = sessionKeys(z, session.subarray(0, 16))
+  const wrapped = session.subarray(16, 48)
+  if (!equalBytes(hmacSha256(kik, wrapped), session.subarray(64, 96))) return null
+  const keys = aes128Ctr(kek, session.subarray(48, 64), wrapped)
+  const tik = keys.slice(16, 32)
+  if (!equalBytes(hmacSha256(tik, u32(policy)), session.subarray(96, 128))) return null
+  return { tek: keys.slice(0, 16), tik }
+}
+
+export interface LaunchSession extends TransportKeys {
+  /** The owner's Diffie-Hellman certificate: LAUNCH_START's dh_uaddr. */
+  readonly dhCert: Uint8Array<ArrayBuffer>
+  /** LAUNCH_START's session_uaddr. */
+  readonly session: Uint8Array<ArrayBuffer>
+}
+
+/**
+ * What a guest owner does before the launch: takes the platform's PDH certificate (SEV_PDH_CERT_EXPORT),
+ * makes a session for this policy. `random` gives n random bytes (default: the runtime's).
+ */
+export function createLaunchSession(pdhCertificate: Uint8Array, policy: number, random: (n: number) => Uint8Array = systemRandom): LaunchSession {
+  const pdh = certificateKey(pdhCertificate)
+  if (pdh === null) throw new CloisterError('ERR_CERTIFICATE', 'not a SEV certificate with a P-384 key')
+  const owner: KeyPair = keyPair(random(56))
+  const z = sharedSecret(owner.secret, pdh)
+  if (z === null) throw new CloisterError('ERR_CERTIFICATE', 'the PDH key is not a point of P-384')
+  const keys = { tek: new Uint8Array(random(16)), tik: new Uint8Array(random(16)) }
+  return {
+    ...keys,
+    dhCert: encodeCertificate(owner.point, USAGE.PDH, ALGORITHM.ECDH_SHA256),
+    session: wrapSession(z, policy, keys, random(16), random(16)),
+  }
+}
+
+function systemRandom(n: number): Uint8Array {
+  return crypto.getRandomValues(new Uint8Array(n))
+}
+
+/** LAUNCH_MEASURE: HMAC(TIK, 0x04 | API major | minor | build | policy | digest | mnonce). */
+export function launchMeasurement(
+  tik: Uint8Array,
+  policy: number,
+  digest: Uint8Array,
+  mnonce: Uint8Array,
+  api: { readonly MAJOR: number; readonly MINOR: number; readonly BUILD: number } = SEV_API,
+): Uint8Array<ArrayBuffer> {
+  return hmacSha256(tik, Uint8Array.of(0x04, api.MAJOR, api.MINOR, api.BUILD), u32(policy), digest, mnonce)
+}
+
+export interface SecretPacket {
+  /** LAUNCH_SECRET's header: flags, IV, MAC. */
+  readonly header: Uint8Array<ArrayBuffer>
+  readonly ciphertext: Uint8Array<ArrayBuffer>
+}
+
+/** The owner's side of LAUNCH_SECRET: encrypts a secret for the guest with this measurement. */
+export function packSecret(keys: TransportKeys, measurement: Uint8Array, secret: Uint8Array, iv: Uint8Array = systemRandom(16)): SecretPacket {
+  const padded = new Uint8Array(Math.ceil(secret.length / 16) * 16)
+  padded.set(secret)
+  const ciphertext = aes128Ctr(keys.tek, iv, padded)
+  const header = new Uint8Array(SEV_SIZE.SECRET_HEADER)
+  header.set(iv, 4)
+  header.set(secretMac(keys.tik, header.subarray(0, 4), iv, padded.length, ciphertext, measurement), 20)
+  return { header, ciphertext }
+}
+
+/** mac = HMAC(TIK, 0x01 | flags | iv | guest_len | trans_len | ciphertext | MEASURE). */
+export function secretMac(
+  tik: Uint8Array, flags: Uint8Array, iv: Uint8Array, guestLength: number, ciphertext: Uint8Array, measurement: Uint8Array,
+): Uint8Array<ArrayBuffer> {
+  return hmacSha256(tik, Uint8Array.of(0x01), flags, iv, u32(guestLength), u32(ciphertext.length), ciphertext, measurement.subarray(0, 32))
+}
