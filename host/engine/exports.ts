@@ -1,29 +1,55 @@
-/** The calls that the core exports, by room. Addresses are numbers, u64 values bigint. */
+/** The calls that the core exports, by room. Addresses are numbers (u32: apply `>>> 0`), u64 values bigint. */
 
 /** A function the core does not export yet fails loudly by name, see core.ts. */
 export interface CoreExports {
   // assembly/memory
+  memoryInit(limitPages: number): number
   backingCreate(pages: number): number
   backingFree(backing: number): void
   backingRead(backing: number, offset: bigint, to: number, n: number): number
   backingWrite(backing: number, offset: bigint, from: number, n: number): number
   slotSet(vm: number, id: number, gpa: bigint, size: bigint, flags: number, backing: number, offsetPages: number): number
+  dirtyLog(vm: number, id: number, to: number, offset: number, most: number): number
   pspEncrypt(backing: number, offset: bigint, n: number, asid: number): number
   pspRead(backing: number, offset: bigint, to: number, n: number, asid: number): number
   pspWrite(backing: number, offset: bigint, from: number, n: number, asid: number): number
   setKey(asid: number, low: bigint, high: bigint): void
+  probe(s: number, va: bigint): bigint
+  // assembly/cpu
+  msrGet(s: number, index: number): number
+  msrSet(s: number, index: number): number
+  cpuidChanged(s: number): void
+  cpuGetFlags(s: number): bigint
+  cpuSetFlags(s: number, value: bigint): void
+  cpuModeChanged(s: number): void
   // assembly/kvm
   vmCreate(): number
   vmDestroy(vm: number): void
   vcpuCreate(vm: number, id: number): number
   vcpuDestroy(s: number): void
   vcpuRun(s: number, maxInstructions: bigint): number
-  cpuGetFlags(s: number): bigint
-  cpuSetFlags(s: number, value: bigint): void
-  cpuModeChanged(s: number): void
+  vmsaBuild(s: number, to: number, legacy: number): void
+  createIrqchip(vm: number, split: number): void
+  createPit(vm: number, flags: number): void
+  irqLine(vm: number, gsi: number, level: number): number
+  setRouting(vm: number, from: number, count: number): number
+  signalMsi(low: number, high: number, data: number, vm: number): number
+  setUserDeadline(vm: number, ns: bigint): void
+  vmClock(vm: number): bigint
+  queueNmi(s: number): void
+  lapicGet(s: number, to: number): void
+  lapicSet(s: number, from: number): void
+  ioapicGet(vm: number, to: number): void
+  ioapicSet(vm: number, from: number): void
+  picGet(vm: number, slave: number, to: number): void
+  picSet(vm: number, slave: number, from: number): void
+  pitGet(vm: number, to: number): void
+  pitSet(vm: number, from: number): void
 }
 
 export const CORE_EXPORTS = [
-  'backingCreate', 'backingFree', 'backingRead', 'backingWrite', 'slotSet', 'pspEncrypt', 'pspRead', 'pspWrite', 'setKey',
-  'vmCreate', 'vmDestroy', 'vcpuCreate', 'vcpuDestroy', 'vcpuRun', 'cpuGetFlags', 'cpuSetFlags', 'cpuModeChanged',
+  'memoryInit', 'backingCreate', 'backingFree', 'backingRead', 'backingWrite', 'slotSet', 'dirtyLog', 'pspEncrypt', 'pspRead', 'pspWrite', 'setKey',
+  'probe', 'msrGet', 'msrSet', 'cpuidChanged', 'cpuGetFlags', 'cpuSetFlags', 'cpuModeChanged', 'vmCreate', 'vmDestroy', 'vcpuCreate', 'vcpuDestroy',
+  'vcpuRun', 'vmsaBuild', 'createIrqchip', 'createPit', 'irqLine', 'setRouting', 'signalMsi', 'setUserDeadline', 'vmClock', 'queueNmi', 'lapicGet',
+  'lapicSet', 'ioapicGet', 'ioapicSet', 'picGet', 'picSet', 'pitGet', 'pitSet',
 ] as const satisfies readonly (keyof CoreExports)[]

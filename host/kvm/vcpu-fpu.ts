@@ -1,0 +1,178 @@
+/**
+ * Floating-point state: kvm_fpu, kvm_xsave (standard format, SDM vol 1 13.4; APM vol 2 11.5.2) and kvm_xcrs.
+ * KVM's copy of a sealed SEV-ES vCPU is confidential: zeros for the legacy VM type, refused for the others.
+ */
+import {
+  CPU_FCS, CPU_FCW, CPU_FDP, CPU_FDS, CPU_FIP, CPU_FOP, CPU_FSW, CPU_FTAG, CPU_FTOP, CPU_MXCSR, CPU_ST, CPU_XCR0, CPU_XMM, VKVM_GHCB_XCR0,
+} from '../generated/layout.js'
+import { viewOf } from './dispatch.js'
+import type { VcpuRow } from './vcpu-ioctls.js'
+import type { VcpuFd } from './vcpu.js'
+
+/** State components. */
+const X87 = 1n
+const SSE = 2n
+const YMM = 4n
+/** Bits of MXCSR that the CPU has (FXSAVE mxcsr_mask): DAZ and, on AMD, misaligned exception mask. */
+export const MXCSR_MASK = 0x2ffff
+const XSTATE_BV = 512
+const YMM_AT = 576
+/** The modelled CPU's XCR0 as KVM offers it. */
+export const XCR0_SUPPORTED = X87 | SSE | YMM
+
+/** FXSAVE image (512 bytes) of the live registers. */
+function saveFxsave({ cpu }: VcpuFd, out: DataView): void {
+  const top = cpu.getUint32(CPU_FTOP, true) & 7
+  out.setUint16(0, cpu.getUint32(CPU_FCW, true), true)
+  out.setUint16(2, (cpu.getUint32(CPU_FSW, true) & ~0x3800) | (top << 11), true)
+  out.setUint8(4, cpu.getUint32(CPU_FTAG, true))
+  out.setUint16(6, cpu.getUint32(CPU_FOP, true), true)
+  out.setBigUint64(8, cpu.getBigUint64(CPU_FIP, true), true)
+  out.setBigUint64(16, cpu.getBigUint64(CPU_FDP, true), true)
+  out.setUint32(24, cpu.getUint32(CPU_MXCSR, true), true)
+  out.setUint32(28, MXCSR_MASK, true)
+  for (let i = 0; i < 8; i++) {
+    const from = CPU_ST + ((top + i) & 7) * 16
+    out.setBigUint64(32 + i * 16, cpu.getBigUint64(from, true), true)
+    out.setUint16(40 + i * 16, cpu.getUint16(from + 8, true), true)
+  }
+  for (let i = 0; i < 16; i++) {
+    out.setBigUint64(160 + i * 16, cpu.getBigUint64(CPU_XMM + i * 32, true), true)
+    out.setBigUint64(168 + i * 16, cpu.getBigUint64(CPU_XMM + i * 32 + 8, true), true)
+  }
+}
+
+function loadX87({ cpu }: VcpuFd, from: DataView): void {
+  const top = (from.getUint16(2, true) >> 11) & 7
+  cpu.setUint32(CPU_FCW, from.getUint16(0, true), true)
+  cpu.setUint32(CPU_FSW, from.getUint16(2, true) & ~0x3800, true)
+  cpu.setUint32(CPU_FTOP, top, true)
+  cpu.setUint32(CPU_FTAG, from.getUint8(4), true)
+  cpu.setUint32(CPU_FOP, from.getUint16(6, true) & 0x7ff, true)
+  cpu.setBigUint64(CPU_FIP, from.getBigUint64(8, true), true)
+  cpu.setBigUint64(CPU_FDP, from.getBigUint64(16, true), true)
+  cpu.setUint32(CPU_FCS, 0, true)
+  cpu.setUint32(CPU_FDS, 0, true)
+  for (let i = 0; i < 8; i++) {
+    const to = CPU_ST + ((top + i) & 7) * 16
+    cpu.setBigUint64(to, from.getBigUint64(32 + i * 16, true), true)
+    cpu.setBigUint64(to + 8, BigInt(from.getUint16(40 + i * 16, true)), true)
+  }
+}
+
+function loadXmm({ cpu }: VcpuFd, from: DataView, at: number): void {
+  for (let i = 0; i < 16; i++) {
+    cpu.setBigUint64(CPU_XMM + i * 32, from.getBigUint64(at + i * 16, true), true)
+    cpu.setBigUint64(CPU_XMM + i * 32 + 8, from.getBigUint64(at + 8 + i * 16, true), true)
+  }
+}
+
+/** kvm_fpu: FXSAVE's parts in another order; KVM leaves MXCSR out of it. */
+function getFpu(vcpu: VcpuFd, bytes: Uint8Array): number {
+  bytes.fill(0, 0, 416)
+  if (vcpu.fpstateConfidential) return 0
+  const image = new Uint8Array(512)
+  saveFxsave(vcpu, viewOf(image))
+  bytes.set(image.subarray(32, 160), 0)
+  bytes.set(image.subarray(0, 5), 128)
+  bytes.set(image.subarray(6, 8), 134)
+  bytes.set(image.subarray(8, 24), 136)
+  bytes.set(image.subarray(160, 416), 152)
+  return 0
+}
+
+function setFpu(vcpu: VcpuFd, bytes: Uint8Array): number {
+  if (vcpu.fpstateConfidential) return 0
+  const image = new Uint8Array(512)
+  image.set(bytes.subarray(0, 128), 32)
+  image.set(bytes.subarray(128, 133), 0)
+  image.set(bytes.subarray(134, 136), 6)
+  image.set(bytes.subarray(136, 152), 8)
+  const view = viewOf(image)
+  loadX87(vcpu, view)
+  loadXmm(vcpu, viewOf(bytes), 152)
+  return 0
+}
+
+function getXsave(vcpu: VcpuFd, bytes: Uint8Array): number {
+  bytes.fill(0, 0, 4096)
+  if (vcpu.fpstateConfidential) return 0
+  const view = viewOf(bytes)
+  saveFxsave(vcpu, view)
+  let components = X87 | SSE
+  for (let i = 0; i < 16; i++) {
+    for (const half of [0, 8]) {
+      const value = vcpu.cpu.getBigUint64(CPU_XMM + i * 32 + 16 + half, true)
+      view.setBigUint64(YMM_AT + i * 16 + half, value, true)
+      if (value !== 0n) components |= YMM
+    }
+  }
+  view.setBigUint64(XSTATE_BV, components, true)
+  return 0
+}
+
+/** fpu_copy_uabi_to_guest_fpstate: a component whose bit is clear goes to its initial state. */
+function setXsave(vcpu: VcpuFd, bytes: Uint8Array): number {
+  const view = viewOf(bytes)
+  const components = view.getBigUint64(XSTATE_BV, true)
+  const source = 'arch/x86/kernel/fpu/core.c fpu_copy_uabi_to_guest_fpstate'
+  if (vcpu.fpstateConfidential) return 0
+  const { kernel, cpu } = vcpu
+  if ((components & ~XCR0_SUPPORTED) !== 0n) {
+    return kernel.refuse('EINVAL', 'KVM_SET_XSAVE', `xstate_bv 0x${components.toString(16)} has components that this CPU lacks`, source)
+  }
+  for (let at = XSTATE_BV + 8; at < YMM_AT; at += 8) {
+    if (view.getBigUint64(at, true) !== 0n) return kernel.refuse('EINVAL', 'KVM_SET_XSAVE', 'xcomp_bv and reserved header bytes must be 0', source)
+  }
+  const mxcsr = view.getUint32(24, true)
+  if ((mxcsr & ~MXCSR_MASK) !== 0) return kernel.refuse('EINVAL', 'KVM_SET_XSAVE', `MXCSR 0x${mxcsr.toString(16)} has reserved bits`, source)
+  const initial = new Uint8Array(512)
+  viewOf(initial).setUint16(0, 0x37f, true)
+  loadX87(vcpu, (components & X87) !== 0n ? view : viewOf(initial))
+  loadXmm(vcpu, (components & SSE) !== 0n ? view : viewOf(initial), 160)
+  cpu.setUint32(CPU_MXCSR, (components & (SSE | YMM)) !== 0n ? mxcsr : 0x1f80, true)
+  for (let i = 0; i < 16; i++) {
+    for (const half of [0, 8]) {
+      cpu.setBigUint64(CPU_XMM + i * 32 + 16 + half, (components & YMM) !== 0n ? view.getBigUint64(YMM_AT + i * 16 + half, true) : 0n, true)
+    }
+  }
+  return 0
+}
+
+/** struct kvm_xcrs: nr u32, flags u32, 16 entries {xcr u32, reserved u32, value u64}. */
+function getXcrs(vcpu: VcpuFd, bytes: Uint8Array): number {
+  bytes.fill(0, 0, 392)
+  const view = viewOf(bytes)
+  view.setUint32(0, 1, true)
+  view.setBigUint64(16, vcpu.guestStateProtected ? vcpu.kvm.getBigUint64(VKVM_GHCB_XCR0, true) : vcpu.cpu.getBigUint64(CPU_XCR0, true), true)
+  return 0
+}
+
+function setXcrs(vcpu: VcpuFd, bytes: Uint8Array): number {
+  const view = viewOf(bytes)
+  const count = view.getUint32(0, true)
+  const source = 'arch/x86/kvm/x86.c kvm_vcpu_ioctl_x86_set_xcrs'
+  if (count > 16 || view.getUint32(4, true) !== 0) return vcpu.kernel.refuse('EINVAL', 'KVM_SET_XCRS', 'too many registers, or flags', source)
+  for (let i = 0; i < count; i++) {
+    if (view.getUint32(8 + i * 16, true) !== 0) continue
+    const value = view.getBigUint64(16 + i * 16, true)
+    // __kvm_set_xcr: x87 always, AVX needs SSE, nothing that the CPU lacks.
+    if ((value & X87) === 0n || (value & ~XCR0_SUPPORTED) !== 0n || ((value & YMM) !== 0n && (value & SSE) === 0n)) {
+      return vcpu.kernel.refuse('EINVAL', 'KVM_SET_XCRS', `XCR0 0x${value.toString(16)} is not possible`, 'arch/x86/kvm/x86.c __kvm_set_xcr')
+    }
+    if (vcpu.guestStateProtected) vcpu.kvm.setBigUint64(VKVM_GHCB_XCR0, value, true)
+    else vcpu.cpu.setBigUint64(CPU_XCR0, value, true)
+    break
+  }
+  return 0
+}
+
+export const fpuHandlers: readonly VcpuRow[] = [
+  ['KVM_GET_FPU', getFpu],
+  ['KVM_SET_FPU', setFpu],
+  ['KVM_GET_XSAVE', getXsave],
+  ['KVM_GET_XSAVE2', getXsave],
+  ['KVM_SET_XSAVE', setXsave],
+  ['KVM_GET_XCRS', getXcrs],
+  ['KVM_SET_XCRS', setXcrs],
+]

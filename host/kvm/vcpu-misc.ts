@@ -1,0 +1,170 @@
+/** CPUID tables, TSC, translation and the small rest of vCPU requests (arch/x86/kvm/{cpuid,x86}.c). */
+import { CPUID_ENTRY_SIZE } from '../cpuid/entries.js'
+import { CPU_TSC_OFFSET, VCPU_CPUID, VM_TSC_KHZ } from '../generated/layout.js'
+import { viewOf } from './dispatch.js'
+import type { VcpuRow } from './vcpu-ioctls.js'
+import type { VcpuFd } from './vcpu.js'
+
+const X86 = 'arch/x86/kvm/x86.c'
+/** KVM_MAX_CPUID_ENTRIES. */
+export const MAX_CPUID_ENTRIES = 256
+/** Where the core keeps the table: count u32 at 0, entries from here. */
+const TABLE_AT = 16
+
+function setCpuid2(vcpu: VcpuFd, bytes: Uint8Array): number {
+  const { kernel } = vcpu
+  const count = viewOf(bytes).getUint32(0, true)
+  if (count > MAX_CPUID_ENTRIES) return kernel.refuse('E2BIG', 'KVM_SET_CPUID2', `${count} entries (at most ${MAX_CPUID_ENTRIES})`, 'arch/x86/kvm/cpuid.c')
+  const size = count * CPUID_ENTRY_SIZE
+  if (bytes.length < 8 + size) return kernel.badPointer('KVM_SET_CPUID2', 'the entries run over the end of the buffer')
+  const entries = new Uint8Array(bytes.subarray(8, 8 + size))
+  if (vcpu.hasRun) {
+    const same = entries.length === vcpu.cpuid.length && entries.every((b, i) => b === vcpu.cpuid[i])
+    return same ? 0 : kernel.refuse('EINVAL', 'KVM_SET_CPUID2', 'CPUID cannot change after the first KVM_RUN', 'arch/x86/kvm/cpuid.c kvm_set_cpuid')
+  }
+  vcpu.cpuid = entries
+  const table = kernel.core.bytes(vcpu.s + VCPU_CPUID, TABLE_AT + MAX_CPUID_ENTRIES * CPUID_ENTRY_SIZE)
+  table.fill(0)
+  table.set(entries, TABLE_AT)
+  kernel.core.view(vcpu.s + VCPU_CPUID, 4).setUint32(0, count, true)
+  kernel.core.call.cpuidChanged(vcpu.s)
+  return 0
+}
+
+function getCpuid2(vcpu: VcpuFd, bytes: Uint8Array): number {
+  const { kernel, cpuid } = vcpu
+  const view = viewOf(bytes)
+  const count = cpuid.length / CPUID_ENTRY_SIZE
+  if (view.getUint32(0, true) < count) return kernel.refuse('E2BIG', 'KVM_GET_CPUID2', `${count} entries are there`, 'arch/x86/kvm/cpuid.c kvm_vcpu_ioctl_get_cpuid2')
+  if (bytes.length < 8 + cpuid.length) return kernel.badPointer('KVM_GET_CPUID2', 'the entries run over the end of the buffer')
+  bytes.set(cpuid, 8)
+  view.setUint32(0, count, true)
+  return 0
+}
+
+/** The modelled TSC runs at one rate; scaling is not modelled. */
+function setTscKhz(vcpu: VcpuFd, _bytes: Uint8Array, value: number): number {
+  return setTsc(vcpu, 'KVM_SET_TSC_KHZ', value)
+}
+
+function setTsc(vcpu: VcpuFd, name: string, khz: number): number {
+  const own = Number(vcpu.vm.view.getBigUint64(VM_TSC_KHZ, true))
+  if (!(khz >= 0 && khz < 0x7fffffff)) return vcpu.kernel.refuse('EINVAL', name, `${khz} kHz is above the maximum`, `${X86} kvm_arch_vcpu_ioctl`)
+  return khz === 0 || khz === own ? 0 : vcpu.kernel.unimplemented(name, `a TSC of ${khz} kHz (it runs at ${own})`)
+}
+
+/** struct kvm_translation: linear u64, physical u64, valid, writeable, usermode u8. */
+function translate(vcpu: VcpuFd, bytes: Uint8Array): number {
+  const view = viewOf(bytes)
+  const none = 0xffffffffffffffffn
+  // CR3 of a protected guest is not known to KVM: the walk fails.
+  const physical = vcpu.guestStateProtected ? none : BigInt.asUintN(64, vcpu.kernel.core.call.probe(vcpu.s, BigInt.asIntN(64, view.getBigUint64(0, true))))
+  view.setBigUint64(8, physical, true)
+  view.setUint8(16, physical === none ? 0 : 1)
+  view.setUint8(17, 1)
+  view.setUint8(18, 0)
+  return 0
+}
+
+/** KVM_VCPU_TSC_CTRL / KVM_VCPU_TSC_OFFSET: group 0, attribute 0. */
+function deviceAttr(vcpu: VcpuFd, name: string, bytes: Uint8Array, act: (address: bigint) => number): number {
+  const view = viewOf(bytes)
+  if (view.getUint32(4, true) !== 0 || view.getBigUint64(8, true) !== 0n) {
+    return vcpu.kernel.refuse('ENXIO', name, 'only KVM_VCPU_TSC_CTRL / KVM_VCPU_TSC_OFFSET is known', `${X86} kvm_vcpu_ioctl_device_attr`)
+  }
+  return act(view.getBigUint64(16, true))
+}
+
+/** KVM_CAP_* that vCPUs take: none that is modelled; unknown ones are -EINVAL as in Linux. */
+function enableCap(vcpu: VcpuFd, bytes: Uint8Array): number {
+  const cap = viewOf(bytes).getUint32(0, true)
+  return vcpu.kernel.refuse('EINVAL', 'KVM_ENABLE_CAP', `capability ${cap} is not for vCPUs`, `${X86} kvm_vcpu_ioctl_enable_cap`)
+}
+
+const entries = (header: DataView): number => 8 + Math.min(header.getUint32(0, true), MAX_CPUID_ENTRIES) * CPUID_ENTRY_SIZE
+
+export const miscHandlers: readonly VcpuRow[] = [
+  ['KVM_SET_CPUID2', setCpuid2, { tail: entries }],
+  ['KVM_GET_CPUID2', getCpuid2, { tail: entries }],
+  ['KVM_SET_TSC_KHZ', setTscKhz, { row: 'KVM_SET_TSC_KHZ@vcpu' }],
+  ['KVM_GET_TSC_KHZ', (vcpu) => Number(vcpu.vm.view.getBigUint64(VM_TSC_KHZ, true)), { row: 'KVM_GET_TSC_KHZ@vcpu' }],
+  ['KVM_TRANSLATE', translate],
+  ['KVM_ENABLE_CAP', enableCap, { row: 'KVM_ENABLE_CAP@vcpu' }],
+  ['KVM_HAS_DEVICE_ATTR', (vcpu, bytes) => deviceAttr(vcpu, 'KVM_HAS_DEVICE_ATTR', bytes, () => 0), { row: '' }],
+  [
+    'KVM_GET_DEVICE_ATTR',
+    (vcpu, bytes) =>
+      deviceAttr(vcpu, 'KVM_GET_DEVICE_ATTR', bytes, (address) => {
+        const value = new Uint8Array(8)
+        viewOf(value).setBigUint64(0, vcpu.cpu.getBigUint64(CPU_TSC_OFFSET, true), true)
+        return vcpu.kernel.memory.copyOut(address, value) ? 0 : vcpu.kernel.badPointer('KVM_GET_DEVICE_ATTR')
+      }),
+    { row: 'KVM_GET_DEVICE_ATTR (KVM_VCPU_TSC_CTRL/KVM_VCPU_TSC_OFFSET)' },
+  ],
+  [
+    'KVM_SET_DEVICE_ATTR',
+    (vcpu, bytes, _value, rule) =>
+      deviceAttr(vcpu, 'KVM_SET_DEVICE_ATTR', bytes, (address) => {
+        const value = vcpu.kernel.memory.copyIn(address, 8)
+        if (value === null) return vcpu.kernel.badPointer('KVM_SET_DEVICE_ATTR')
+        if (rule?.result !== 'ok-ignored') vcpu.cpu.setBigUint64(CPU_TSC_OFFSET, viewOf(value).getBigUint64(0, true), true)
+        return 0
+      }),
+    { row: 'KVM_SET_DEVICE_ATTR (KVM_VCPU_TSC_CTRL/KVM_VCPU_TSC_OFFSET)' },
+  ],
+  [
+    'KVM_TPR_ACCESS_REPORTING',
+    (vcpu, bytes) => {
+      const view = viewOf(bytes)
+      if (view.getUint32(4, true) !== 0) return vcpu.kernel.refuse('EINVAL', 'KVM_TPR_ACCESS_REPORTING', 'flags must be 0', `${X86} vcpu_ioctl_tpr_access_reporting`)
+      return view.getUint32(0, true) === 0 ? 0 : vcpu.kernel.unimplemented('KVM_TPR_ACCESS_REPORTING', 'TPR access reporting')
+    },
+  ],
+  [
+    'KVM_SET_VAPIC_ADDR',
+    (vcpu) =>
+      vcpu.vm.irqchip === 'none'
+        ? vcpu.kernel.refuse('EINVAL', 'KVM_SET_VAPIC_ADDR', 'the local APIC is not in the kernel', `${X86} kvm_arch_vcpu_ioctl`)
+        : vcpu.kernel.unimplemented('KVM_SET_VAPIC_ADDR', 'the virtual APIC page'),
+  ],
+  ['KVM_KVMCLOCK_CTRL', (vcpu) => vcpu.kernel.refuse('EINVAL', 'KVM_KVMCLOCK_CTRL', 'the guest has no kvmclock active', `${X86} kvm_set_guest_paused`)],
+  [
+    'KVM_SET_SIGNAL_MASK',
+    (vcpu, bytes) => {
+      const length = viewOf(bytes).getUint32(0, true)
+      return length === 8 ? 0 : vcpu.kernel.refuse('EINVAL', 'KVM_SET_SIGNAL_MASK', `len ${length} (must be 8)`, 'virt/kvm/kvm_main.c kvm_vcpu_ioctl')
+    },
+  ],
+  ['KVM_GET_NESTED_STATE', (vcpu) => vcpu.kernel.refuse('EINVAL', 'KVM_GET_NESTED_STATE', 'nested virtualisation is off', `${X86} kvm_arch_vcpu_ioctl`)],
+  ['KVM_SET_NESTED_STATE', (vcpu) => vcpu.kernel.refuse('EINVAL', 'KVM_SET_NESTED_STATE', 'nested virtualisation is off', `${X86} kvm_arch_vcpu_ioctl`)],
+  [
+    'KVM_MEMORY_ENCRYPT_OP',
+    (vcpu) => {
+      const code = vcpu.kernel.options.host === 'amd' ? 'ENOTTY' : 'EINVAL'
+      return vcpu.kernel.refuse(code, 'KVM_MEMORY_ENCRYPT_OP', 'no vCPU commands on this host', `${X86} kvm_arch_vcpu_ioctl`)
+    },
+    { row: 'KVM_MEMORY_ENCRYPT_OP@vcpu', size: 24, nullable: true },
+  ],
+  [
+    'KVM_PRE_FAULT_MEMORY',
+    (vcpu, bytes) => {
+      const view = viewOf(bytes)
+      const [gpa, size, flags] = [view.getBigUint64(0, true), view.getBigUint64(8, true), view.getBigUint64(16, true)]
+      const source = 'virt/kvm/kvm_main.c kvm_vcpu_pre_fault_memory'
+      if (flags !== 0n || (gpa & 0xfffn) !== 0n || (size & 0xfffn) !== 0n || size === 0n || gpa + size > 1n << 64n) {
+        return vcpu.kernel.refuse('EINVAL', 'KVM_PRE_FAULT_MEMORY', 'flags, alignment or range', source)
+      }
+      for (let done = 0n; done < size; done += 4096n) {
+        const at = gpa + done
+        const covered = [...vcpu.vm.slots.values()].some((slot) => at >= slot.gpa && at < slot.gpa + slot.size)
+        if (covered) continue
+        if (done === 0n) return vcpu.kernel.refuse('ENOENT', 'KVM_PRE_FAULT_MEMORY', 'no slot there', source)
+        break
+      }
+      // Frames are allocated on first touch: nothing is left to do. The struct tells what remains.
+      view.setBigUint64(0, gpa + size, true)
+      view.setBigUint64(8, 0n, true)
+      return 0
+    },
+  ],
+]

@@ -1,0 +1,109 @@
+/**
+ * KVM_GET_MSRS, KVM_SET_MSRS, machine-check set-up. For a sealed SEV-ES vCPU an MSR that KVM passes
+ * through cannot be read: the legacy VM type reads 0 and drops writes, the others stop the loop
+ * (svm_get_msr, svm_set_msr; facts/kvm.md 2.2).
+ */
+import { VM_TYPE } from '../generated/kvm-abi.js'
+import { CPU_MC_BANKS, CPU_MCG_CAP, CPU_MCG_CTL } from '../generated/layout.js'
+import { isPassThrough } from './msr-lists.js'
+import { viewOf } from './dispatch.js'
+import type { VcpuRow } from './vcpu-ioctls.js'
+import type { VcpuFd } from './vcpu.js'
+
+const MAX_IO_MSRS = 256
+const IA32_XSS = 0xda0
+
+/** Calls `each` for the entries; their number, or what stopped the loop. */
+function forEachMsr(vcpu: VcpuFd, name: string, bytes: Uint8Array, each: (view: DataView, index: number, at: number) => boolean): number {
+  const view = viewOf(bytes)
+  const count = view.getUint32(0, true)
+  if (count >= MAX_IO_MSRS) return vcpu.kernel.refuse('E2BIG', name, `${count} entries (fewer than ${MAX_IO_MSRS})`, 'arch/x86/kvm/msrs.c msr_io')
+  if (bytes.length < 8 + count * 16) return vcpu.kernel.badPointer(name, 'the entries run over the end of the buffer')
+  for (let i = 0; i < count; i++) if (!each(view, view.getUint32(8 + i * 16, true), 16 + i * 16)) return i
+  return count
+}
+
+/** 0 = ordinary access, 1 = reads 0 and drops writes, 2 = refused. */
+function sealedRule(vcpu: VcpuFd, index: number): 0 | 1 | 2 {
+  if (!vcpu.guestStateProtected || index === IA32_XSS || !isPassThrough(index)) return 0
+  return vcpu.vm.type === VM_TYPE.DEFAULT ? 1 : 2
+}
+
+function stopped(vcpu: VcpuFd, name: string, index: number, why: string): false {
+  // Not an errno: the ioctl returns how far it came. The reason is kept all the same.
+  vcpu.kernel.refuse('EINVAL', name, `stopped at MSR 0x${index.toString(16)}: ${why}`, 'arch/x86/kvm/svm/svm.c svm_get_msr, svm_set_msr', {
+    switch: 'guest_state_protected',
+  })
+  return false
+}
+
+function getMsrs(vcpu: VcpuFd, bytes: Uint8Array): number {
+  const { call, stagingView } = vcpu.kernel.core
+  return forEachMsr(vcpu, 'KVM_GET_MSRS', bytes, (view, index, at) => {
+    const rule = sealedRule(vcpu, index)
+    if (rule === 2) return stopped(vcpu, 'KVM_GET_MSRS', index, 'passed through to the guest, whose state is protected')
+    if (rule === 0 && !call.msrGet(vcpu.s, index)) return stopped(vcpu, 'KVM_GET_MSRS', index, 'no such register')
+    view.setBigUint64(at, rule === 1 ? 0n : stagingView.getBigUint64(0, true), true)
+    return true
+  })
+}
+
+function setMsrs(vcpu: VcpuFd, bytes: Uint8Array): number {
+  const { call, stagingView } = vcpu.kernel.core
+  return forEachMsr(vcpu, 'KVM_SET_MSRS', bytes, (view, index, at) => {
+    const rule = sealedRule(vcpu, index)
+    if (rule === 2) return stopped(vcpu, 'KVM_SET_MSRS', index, 'passed through to the guest, whose state is protected')
+    if (rule === 1) return true
+    stagingView.setBigUint64(0, view.getBigUint64(at, true), true)
+    return call.msrSet(vcpu.s, index) ? true : stopped(vcpu, 'KVM_SET_MSRS', index, 'no such register or value')
+  })
+}
+
+/** MCG_CTL_P, MCG_SER_P; Intel adds LMCE. */
+export const MCE_CAP_SUPPORTED = 0x1000100n
+const LMCE = 0x8000000n
+const MAX_BANKS = 32
+
+export function mceCapSupported(host: 'amd' | 'intel'): bigint {
+  return host === 'intel' ? MCE_CAP_SUPPORTED | LMCE : MCE_CAP_SUPPORTED
+}
+
+function setupMce(vcpu: VcpuFd, bytes: Uint8Array): number {
+  const cap = viewOf(bytes).getBigUint64(0, true)
+  const banks = Number(cap & 0xffn)
+  const valid = mceCapSupported(vcpu.kernel.options.host) | 0xff00ffn
+  if (banks === 0 || banks > MAX_BANKS || (cap & ~valid) !== 0n) {
+    return vcpu.kernel.refuse('EINVAL', 'KVM_X86_SETUP_MCE', `mcg_cap 0x${cap.toString(16)}`, 'arch/x86/kvm/x86.c kvm_vcpu_ioctl_x86_setup_mce')
+  }
+  vcpu.cpu.setBigUint64(CPU_MCG_CAP, cap, true)
+  if ((cap & 0x100n) !== 0n) vcpu.cpu.setBigUint64(CPU_MCG_CTL, 0xffffffffffffffffn, true)
+  for (let i = 0; i < banks; i++) vcpu.cpu.setBigUint64(CPU_MC_BANKS + i * 32, 0xffffffffffffffffn, true)
+  return 0
+}
+
+/** struct kvm_x86_mce: status, addr, misc, mcg_status u64, bank u8. */
+function setMce(vcpu: VcpuFd, bytes: Uint8Array): number {
+  const view = viewOf(bytes)
+  const status = view.getBigUint64(0, true)
+  const bank = view.getUint8(32)
+  const source = 'arch/x86/kvm/x86.c kvm_vcpu_ioctl_x86_set_mce'
+  if (bank >= Number(vcpu.cpu.getBigUint64(CPU_MCG_CAP, true) & 0xffn) || (status & (1n << 63n)) === 0n) {
+    return vcpu.kernel.refuse('EINVAL', 'KVM_X86_SET_MCE', `bank ${bank} does not exist, or the status is not valid`, source)
+  }
+  if ((status & (1n << 61n)) !== 0n) return vcpu.kernel.unimplemented('KVM_X86_SET_MCE', 'injection of an uncorrected error (#MC)')
+  const at = CPU_MC_BANKS + bank * 32
+  const overflow = (vcpu.cpu.getBigUint64(at + 8, true) >> 63n) & 1n
+  vcpu.cpu.setBigUint64(at + 8, status | (overflow << 62n), true)
+  vcpu.cpu.setBigUint64(at + 16, view.getBigUint64(8, true), true)
+  vcpu.cpu.setBigUint64(at + 24, view.getBigUint64(16, true), true)
+  return 0
+}
+
+const entries = (header: DataView): number => 8 + header.getUint32(0, true) * 16
+
+export const msrHandlers: readonly VcpuRow[] = [
+  ['KVM_GET_MSRS', getMsrs, { tail: entries }],
+  ['KVM_SET_MSRS', setMsrs, { tail: entries }],
+  ['KVM_X86_SETUP_MCE', setupMce],
+  ['KVM_X86_SET_MCE', setMce],
+]
