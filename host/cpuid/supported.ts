@@ -1,12 +1,24 @@
-/** CPU models. */
-import type { CpuidEntry } from './entries.js'
-import type { Host } from '../kvm/kernel.js'
-export class CpuModels {
-  readonly host: Host
-  constructor(host: Host) {
-    this.host = host
-  }
-  supported(): CpuidEntry[] {
-    return []
-  }
+/** KVM_GET_SUPPORTED_CPUID of the modelled host, and CPU models by QEMU's names. */
+import { CPUID_AMD, CPUID_INTEL, CPUID_SIGNATURE } from '../generated/cpuid.js'
+import { type CpuidEntry, SIGNIFICANT_INDEX } from './entries.js'
+
+export { CPUID_SIGNATURE } from '../generated/cpuid.js'
+export type CpuModel = keyof typeof CPUID_SIGNATURE
+
+export function supportedCpuid(host: 'amd' | 'intel'): CpuidEntry[] {
+  return (host === 'amd' ? CPUID_AMD : CPUID_INTEL).map(([leaf, subleaf, eax, ebx, ecx, edx]) => ({
+    function: leaf,
+    index: subleaf ?? 0,
+    flags: subleaf === null ? 0 : SIGNIFICANT_INDEX,
+    eax: eax >>> 0,
+    ebx: ebx >>> 0,
+    ecx: ecx >>> 0,
+    edx: edx >>> 0,
+  }))
+}
+
+/** The supported entries with a model's signature in leaves 1 and 0x80000001. */
+export function modelCpuid(host: 'amd' | 'intel', model: CpuModel): CpuidEntry[] {
+  const signature = CPUID_SIGNATURE[model]
+  return supportedCpuid(host).map((entry) => (entry.function === 1 || entry.function === 0x80000001 ? { ...entry, eax: signature } : entry))
 }

@@ -6,7 +6,7 @@
  */
 import { instantiate } from '@assemblyscript/loader'
 import { CloisterError } from '../errors.js'
-import { GLOBAL, GLOBAL_LIMIT_PAGES, HEAP, STAGING, STAGING_SIZE } from '../generated/layout.js'
+import { HEAP, STAGING, STAGING_SIZE } from '../generated/layout.js'
 import { CORE_EXPORTS, type CoreExports } from './exports.js'
 
 export type WasmSource = URL | BufferSource | WebAssembly.Module
@@ -49,9 +49,10 @@ export async function loadCore(options: { wasm?: WasmSource; memory?: number } =
   const { instance } = await instantiate(module, { env: { memory, abort } })
   const raw = instance.exports as unknown as Record<string, unknown>
   const staging = new Uint8Array(memory.buffer, STAGING, STAGING_SIZE)
-  new DataView(memory.buffer).setUint32(GLOBAL + GLOBAL_LIMIT_PAGES, limit, true)
+  const call = withLoudGaps(raw)
+  if (!call.memoryInit(limit)) throw new CloisterError('ERR_MEMORY', 'the fixed regions of the core do not fit into memory')
   return {
-    call: withLoudGaps(raw),
+    call,
     memory,
     staging,
     stagingView: new DataView(memory.buffer, STAGING, STAGING_SIZE),

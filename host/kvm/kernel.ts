@@ -8,7 +8,6 @@ import { ERRNO } from '../generated/kvm-abi.js'
 import { type Linux, type PolicyEntry, policyTable } from '../policy/table.js'
 import { AddressSpace } from './mapping.js'
 import { Platform } from '../firmware/psp/platform.js'
-import { CpuModels } from '../cpuid/supported.js'
 
 export type Host = 'amd' | 'intel'
 export type ErrnoName = keyof typeof ERRNO
@@ -43,7 +42,8 @@ export class Kernel {
   readonly memory: AddressSpace
   readonly policy: ReadonlyMap<string, PolicyEntry>
   readonly psp: Platform
-  readonly models: CpuModels
+  /** ASIDs that VMs hold (sev_asid_bitmap). */
+  readonly asids = new Set<number>()
   readonly files: (FileDescriptor | null)[] = [null, null, null]
   refusal: Refusal | null = null
   /** Internal errors that were turned into -EIO; tests expect none. */
@@ -55,7 +55,6 @@ export class Kernel {
     this.memory = new AddressSpace(core)
     this.policy = policyTable(options.profile, options.linux)
     this.psp = new Platform(core, options.seed)
-    this.models = new CpuModels(options.host)
   }
 
   /** Notes why, returns the negative errno. */

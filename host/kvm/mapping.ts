@@ -100,8 +100,8 @@ export class AddressSpace {
   /** Anonymous memory; null if the core has no room for it. */
   anonymous(length: number): Mapping | null {
     const pages = Math.ceil(length / PAGE)
-    const backing = this.#core.call.backingCreate(pages)
-    if (backing <= 0) return null
+    const backing = this.#core.call.backingCreate(pages) >>> 0
+    if (backing === 0) return null
     return this.#add(new Mapping(this.#core, this.#next, pages * PAGE, backing))
   }
 

@@ -3,12 +3,14 @@
  * the vCPUs: sealing their state into VMSAs.
  */
 import {
-  BACKING_FRAMES, CPU_SEV_STATUS, FRAME_FLAGS, FRAME_INFO, FRAME_VMSA, SIZEOF_FRAME, STAGING, VCPU_KVM, VKVM_PROTECTED, VKVM_VMSA_FRAME, VM_ASID,
+  BACKING_FRAMES, CPU_SEV_STATUS, CPU_XCR0, FRAME_FLAGS, FRAME_INFO, FRAME_VMSA, SIZEOF_FRAME, STAGING, VCPU_KVM, VKVM_GHCB_RAX, VKVM_GHCB_RBX,
+  VKVM_GHCB_RCX, VKVM_GHCB_RDX, VKVM_GHCB_RSI, VKVM_GHCB_XCR0, VKVM_PROTECTED, VKVM_VMSA_FRAME, VM_ASID,
   VM_C_BIT, VM_GHCB_VERSION, VM_LEGACY_ES, VM_PHYS_MASK, VM_SEV,
 } from '../generated/layout.js'
-import { VM_TYPE } from '../generated/kvm-abi.js'
+import { REQUEST, VM_TYPE } from '../generated/kvm-abi.js'
 import type { Guest } from '../firmware/psp/guest.js'
 import { ASID } from '../firmware/psp/platform.js'
+import { viewOf } from './dispatch.js'
 import type { Kernel } from './kernel.js'
 import type { Mapping } from './mapping.js'
 import type { VcpuFd } from './vcpu.js'
@@ -17,6 +19,8 @@ import type { VmFd } from './vm.js'
 /** Position of the encryption bit in a page-table entry (CPUID 0x8000001F EBX[5:0]). */
 export const C_BIT = 51n
 const PAGE = 4096
+/** VMSA.SEV_FEATURES (APM vol 2, appendix B). */
+const VMSA_SEV_FEATURES = 0x3b0
 
 export interface EncRegion {
   readonly address: bigint
@@ -89,9 +93,25 @@ export function buildVmsa(vcpu: VcpuFd): Mapping | null {
   vcpu.vmsa ??= memory.anonymous(PAGE)
   if (vcpu.vmsa === null) return null
   core.staging.fill(0, 0, PAGE)
-  core.call.vmsaBuild(vcpu.s, STAGING, vcpu.vm.type === VM_TYPE.DEFAULT ? 1 : 0, info.vmsaFeatures)
+  core.call.vmsaBuild(vcpu.s, STAGING, vcpu.vm.type === VM_TYPE.DEFAULT ? 1 : 0)
+  viewOf(core.staging).setBigUint64(VMSA_SEV_FEATURES, info.vmsaFeatures, true)
   if (core.call.backingWrite(vcpu.vmsa.backing, 0n, STAGING, PAGE) < 0) return null
   return vcpu.vmsa
+}
+
+/** The legacy type answers register reads from KVM's copies. */
+function keepCopies(vcpu: VcpuFd): void {
+  const regs = new Uint8Array(144)
+  vcpu.ioctl(REQUEST.KVM_GET_REGS, regs)
+  const debug = new Uint8Array(128)
+  vcpu.ioctl(REQUEST.KVM_GET_DEBUGREGS, debug)
+  vcpu.sealed = { regs, setAt: vcpu.instructions, debug: debug.slice(0, 48) }
+  const xcr0 = vcpu.cpu.getBigUint64(CPU_XCR0, true)
+  vcpu.kvm.setBigUint64(VKVM_GHCB_XCR0, xcr0, true)
+  const view = viewOf(regs)
+  for (const [at, to] of [[0, VKVM_GHCB_RAX], [8, VKVM_GHCB_RBX], [16, VKVM_GHCB_RCX], [24, VKVM_GHCB_RDX], [32, VKVM_GHCB_RSI]] as const) {
+    vcpu.kvm.setBigUint64(to, view.getBigUint64(at, true), true)
+  }
 }
 
 /** After the firmware has encrypted the page: from here on the state lives there. */
@@ -105,6 +125,7 @@ export function sealVcpu(vcpu: VcpuFd): void {
   const kvm = core.view(vcpu.s + VCPU_KVM, VKVM_VMSA_FRAME + 4)
   kvm.setUint32(VKVM_VMSA_FRAME, frame, true)
   kvm.setUint32(VKVM_PROTECTED, 1, true)
+  if (vcpu.vm.type === VM_TYPE.DEFAULT) keepCopies(vcpu)
   vcpu.guestStateProtected = true
   vcpu.fpstateConfidential = true
 }

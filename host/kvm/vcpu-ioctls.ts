@@ -1,6 +1,11 @@
 /** The table of vCPU requests. */
 import type { Kernel } from './kernel.js'
 import { type Handler, type HandlerOptions, type IoctlTable, ioctlTable, type RequestName } from './dispatch.js'
+import { debugHandlers } from './vcpu-debug.js'
+import { eventHandlers } from './vcpu-events.js'
+import { fpuHandlers } from './vcpu-fpu.js'
+import { miscHandlers } from './vcpu-misc.js'
+import { msrHandlers } from './vcpu-msrs.js'
 import { registerHandlers } from './vcpu-registers.js'
 import type { VcpuFd } from './vcpu.js'
 
@@ -20,7 +25,7 @@ const run: VcpuRow = [
 export function vcpuTable(kernel: Kernel): IoctlTable<VcpuFd> {
   let table = tables.get(kernel)
   if (table === undefined) {
-    table = ioctlTable<VcpuFd>(kernel.policy, [run, ...registerHandlers])
+    table = ioctlTable<VcpuFd>(kernel.policy, [run, ...registerHandlers, ...fpuHandlers, ...debugHandlers, ...msrHandlers, ...eventHandlers, ...miscHandlers])
     tables.set(kernel, table)
   }
   return table

@@ -1,9 +1,14 @@
 /** KVM_GET/SET_REGS, SREGS and SREGS2 (arch/x86/kvm/regs.c of 7.3; x86.c before). */
-import { CPU_APIC_BASE, CPU_CR0, CPU_CR4, CPU_CR8, CPU_EFER, VM_PHYS_MASK } from '../generated/layout.js'
+import {
+  CPU_APIC_BASE, CPU_CR0, CPU_CR4, CPU_CR8, CPU_EFER, EVENT_INTERRUPT, VKVM_GHCB_RAX, VKVM_GHCB_RBX, VKVM_GHCB_RCX, VKVM_GHCB_RDX, VKVM_GHCB_RSI,
+  VKVM_INTERRUPT, VM_PHYS_MASK,
+} from '../generated/layout.js'
 import { viewOf } from './dispatch.js'
-import { getRegs, getSregs, setRegs, setSregs, SREGS, validSregs } from './registers.js'
+import { getRegs, getSregs, REGS_RIP, setRegs, setSregs, SREGS, validSregs } from './registers.js'
 import type { VcpuRow } from './vcpu-ioctls.js'
-import type { VcpuFd } from './vcpu.js'
+import type { SealedCopies, VcpuFd } from './vcpu.js'
+
+const IA32_APIC_BASE = 0x1b
 
 /** Legacy SEV-ES: only what the write traps and the GHCB told KVM is valid (facts/kvm.md 2.1). */
 function getProtectedSregs(vcpu: VcpuFd, out: DataView): void {
@@ -14,19 +19,84 @@ function getProtectedSregs(vcpu: VcpuFd, out: DataView): void {
   }
 }
 
+const SREGS_SIZE = 312
+const SREGS2_SIZE = 320
+/** kvm_sregs2.flags. */
+const PDPTRS_VALID = 1n
+
+function loadSregs(vcpu: VcpuFd, bytes: Uint8Array, size: number): number {
+  bytes.fill(0, 0, size)
+  const out = viewOf(bytes)
+  if (vcpu.guestStateProtected) {
+    getProtectedSregs(vcpu, out)
+    return 0
+  }
+  getSregs(vcpu.cpu, out)
+  if (size === SREGS_SIZE) {
+    // The one interrupt that is injected and not yet delivered.
+    const queued = vcpu.kvm.getUint32(VKVM_INTERRUPT, true)
+    if (queued !== 0 && vcpu.vm.irqchip === 'none') out.setUint8(SREGS.INTERRUPT_BITMAP + ((queued & 0xff) >> 3), 1 << (queued & 7))
+  }
+  return 0
+}
+
 function physMask(vcpu: VcpuFd): bigint {
   const mask = vcpu.vm.view.getBigUint64(VM_PHYS_MASK, true)
   return mask === 0n ? 0xfffffffffffffn : mask
 }
 
 function storeSregs(vcpu: VcpuFd, name: string, from: DataView): number {
-  if (!validSregs(from, physMask(vcpu))) {
-    return vcpu.kernel.refuse('EINVAL', name, 'CR0, CR3, CR4, EFER and CS do not fit together', 'arch/x86/kvm/regs.c kvm_is_valid_sregs')
+  const { kernel } = vcpu
+  const two = name === 'KVM_SET_SREGS2'
+  if (two) {
+    const flags = from.getBigUint64(SREGS.FLAGS, true)
+    if ((flags & ~PDPTRS_VALID) !== 0n || (flags !== 0n && vcpu.guestStateProtected)) {
+      return kernel.refuse('EINVAL', name, `flags 0x${flags.toString(16)}`, 'arch/x86/kvm/regs.c __set_sregs2')
+    }
   }
-  vcpu.cpu.setBigUint64(CPU_APIC_BASE, from.getBigUint64(SREGS.APIC_BASE, true), true)
-  if (vcpu.guestStateProtected) return 0
-  setSregs(vcpu.cpu, from)
-  vcpu.kernel.core.call.cpuModeChanged(vcpu.s)
+  if (!validSregs(from, physMask(vcpu))) {
+    return kernel.refuse('EINVAL', name, 'CR0, CR3, CR4, EFER and CS do not fit together', 'arch/x86/kvm/regs.c kvm_is_valid_sregs')
+  }
+  const { call, stagingView } = kernel.core
+  stagingView.setBigUint64(0, from.getBigUint64(SREGS.APIC_BASE, true), true)
+  if (!call.msrSet(vcpu.s, IA32_APIC_BASE)) {
+    return kernel.refuse('EINVAL', name, 'apic_base is not possible', 'arch/x86/kvm/lapic.c kvm_apic_set_base')
+  }
+  if (!vcpu.guestStateProtected) {
+    setSregs(vcpu.cpu, from)
+    call.cpuModeChanged(vcpu.s)
+  }
+  if (!two && vcpu.vm.irqchip === 'none') {
+    for (let vector = 0; vector < 256; vector++) {
+      if ((from.getUint8(SREGS.INTERRUPT_BITMAP + (vector >> 3)) & (1 << (vector & 7))) === 0) continue
+      vcpu.kvm.setUint32(VKVM_INTERRUPT, 0x100 | vector, true)
+      vcpu.signal(EVENT_INTERRUPT)
+      break
+    }
+  }
+  return 0
+}
+
+/** Registers that the GHCB carries: offset in kvm_regs, KVM's copy. */
+const GHCB_REGS = [[0, VKVM_GHCB_RAX], [8, VKVM_GHCB_RBX], [16, VKVM_GHCB_RCX], [24, VKVM_GHCB_RDX], [32, VKVM_GHCB_RSI]] as const
+
+/**
+ * A sealed vCPU of the legacy type: five registers from the latest GHCB, the others 0 since the last
+ * VMGEXIT (or what KVM_SET_REGS left there), RIP and RFLAGS stale from the launch.
+ */
+function getSealedRegs(vcpu: VcpuFd, sealed: SealedCopies, bytes: Uint8Array): number {
+  bytes.set(sealed.regs)
+  if (vcpu.instructions !== sealed.setAt) bytes.fill(0, 0, REGS_RIP)
+  const view = viewOf(bytes)
+  for (const [at, from] of GHCB_REGS) view.setBigUint64(at, vcpu.kvm.getBigUint64(from, true), true)
+  return 0
+}
+
+function setSealedRegs(vcpu: VcpuFd, sealed: SealedCopies, bytes: Uint8Array): number {
+  sealed.regs.set(bytes.subarray(0, 144))
+  sealed.setAt = vcpu.instructions
+  const view = viewOf(bytes)
+  for (const [at, to] of GHCB_REGS) vcpu.kvm.setBigUint64(to, view.getBigUint64(at, true), true)
   return 0
 }
 
@@ -34,6 +104,7 @@ export const registerHandlers: readonly VcpuRow[] = [
   [
     'KVM_GET_REGS',
     (vcpu, bytes) => {
+      if (vcpu.sealed !== null) return getSealedRegs(vcpu, vcpu.sealed, bytes)
       getRegs(vcpu.kernel.core.call, vcpu.s, vcpu.cpu, viewOf(bytes))
       return 0
     },
@@ -41,28 +112,13 @@ export const registerHandlers: readonly VcpuRow[] = [
   [
     'KVM_SET_REGS',
     (vcpu, bytes) => {
+      if (vcpu.sealed !== null) return setSealedRegs(vcpu, vcpu.sealed, bytes)
       setRegs(vcpu.kernel.core.call, vcpu.s, vcpu.cpu, viewOf(bytes))
       return 0
     },
   ],
-  [
-    'KVM_GET_SREGS',
-    (vcpu, bytes) => {
-      bytes.fill(0, 0, 312)
-      if (vcpu.guestStateProtected) getProtectedSregs(vcpu, viewOf(bytes))
-      else getSregs(vcpu.cpu, viewOf(bytes))
-      return 0
-    },
-  ],
+  ['KVM_GET_SREGS', (vcpu, bytes) => loadSregs(vcpu, bytes, SREGS_SIZE)],
   ['KVM_SET_SREGS', (vcpu, bytes) => storeSregs(vcpu, 'KVM_SET_SREGS', viewOf(bytes))],
-  [
-    'KVM_GET_SREGS2',
-    (vcpu, bytes) => {
-      bytes.fill(0, 0, 320)
-      if (vcpu.guestStateProtected) getProtectedSregs(vcpu, viewOf(bytes))
-      else getSregs(vcpu.cpu, viewOf(bytes))
-      return 0
-    },
-  ],
+  ['KVM_GET_SREGS2', (vcpu, bytes) => loadSregs(vcpu, bytes, SREGS2_SIZE)],
   ['KVM_SET_SREGS2', (vcpu, bytes) => storeSregs(vcpu, 'KVM_SET_SREGS2', viewOf(bytes))],
 ]

@@ -1,16 +1,18 @@
 /**
  * A vCPU file descriptor: its views on the core's memory and KVM_RUN. The other requests live beside
- * it (vcpu-registers, vcpu-fpu, vcpu-msrs, vcpu-events, vcpu-cpuid) and meet in vcpu-ioctls.
+ * it (vcpu-registers, -fpu, -debug, -msrs, -events, -misc) and meet in vcpu-ioctls.
  */
-import { ERRNO, EXIT, VCPU_MMAP_SIZE } from '../generated/kvm-abi.js'
+import { ERRNO, VCPU_MMAP_SIZE } from '../generated/kvm-abi.js'
 import {
-  CPU_BUDGET, CPU_EVENT, CPU_ICOUNT, CPU_STOP_REASON, EVENT_KICK, STOP_BUDGET, VCPU_RUN, VCPU_STATE_SIZE,
+  CPU_BUDGET, CPU_EVENT, CPU_ICOUNT, EVENT_KICK, VCPU_KVM, VCPU_KVM_SIZE, VCPU_RUN, VCPU_STATE_SIZE, VKVM_WHY, WHY_BUDGET,
 } from '../generated/layout.js'
 import type { PolicyEntry } from '../policy/table.js'
 import { dispatch, type IoctlTable, type Target } from './dispatch.js'
 import { RUN } from './exits.js'
 import type { FileDescriptor, IoctlArgument, Kernel } from './kernel.js'
 import type { Mapping } from './mapping.js'
+import { loadSyncRegs, storeSyncRegs } from './sync-regs.js'
+import { GUESTDBG } from './vcpu-debug.js'
 import { vcpuTable } from './vcpu-ioctls.js'
 import type { VmFd } from './vm.js'
 
@@ -21,6 +23,16 @@ const COLD_ENTRIES = 64
 const COLD_SLICE_BIG = BigInt(COLD_SLICE)
 const WARM_SLICE_BIG = BigInt(WARM_SLICE)
 
+/** KVM's copies of registers that left its sight when the VMSA was sealed (legacy SEV-ES reads them). */
+export interface SealedCopies {
+  /** struct kvm_regs: RIP and RFLAGS stale from the launch; the rest as last set by KVM_SET_REGS. */
+  readonly regs: Uint8Array
+  /** Instructions retired when `regs` was last set: any VMGEXIT since then cleared regs[]. */
+  setAt: bigint
+  /** struct kvm_debugregs up to DR7. */
+  readonly debug: Uint8Array
+}
+
 export class VcpuFd implements FileDescriptor, Target {
   readonly kind = 'vcpu'
   readonly kernel: Kernel
@@ -30,24 +42,32 @@ export class VcpuFd implements FileDescriptor, Target {
   readonly s: number
   /** The CPU structure. */
   readonly cpu: DataView
+  /** The VKVM structure: what the kernel's fast paths keep. */
+  readonly kvm: DataView
   /** kvm_run, PIO page, coalesced ring. */
   readonly runBytes: Uint8Array
   readonly runView: DataView
   readonly #words: Int32Array
   readonly #longs: BigInt64Array
+  /** Indices into #words. */
+  readonly #why = (VCPU_KVM + VKVM_WHY) >> 2
+  readonly #valid = (VCPU_RUN + RUN.VALID_REGS) >> 2
+  readonly #dirty = (VCPU_RUN + RUN.DIRTY_REGS) >> 2
   readonly #run: (s: number, maxInstructions: bigint) => number
   readonly #table: IoctlTable<VcpuFd>
   #entries = 0
   mapping: Mapping | null = null
 
-  /** KVM's state of the vCPU that the core does not hold. */
+  // KVM's state of the vCPU that the core does not hold.
   guestStateProtected = false
   fpstateConfidential = false
   guestDebug = 0
-  /** KVM_GET_CPUID2 answers these; frozen by the first KVM_RUN. */
+  /** Entries of KVM_SET_CPUID2; frozen by the first KVM_RUN. */
   cpuid: Uint8Array<ArrayBuffer> = new Uint8Array(0)
   hasRun = false
-  closed = false
+  /** The page of the encrypted VMSA. */
+  vmsa: Mapping | null = null
+  sealed: SealedCopies | null = null
 
   constructor(vm: VmFd, id: number, s: number) {
     this.kernel = vm.kernel
@@ -56,9 +76,10 @@ export class VcpuFd implements FileDescriptor, Target {
     this.s = s
     const { core } = vm.kernel
     this.cpu = core.view(s, VCPU_STATE_SIZE)
+    this.kvm = core.view(s + VCPU_KVM, VCPU_KVM_SIZE)
     this.runBytes = core.bytes(s + VCPU_RUN, VCPU_MMAP_SIZE)
     this.runView = core.view(s + VCPU_RUN, VCPU_MMAP_SIZE)
-    this.#words = new Int32Array(core.memory.buffer, s, VCPU_STATE_SIZE / 4)
+    this.#words = new Int32Array(core.memory.buffer, s, (VCPU_KVM + VCPU_KVM_SIZE) / 4)
     this.#longs = new BigInt64Array(core.memory.buffer, s, VCPU_STATE_SIZE / 8)
     this.#run = core.call.vcpuRun
     this.#table = vcpuTable(vm.kernel)
@@ -86,52 +107,69 @@ export class VcpuFd implements FileDescriptor, Target {
 
   /**
    * KVM_RUN. Stops with 0 and an exit in kvm_run, or a negative errno; -EINTR when `maxInstructions`
-   * are spent, on `immediate_exit` and on `kick()`. Allocates nothing.
+   * are spent, on `immediate_exit`, on `kick()`, and when there is nothing left to run. Allocates nothing.
    */
   run(maxInstructions: number): number {
-    if (this.vm.gated || !this.hasRun || this.runView.getUint32(RUN.VALID_REGS, true) !== 0 || this.runView.getUint32(RUN.DIRTY_REGS, true) !== 0) {
-      const refused = this.#admit()
-      if (refused !== 0) return refused < 0 ? refused : 0
+    const words = this.#words
+    const valid = words[this.#valid] as number
+    const dirty = words[this.#dirty] as number
+    if (this.vm.gated || !this.hasRun || (valid | dirty | this.guestDebug) !== 0) {
+      const refused = this.#admit(valid, dirty)
+      if (refused !== 0) return refused
     }
     let left = maxInstructions
     for (;;) {
       const warm = this.#entries >= COLD_ENTRIES
       const slice = warm ? WARM_SLICE : COLD_SLICE
       const short = left < slice
-      this.#words[CPU_STOP_REASON >> 2] = 0
-      const result = this.#run(this.s, short ? BigInt(Math.trunc(left)) : warm ? WARM_SLICE_BIG : COLD_SLICE_BIG)
+      const result = this.#run(this.s, short ? BigInt(Math.max(0, Math.trunc(left))) : warm ? WARM_SLICE_BIG : COLD_SLICE_BIG)
       this.#entries++
-      if (result !== -ERRNO.EINTR || this.#words[CPU_STOP_REASON >> 2] !== STOP_BUDGET) return result
-      if (short || left === slice) return result
+      if (result !== -ERRNO.EINTR || short || left === slice || words[this.#why] !== WHY_BUDGET || this.runBytes[RUN.IMMEDIATE_EXIT] !== 0) {
+        if (valid !== 0) storeSyncRegs(this, valid)
+        return result
+      }
       left -= slice
-      if (this.runBytes[RUN.IMMEDIATE_EXIT] !== 0) return result
     }
   }
 
-  /** What KVM checks before it enters the guest. 0 = go on, negative errno, positive = an exit is in kvm_run. */
-  #admit(): number {
-    const { vm } = this
+  /** What KVM checks before it enters the guest. 0 = go on, else a negative errno. */
+  #admit(valid: number, dirty: number): number {
+    const { vm, kernel } = this
     if (vm.dead) return vm.refuseDead()
-    if (vm.needInit) {
-      return this.kernel.refuse('EINVAL', 'KVM_RUN', 'KVM_SEV_INIT2 has not been issued', 'arch/x86/kvm/svm/sev.c sev_handle_vmgexit (need_init)', {
-        switch: 'need_init',
+    if (((valid | dirty) & ~vm.syncMask) !== 0) {
+      return kernel.refuse('EINVAL', 'KVM_RUN', `kvm_valid_regs or kvm_dirty_regs outside 0x${vm.syncMask.toString(16)}`, 'arch/x86/kvm/x86.c kvm_arch_vcpu_ioctl_run (kvm_sync_valid_fields)', {
+        switch: 'has_protected_state',
       })
     }
-    if (vm.sevEs && !this.guestStateProtected) {
-      // VMRUN of a VMSA that was never encrypted: hardware-defined; facts/kvm.md 0a decides FAIL_ENTRY.
-      this.runView.setUint32(RUN.EXIT_REASON, EXIT.KVM_EXIT_FAIL_ENTRY, true)
-      this.runView.setBigUint64(RUN.PAYLOAD, 0xffffffffffffffffn, true)
-      this.runView.setUint32(RUN.PAYLOAD + 8, 0, true)
-      return 1
+    if (dirty !== 0) {
+      const refused = loadSyncRegs(this, dirty)
+      if (refused < 0) return refused
+    }
+    if (vm.needInit) {
+      return kernel.refuse('EINVAL', 'KVM_RUN', 'KVM_SEV_INIT2 has not been issued', 'arch/x86/kvm/svm/svm.c svm_vcpu_pre_run', { switch: 'need_init' })
+    }
+    if (vm.hasProtectedEoi) return kernel.refuse('EINVAL', 'KVM_RUN', 'the TD is not finalised', 'arch/x86/kvm/vmx/tdx.c tdx_vcpu_pre_run', { switch: 'td_state' })
+    if ((this.guestDebug & (GUESTDBG.SINGLESTEP | GUESTDBG.USE_HW_BP | GUESTDBG.USE_SW_BP)) !== 0) {
+      return kernel.unimplemented('KVM_RUN', 'running with KVM_SET_GUEST_DEBUG steps or breakpoints')
     }
     this.hasRun = true
     return 0
   }
 
+  /** Why the last run returned -EINTR (WHY_* of the core). */
+  get why(): number {
+    return this.#words[this.#why] as number
+  }
+
+  /** Sets event bits and asks the core for attention (design: event protocol). */
+  signal(event: number): void {
+    Atomics.or(this.#words, CPU_EVENT >> 2, event)
+    Atomics.store(this.#longs, CPU_BUDGET >> 3, 0n)
+  }
+
   /** Stops the running vCPU with -EINTR, as a signal would. Callable from another thread. */
   kick(): void {
-    Atomics.or(this.#words, CPU_EVENT >> 2, EVENT_KICK)
-    Atomics.store(this.#longs, CPU_BUDGET >> 3, 0n)
+    this.signal(EVENT_KICK)
   }
 
   /** Instructions retired. */
@@ -146,11 +184,10 @@ export class VcpuFd implements FileDescriptor, Target {
 
   /** The host's view of the sealed VMSA page. */
   vmsaPage(): Pick<Mapping, 'length' | 'read' | 'write'> | null {
-    return null
+    return this.guestStateProtected ? this.vmsa : null
   }
 
   close(): void {
-    // The vCPU itself lives as long as its VM, as in Linux.
-    this.closed = true
+    this.vm.release()
   }
 }

@@ -1,14 +1,17 @@
 /** The table of VM requests. */
 import { type Handler, type HandlerOptions, type IoctlTable, ioctlTable, type RequestName } from './dispatch.js'
 import type { Kernel } from './kernel.js'
+import { MAX_VCPUS } from './caps.js'
+import { initSevVcpu } from './sev-vm.js'
+import { irqHandlers } from './vm-irq.js'
 import { memoryHandlers } from './vm-memory.js'
+import { miscVmHandlers } from './vm-misc.js'
 import { VcpuFd } from './vcpu.js'
 import type { VmFd } from './vm.js'
 
 export type VmRow = readonly [name: RequestName, handler: Handler<VmFd>, options?: HandlerOptions]
 
-/** CONFIG_KVM_MAX_NR_VCPUS and KVM_MAX_VCPU_IDS. */
-export const MAX_VCPUS = 1024
+/** KVM_MAX_VCPU_IDS. */
 const MAX_VCPU_IDS = 4096
 
 const createVcpu: VmRow = [
@@ -19,10 +22,15 @@ const createVcpu: VmRow = [
     if (!(id >= 0 && id < MAX_VCPU_IDS)) return kernel.refuse('EINVAL', 'KVM_CREATE_VCPU', `vcpu_id ${id} is out of range`, source)
     if (vm.vcpus.size >= MAX_VCPUS) return kernel.refuse('EINVAL', 'KVM_CREATE_VCPU', 'too many vCPUs', source)
     if (vm.vcpus.has(id)) return kernel.refuse('EEXIST', 'KVM_CREATE_VCPU', `vCPU ${id} exists`, source)
-    const s = kernel.core.call.vcpuCreate(vm.address, id)
-    if (s <= 0) return kernel.refuse('ENOMEM', 'KVM_CREATE_VCPU', 'no memory left for a vCPU arena', 'cloister')
+    if (vm.hasProtectedEoi) {
+      return kernel.refuse('EIO', 'KVM_CREATE_VCPU', 'KVM_TDX_INIT_VM has not been issued', 'arch/x86/kvm/vmx/tdx.c tdx_vcpu_create', { switch: 'td_state' })
+    }
+    const s = kernel.core.call.vcpuCreate(vm.address, id) >>> 0
+    if (s === 0) return kernel.refuse('ENOMEM', 'KVM_CREATE_VCPU', 'no memory left for a vCPU arena', 'cloister')
     const vcpu = new VcpuFd(vm, id, s)
     vm.vcpus.set(id, vcpu)
+    vm.retain()
+    initSevVcpu(vcpu)
     return kernel.install(vcpu)
   },
 ]
@@ -32,7 +40,7 @@ const tables = new WeakMap<Kernel, IoctlTable<VmFd>>()
 export function vmTable(kernel: Kernel): IoctlTable<VmFd> {
   let table = tables.get(kernel)
   if (table === undefined) {
-    table = ioctlTable<VmFd>(kernel.policy, [createVcpu, ...memoryHandlers])
+    table = ioctlTable<VmFd>(kernel.policy, [createVcpu, ...memoryHandlers, ...irqHandlers, ...miscVmHandlers])
     tables.set(kernel, table)
   }
   return table

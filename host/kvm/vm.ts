@@ -1,9 +1,11 @@
 /** A VM file descriptor: the protection switches, memory slots and vCPUs. Its requests meet in vm-ioctls. */
 import { VM_TYPE } from '../generated/kvm-abi.js'
-import { SIZEOF_VM, VM_TYPE as VM_TYPE_FIELD } from '../generated/layout.js'
+import { SIZEOF_VM, VM_LINUX, VM_TYPE as VM_TYPE_FIELD } from '../generated/layout.js'
 import { POLICY_TYPES, type PolicyEntry, type PolicyType } from '../policy/table.js'
 import { dispatch, type IoctlTable, type Target } from './dispatch.js'
+import { hex } from '../crypto/sha256.js'
 import type { FileDescriptor, IoctlArgument, Kernel } from './kernel.js'
+import type { SevInfo } from './sev-vm.js'
 import type { VcpuFd } from './vcpu.js'
 import { vmTable } from './vm-ioctls.js'
 import type { Slot } from './vm-memory.js'
@@ -32,8 +34,15 @@ export class VmFd implements FileDescriptor, Target {
 
   irqchip: 'none' | 'full' | 'split' = 'none'
   pit = false
+  sev: SevInfo | null = null
   sevActive = false
   sevEs = false
+  exceptionPayload = false
+  tripleFaultEvent = false
+  readonly rfc2020: boolean
+  /** KVM_SET_CLOCK: kvmclock minus virtual time. */
+  clockOffset = 0n
+  #references = 1
   /** Some check stands before KVM_RUN beyond the fast ones. */
   gated: boolean
   #typeIndex: number
@@ -44,6 +53,8 @@ export class VmFd implements FileDescriptor, Target {
     this.address = address
     this.view = kernel.core.view(address, SIZEOF_VM)
     this.view.setUint32(VM_TYPE_FIELD, type, true)
+    this.view.setUint32(VM_LINUX, kernel.options.linux === '6.12' ? 612 : 703, true)
+    this.rfc2020 = kernel.options.profile === 'rfc-2020'
     this.hasProtectedState = type === VM_TYPE.SEV_ES || type === VM_TYPE.SNP || type === VM_TYPE.TDX
     this.hasPrivateMem = type === VM_TYPE.SNP || type === VM_TYPE.TDX || type === VM_TYPE.SW_PROTECTED
     this.hasProtectedEoi = type === VM_TYPE.TDX
@@ -88,12 +99,38 @@ export class VmFd implements FileDescriptor, Target {
 
   /** Hex of the digest the firmware holds, null without a guest context. */
   launchDigest(): string | null {
-    return null
+    return this.sev?.guest ? hex(this.sev.guest.digest) : null
+  }
+
+  /** kvm_sync_valid_fields: what kvm_valid_regs and kvm_dirty_regs may name (REGS 1, SREGS 2, EVENTS 4). */
+  get syncMask(): number {
+    if (this.rfc2020) {
+      if (this.hasProtectedState) return 4
+      for (const vcpu of this.vcpus.values()) if (vcpu.guestStateProtected) return 4
+      return 7
+    }
+    return this.hasProtectedState ? 0 : 7
+  }
+
+  /** Every vCPU file descriptor keeps the VM alive, as in Linux. */
+  retain(): void {
+    this.#references++
+  }
+
+  release(): void {
+    if (--this.#references > 0) return
+    const { call } = this.kernel.core
+    for (const vcpu of this.vcpus.values()) call.vcpuDestroy(vcpu.s)
+    this.vcpus.clear()
+    call.vmDestroy(this.address)
+    if (this.sev) {
+      if (this.sev.guest) this.kernel.psp.decommission(this.sev.guest)
+      this.kernel.asids.delete(this.sev.asid)
+    }
+    this.kill('its last file descriptor was closed')
   }
 
   close(): void {
-    for (const vcpu of this.vcpus.values()) vcpu.close()
-    this.kernel.core.call.vmDestroy(this.address)
-    this.kill('its file descriptor was closed')
+    this.release()
   }
 }

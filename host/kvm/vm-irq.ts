@@ -1,0 +1,160 @@
+/** In-kernel interrupt controllers, routing and timers of a VM (arch/x86/kvm/{x86,irq}.c, virt/kvm/eventfd.c). */
+import { STAGING } from '../generated/layout.js'
+import { viewOf } from './dispatch.js'
+import { EventFd } from './eventfd.js'
+import type { VmRow } from './vm-ioctls.js'
+import type { VmFd } from './vm.js'
+
+const X86 = 'arch/x86/kvm/x86.c'
+const IRQ = 'arch/x86/kvm/irq.c'
+/** Rows of the core's routing table. */
+const CORE_ROUTES = 100
+const ROUTE_IRQCHIP = 1
+const ROUTE_MSI = 2
+
+function createIrqchip(vm: VmFd): number {
+  const { kernel } = vm
+  if (vm.irqchip !== 'none') return kernel.refuse('EEXIST', 'KVM_CREATE_IRQCHIP', 'there is one already', `${X86} kvm_arch_vm_ioctl`)
+  if (vm.hasProtectedEoi) {
+    return kernel.refuse('ENOTTY', 'KVM_CREATE_IRQCHIP', 'EOIs of a TD cannot be intercepted: split irqchip only', `${X86} kvm_arch_vm_ioctl (has_protected_eoi)`, {
+      switch: 'has_protected_eoi',
+    })
+  }
+  if (vm.vcpus.size > 0) return kernel.refuse('EINVAL', 'KVM_CREATE_IRQCHIP', 'vCPUs exist already', `${X86} kvm_arch_vm_ioctl`)
+  kernel.core.call.createIrqchip(vm.address, 0)
+  vm.irqchip = 'full'
+  return 0
+}
+
+function chipState(vm: VmFd, name: string, bytes: Uint8Array, set: boolean): number {
+  const { kernel } = vm
+  const { call, staging } = kernel.core
+  if (vm.irqchip !== 'full') return kernel.refuse('ENXIO', name, 'the interrupt controllers are not (all) in the kernel', `${X86} kvm_arch_vm_ioctl`)
+  const id = viewOf(bytes).getUint32(0, true)
+  if (id > 2) return kernel.refuse('EINVAL', name, `chip ${id}`, `${IRQ} kvm_vm_ioctl_get_irqchip`)
+  // chip_id, pad, then the state: 16 bytes of a PIC or 216 of the IOAPIC.
+  const size = id === 2 ? 216 : 16
+  if (set) {
+    staging.set(bytes.subarray(8, 8 + size))
+    if (id === 2) call.ioapicSet(vm.address, STAGING)
+    else call.picSet(vm.address, id, STAGING)
+  } else {
+    bytes.fill(0, 8, 520)
+    if (id === 2) call.ioapicGet(vm.address, STAGING)
+    else call.picGet(vm.address, id, STAGING)
+    bytes.set(staging.subarray(0, size), 8)
+  }
+  return 0
+}
+
+function createPit(vm: VmFd, bytes: Uint8Array): number {
+  const { kernel } = vm
+  const flags = viewOf(bytes).getUint32(0, true)
+  if (vm.pit) return kernel.refuse('EEXIST', 'KVM_CREATE_PIT2', 'there is one already', `${X86} kvm_arch_vm_ioctl`)
+  if (vm.irqchip !== 'full') return kernel.refuse('ENOENT', 'KVM_CREATE_PIT2', 'it needs the PIC in the kernel', `${X86} kvm_arch_vm_ioctl (pic_in_kernel)`)
+  kernel.core.call.createPit(vm.address, flags)
+  vm.pit = true
+  return 0
+}
+
+function pitState(vm: VmFd, name: string, bytes: Uint8Array, set: boolean): number {
+  const { call, staging } = vm.kernel.core
+  if (!vm.pit) return vm.kernel.refuse('ENXIO', name, 'there is no PIT', `${X86} kvm_arch_vm_ioctl`)
+  if (set) {
+    staging.set(bytes.subarray(0, 112))
+    call.pitSet(vm.address, STAGING)
+  } else {
+    call.pitGet(vm.address, STAGING)
+    bytes.set(staging.subarray(0, 112))
+  }
+  return 0
+}
+
+function irqLine(vm: VmFd, name: string, bytes: Uint8Array, status: boolean): number {
+  const view = viewOf(bytes)
+  if (vm.irqchip === 'none') return vm.kernel.refuse('ENXIO', name, 'no interrupt controller in the kernel', `${IRQ} kvm_vm_ioctl_irq_line`)
+  const result = vm.kernel.core.call.irqLine(vm.address, view.getUint32(0, true), view.getUint32(4, true))
+  if (status) view.setUint32(0, result, true)
+  return 0
+}
+
+/** struct kvm_irq_routing: nr, flags u32, entries of 48 bytes {gsi, type, flags, pad, u}. */
+function setRouting(vm: VmFd, bytes: Uint8Array): number {
+  const { kernel } = vm
+  const name = 'KVM_SET_GSI_ROUTING'
+  const view = viewOf(bytes)
+  const count = view.getUint32(0, true)
+  const refuse = (reason: string): number => kernel.refuse('EINVAL', name, reason, 'virt/kvm/irqchip.c kvm_set_irq_routing')
+  if (vm.irqchip === 'none') return refuse('no interrupt controller in the kernel')
+  if (count > 4096 || view.getUint32(4, true) !== 0) return refuse('too many routes, or flags')
+  if (bytes.length < 8 + count * 48) return kernel.badPointer(name, 'the entries run over the end of the buffer')
+  if (count > CORE_ROUTES) return kernel.unimplemented(name, `${count} routes (the core holds ${CORE_ROUTES})`)
+  const out = kernel.core.stagingView
+  for (let i = 0; i < count; i++) {
+    const at = 8 + i * 48
+    const u32 = (offset: number): number => view.getUint32(at + offset, true)
+    const type = u32(4)
+    if (type === ROUTE_IRQCHIP) {
+      if (vm.irqchip === 'split') return refuse('routes to interrupt controllers that are in userspace')
+      if (u32(16) > 2 || u32(20) >= (u32(16) === 2 ? 24 : 8)) return refuse(`chip ${u32(16)} pin ${u32(20)}`)
+    } else if (type !== ROUTE_MSI) {
+      return type > 5 || type === 0 ? refuse(`route type ${type}`) : kernel.unimplemented(name, `route type ${type}`)
+    }
+    // The core's row: gsi, type, chip or address low, pin or address high, data.
+    for (const [j, value] of [u32(0), type, u32(16), u32(20), type === ROUTE_MSI ? u32(24) : 0, 0].entries()) out.setUint32(i * 24 + j * 4, value, true)
+  }
+  kernel.core.call.setRouting(vm.address, STAGING, count)
+  return 0
+}
+
+function signalMsi(vm: VmFd, bytes: Uint8Array): number {
+  const view = viewOf(bytes)
+  const refuse = (reason: string): number => vm.kernel.refuse('EINVAL', 'KVM_SIGNAL_MSI', reason, 'virt/kvm/irqchip.c kvm_send_userspace_msi')
+  if (vm.irqchip === 'none') return refuse('no interrupt controller in the kernel')
+  if (view.getUint32(12, true) !== 0) return refuse('flags must be 0')
+  return vm.kernel.core.call.signalMsi(view.getUint32(0, true), view.getUint32(4, true), view.getUint32(8, true), vm.address)
+}
+
+const IRQFD_DEASSIGN = 1
+const IRQFD_RESAMPLE = 2
+
+/** struct kvm_irqfd: fd, gsi, flags, resamplefd u32. */
+function irqfd(vm: VmFd, bytes: Uint8Array): number {
+  const { kernel } = vm
+  const view = viewOf(bytes)
+  const [fd, gsi, flags] = [view.getUint32(0, true), view.getUint32(4, true), view.getUint32(8, true)]
+  const refuse = (reason: string): number => kernel.refuse('EINVAL', 'KVM_IRQFD', reason, 'virt/kvm/eventfd.c kvm_irqfd')
+  if ((flags & ~3) !== 0) return refuse(`flags 0x${flags.toString(16)}`)
+  const file = kernel.file(fd)
+  if (!(file instanceof EventFd)) return file === null ? kernel.refuse('EBADF', 'KVM_IRQFD', `no file descriptor ${fd}`, 'virt/kvm/eventfd.c') : refuse('not an eventfd')
+  if ((flags & IRQFD_DEASSIGN) !== 0) {
+    file.listener = null
+    return 0
+  }
+  if (vm.irqchip === 'none') return refuse('no interrupt controller in the kernel')
+  if ((flags & IRQFD_RESAMPLE) !== 0) {
+    return vm.irqchip === 'full' ? kernel.unimplemented('KVM_IRQFD', 'KVM_IRQFD_FLAG_RESAMPLE') : refuse('RESAMPLE needs the IOAPIC in the kernel')
+  }
+  if (file.listener !== null) return kernel.refuse('EBUSY', 'KVM_IRQFD', 'the eventfd is assigned already', 'virt/kvm/eventfd.c kvm_irqfd_assign')
+  file.listener = () => {
+    if (vm.dead) return
+    kernel.core.call.irqLine(vm.address, gsi, 1)
+    kernel.core.call.irqLine(vm.address, gsi, 0)
+  }
+  return 0
+}
+
+export const irqHandlers: readonly VmRow[] = [
+  ['KVM_CREATE_IRQCHIP', createIrqchip],
+  ['KVM_GET_IRQCHIP', (vm, bytes) => chipState(vm, 'KVM_GET_IRQCHIP', bytes, false)],
+  ['KVM_SET_IRQCHIP', (vm, bytes) => chipState(vm, 'KVM_SET_IRQCHIP', bytes, true)],
+  ['KVM_CREATE_PIT2', createPit],
+  ['KVM_GET_PIT2', (vm, bytes) => pitState(vm, 'KVM_GET_PIT2', bytes, false)],
+  ['KVM_SET_PIT2', (vm, bytes) => pitState(vm, 'KVM_SET_PIT2', bytes, true)],
+  ['KVM_IRQ_LINE', (vm, bytes) => irqLine(vm, 'KVM_IRQ_LINE', bytes, false)],
+  ['KVM_IRQ_LINE_STATUS', (vm, bytes) => irqLine(vm, 'KVM_IRQ_LINE_STATUS', bytes, true)],
+  ['KVM_SET_GSI_ROUTING', setRouting, { tail: (header) => 8 + header.getUint32(0, true) * 48 }],
+  ['KVM_SIGNAL_MSI', signalMsi],
+  ['KVM_IRQFD', irqfd],
+  ['KVM_IOEVENTFD', (vm) => vm.kernel.unimplemented('KVM_IOEVENTFD', 'ioeventfd')],
+]

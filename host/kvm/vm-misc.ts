@@ -1,0 +1,214 @@
+/** Capabilities, clock, TSC and the small rest of VM requests (arch/x86/kvm/x86.c, virt/kvm/kvm_main.c). */
+import { CAP } from '../generated/kvm-abi.js'
+import { STAGING, STAGING_SIZE, VM_BSP_ID, VM_HYPERCALL_EXITS, VM_TSC_KHZ, VM_USER_MSR_MASK } from '../generated/layout.js'
+import { checkExtension, EXIT_HYPERCALL_MASK, MAX_IRQ_ROUTES } from './caps.js'
+import { viewOf } from './dispatch.js'
+import { sevCommand } from './sev-commands.js'
+import { KVM_MEM_LOG_DIRTY_PAGES } from './vm-memory.js'
+import type { VmRow } from './vm-ioctls.js'
+import type { VmFd } from './vm.js'
+
+const X86 = 'arch/x86/kvm/x86.c'
+const MAIN = 'virt/kvm/kvm_main.c'
+
+/** struct kvm_enable_cap: cap, flags u32, args u64[4]. */
+function enableCap(vm: VmFd, bytes: Uint8Array): number {
+  const { kernel } = vm
+  const view = viewOf(bytes)
+  const cap = view.getUint32(0, true)
+  const value = view.getBigUint64(8, true)
+  const refuse = (reason: string): number => kernel.refuse('EINVAL', 'KVM_ENABLE_CAP', reason, `${X86} kvm_vm_ioctl_enable_cap`)
+  if (view.getUint32(4, true) !== 0) return refuse('flags must be 0')
+  switch (cap) {
+    case CAP.KVM_CAP_SPLIT_IRQCHIP:
+      if (value > BigInt(MAX_IRQ_ROUTES)) return refuse(`${value} routes (at most ${MAX_IRQ_ROUTES})`)
+      if (vm.irqchip !== 'none' || vm.vcpus.size > 0) {
+        return kernel.refuse('EEXIST', 'KVM_ENABLE_CAP', 'an irqchip or vCPUs exist already', `${X86} kvm_vm_ioctl_enable_cap (SPLIT_IRQCHIP)`)
+      }
+      kernel.core.call.createIrqchip(vm.address, 1)
+      vm.irqchip = 'split'
+      return 0
+    case CAP.KVM_CAP_EXIT_HYPERCALL:
+      if ((value & ~BigInt(EXIT_HYPERCALL_MASK)) !== 0n) return refuse('only KVM_HC_MAP_GPA_RANGE can exit')
+      vm.view.setUint32(VM_HYPERCALL_EXITS, Number(value), true)
+      return 0
+    case CAP.KVM_CAP_X86_USER_SPACE_MSR:
+      if ((value & ~7n) !== 0n) return refuse('reason bits above 7')
+      vm.view.setUint32(VM_USER_MSR_MASK, Number(value), true)
+      return 0
+    case CAP.KVM_CAP_EXCEPTION_PAYLOAD:
+      vm.exceptionPayload = (value & 1n) !== 0n
+      return 0
+    case CAP.KVM_CAP_X86_TRIPLE_FAULT_EVENT:
+      vm.tripleFaultEvent = (value & 1n) !== 0n
+      return 0
+    case CAP.KVM_CAP_X2APIC_API:
+      return (value & ~3n) !== 0n ? refuse('flags above 3') : value === 0n ? 0 : kernel.unimplemented('KVM_ENABLE_CAP', 'KVM_CAP_X2APIC_API')
+    case CAP.KVM_CAP_MSR_PLATFORM_INFO:
+      return 0
+    case CAP.KVM_CAP_DISABLE_QUIRKS:
+    case CAP.KVM_CAP_DISABLE_QUIRKS2:
+      if (cap === CAP.KVM_CAP_DISABLE_QUIRKS2 && (value & ~0x7fn) !== 0n) return refuse('unknown quirks')
+      return value === 0n ? 0 : kernel.unimplemented('KVM_ENABLE_CAP', 'disabling quirks')
+    case CAP.KVM_CAP_X86_DISABLE_EXITS:
+      if ((value & ~7n) !== 0n) return refuse('exits above 7')
+      return value === 0n ? 0 : kernel.unimplemented('KVM_ENABLE_CAP', 'KVM_CAP_X86_DISABLE_EXITS')
+    case CAP.KVM_CAP_VM_COPY_ENC_CONTEXT_FROM:
+    case CAP.KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM: {
+      const source = kernel.file(Number(value))
+      if (source === null) return kernel.refuse('EBADF', 'KVM_ENABLE_CAP', `no file descriptor ${value}`, `${X86} sev_vm_copy_enc_context_from`)
+      if (source.kind !== 'vm') return refuse('not a VM')
+      return kernel.unimplemented('KVM_ENABLE_CAP', 'copying and moving of encryption contexts')
+    }
+    default:
+      return refuse(`capability ${cap} cannot be enabled`)
+  }
+}
+
+/** KVM_CLOCK_TSC_STABLE; virtual time has no host clock behind it. */
+const CLOCK_STABLE = 2
+const CLOCK_REALTIME = 4
+
+function getClock(vm: VmFd, bytes: Uint8Array): number {
+  bytes.fill(0, 0, 48)
+  const view = viewOf(bytes)
+  view.setBigUint64(0, BigInt.asUintN(64, vm.kernel.core.call.vmClock(vm.address) + vm.clockOffset), true)
+  view.setUint32(8, CLOCK_STABLE, true)
+  return 0
+}
+
+function setClock(vm: VmFd, bytes: Uint8Array): number {
+  const view = viewOf(bytes)
+  if ((view.getUint32(8, true) & ~CLOCK_REALTIME) !== 0) return vm.kernel.refuse('EINVAL', 'KVM_SET_CLOCK', 'flags other than KVM_CLOCK_REALTIME', `${X86} kvm_vm_ioctl_set_clock`)
+  vm.clockOffset = view.getBigUint64(0, true) - BigInt.asUintN(64, vm.kernel.core.call.vmClock(vm.address))
+  return 0
+}
+
+function setTscKhz(vm: VmFd, _bytes: Uint8Array, khz: number): number {
+  const { kernel } = vm
+  const own = Number(vm.view.getBigUint64(VM_TSC_KHZ, true))
+  if (!(khz >= 0 && khz < 0x7fffffff)) return kernel.refuse('EINVAL', 'KVM_SET_TSC_KHZ', `${khz} kHz is above the maximum`, `${X86} kvm_arch_vm_ioctl`)
+  if (vm.vcpus.size > 0) return kernel.refuse('EINVAL', 'KVM_SET_TSC_KHZ', 'vCPUs exist already', `${X86} kvm_arch_vm_ioctl`)
+  return khz === 0 || khz === own ? 0 : kernel.unimplemented('KVM_SET_TSC_KHZ', `a TSC of ${khz} kHz (it runs at ${own})`)
+}
+
+/** struct kvm_dirty_log: slot, padding u32, bitmap pointer u64. */
+function getDirtyLog(vm: VmFd, bytes: Uint8Array): number {
+  const { kernel } = vm
+  const { call, staging } = kernel.core
+  const view = viewOf(bytes)
+  const id = view.getUint32(0, true)
+  const target = view.getBigUint64(8, true)
+  const slot = vm.slots.get(id)
+  if (id >>> 16 > 1 || (id & 0xffff) >= 0x7fff) return kernel.refuse('EINVAL', 'KVM_GET_DIRTY_LOG', `no slot 0x${id.toString(16)}`, `${MAIN} kvm_get_dirty_log_protect`)
+  if (slot === undefined || (slot.flags & KVM_MEM_LOG_DIRTY_PAGES) === 0) {
+    return kernel.refuse('ENOENT', 'KVM_GET_DIRTY_LOG', 'the slot does not log', `${MAIN} kvm_get_dirty_log_protect`)
+  }
+  const size = Number((((slot.size >> 12n) + 63n) / 64n) * 8n)
+  if (kernel.memory.find(target, size) === null) return kernel.badPointer('KVM_GET_DIRTY_LOG', 'the bitmap is not (wholly) inside a mapping')
+  for (let done = 0; done < size; ) {
+    const n = call.dirtyLog(vm.address, id & 0xffff, STAGING, done, Math.min(STAGING_SIZE, size - done))
+    if (n <= 0) break
+    kernel.memory.copyOut(target + BigInt(done), staging.subarray(0, n))
+    done += n
+  }
+  return 0
+}
+
+/** struct kvm_memory_attributes: address, size, attributes, flags u64. */
+function setMemoryAttributes(vm: VmFd, bytes: Uint8Array): number {
+  const { kernel } = vm
+  const view = viewOf(bytes)
+  const [address, size, attributes, flags] = [0, 8, 16, 24].map((at) => view.getBigUint64(at, true)) as [bigint, bigint, bigint, bigint]
+  const refuse = (reason: string): number =>
+    kernel.refuse('EINVAL', 'KVM_SET_MEMORY_ATTRIBUTES', reason, `${MAIN} kvm_vm_ioctl_set_mem_attributes`, { switch: 'has_private_mem' })
+  if (flags !== 0n) return refuse('flags must be 0')
+  if ((attributes & ~(vm.hasPrivateMem ? 8n : 0n)) !== 0n) return refuse(`attributes 0x${attributes.toString(16)} are not possible for this VM type`)
+  if (size === 0n || address + size > 1n << 64n) return refuse('size 0 or a wrapping range')
+  if ((address & 0xfffn) !== 0n || (size & 0xfffn) !== 0n) return refuse('address and size must be page aligned')
+  return attributes === 0n && !vm.hasPrivateMem ? 0 : kernel.unimplemented('KVM_SET_MEMORY_ATTRIBUTES', 'private memory')
+}
+
+/** struct kvm_create_guest_memfd: size, flags u64. */
+function createGuestMemfd(vm: VmFd, bytes: Uint8Array): number {
+  const { kernel } = vm
+  const view = viewOf(bytes)
+  const size = view.getBigInt64(0, true)
+  const flags = view.getBigUint64(8, true)
+  const valid = kernel.options.linux === '6.12' ? 0n : vm.hasPrivateMem ? 1n : 3n
+  const refuse = (reason: string): number => kernel.refuse('EINVAL', 'KVM_CREATE_GUEST_MEMFD', reason, 'virt/kvm/guest_memfd.c kvm_gmem_create', { switch: 'has_private_mem' })
+  if ((flags & ~valid) !== 0n) return refuse(`flags 0x${flags.toString(16)}`)
+  if (size <= 0n || (size & 0xfffn) !== 0n) return refuse('size must be a positive multiple of the page size')
+  return kernel.unimplemented('KVM_CREATE_GUEST_MEMFD', 'guest_memfd')
+}
+
+function encRegion(vm: VmFd, name: string, bytes: Uint8Array, register: boolean): number {
+  const { kernel } = vm
+  const view = viewOf(bytes)
+  const address = view.getBigUint64(0, true)
+  const size = view.getBigUint64(8, true)
+  const source = `arch/x86/kvm/svm/sev.c sev_mem_enc_${register ? '' : 'un'}register_region`
+  if (vm.sev === null) return kernel.refuse('ENOTTY', name, 'not a SEV guest', source)
+  const { regions } = vm.sev
+  if (register) {
+    if (size === 0n || address + size > 1n << 64n) return kernel.refuse('EINVAL', name, 'size 0 or a wrapping range', source)
+    if (kernel.memory.find(address, Number(size)) === null) return kernel.refuse('ENOMEM', name, 'the range cannot be pinned', source)
+    regions.push({ address, size })
+    return 0
+  }
+  const index = regions.findIndex((region) => region.address === address && region.size === size)
+  if (index < 0) return kernel.refuse('EINVAL', name, 'no such region is registered', source)
+  regions.splice(index, 1)
+  return 0
+}
+
+export const miscVmHandlers: readonly VmRow[] = [
+  ['KVM_CHECK_EXTENSION', (vm, _bytes, cap) => checkExtension(vm.kernel, vm, cap)],
+  ['KVM_ENABLE_CAP', enableCap],
+  ['KVM_GET_CLOCK', getClock],
+  ['KVM_SET_CLOCK', setClock],
+  ['KVM_SET_TSC_KHZ', setTscKhz],
+  ['KVM_GET_TSC_KHZ', (vm) => Number(vm.view.getBigUint64(VM_TSC_KHZ, true))],
+  ['KVM_GET_DIRTY_LOG', getDirtyLog],
+  ['KVM_CLEAR_DIRTY_LOG', (vm) => vm.kernel.refuse('ENOENT', 'KVM_CLEAR_DIRTY_LOG', 'manual dirty-log protection is not enabled', `${MAIN} kvm_clear_dirty_log_protect`)],
+  ['KVM_SET_MEMORY_ATTRIBUTES', setMemoryAttributes],
+  ['KVM_CREATE_GUEST_MEMFD', createGuestMemfd],
+  [
+    'KVM_SET_BOOT_CPU_ID',
+    (vm, _bytes, id) => {
+      if (vm.vcpus.size > 0) return vm.kernel.refuse('EBUSY', 'KVM_SET_BOOT_CPU_ID', 'vCPUs exist already', `${X86} kvm_arch_vm_ioctl`)
+      if (!(id >= 0 && id < 4096)) return vm.kernel.refuse('EINVAL', 'KVM_SET_BOOT_CPU_ID', `vCPU id ${id}`, `${X86} kvm_arch_vm_ioctl`)
+      vm.view.setUint32(VM_BSP_ID, id, true)
+      return 0
+    },
+  ],
+  [
+    'KVM_SET_TSS_ADDR',
+    (vm, _bytes, address) =>
+      address > 0xffffd000 ? vm.kernel.refuse('EINVAL', 'KVM_SET_TSS_ADDR', 'three pages do not fit below 4 GiB', `${X86} kvm_vm_ioctl_set_tss_addr`) : 0,
+  ],
+  [
+    'KVM_SET_IDENTITY_MAP_ADDR',
+    (vm) => (vm.vcpus.size > 0 ? vm.kernel.refuse('EINVAL', 'KVM_SET_IDENTITY_MAP_ADDR', 'vCPUs exist already', `${X86} kvm_arch_vm_ioctl`) : 0),
+  ],
+  ['KVM_CREATE_DEVICE', (vm, bytes) => createDevice(vm, viewOf(bytes).getUint32(0, true))],
+  ['KVM_X86_SET_MSR_FILTER', (vm) => vm.kernel.unimplemented('KVM_X86_SET_MSR_FILTER', 'MSR filters')],
+  ['KVM_SET_PMU_EVENT_FILTER', (vm) => vm.kernel.unimplemented('KVM_SET_PMU_EVENT_FILTER', 'the PMU')],
+  ['KVM_REINJECT_CONTROL', (vm) => (vm.pit ? 0 : vm.kernel.refuse('ENXIO', 'KVM_REINJECT_CONTROL', 'there is no PIT', `${X86} kvm_arch_vm_ioctl`))],
+  ['KVM_MEMORY_ENCRYPT_OP', encryptOp, { size: 24, nullable: true }],
+  ['KVM_MEMORY_ENCRYPT_REG_REGION', (vm, bytes) => encRegion(vm, 'KVM_MEMORY_ENCRYPT_REG_REGION', bytes, true)],
+  ['KVM_MEMORY_ENCRYPT_UNREG_REGION', (vm, bytes) => encRegion(vm, 'KVM_MEMORY_ENCRYPT_UNREG_REGION', bytes, false)],
+]
+
+/** KVM_DEV_TYPE_VFIO 4 is the only one on x86. */
+function createDevice(vm: VmFd, type: number): number {
+  if (type !== 4) return vm.kernel.refuse('ENODEV', 'KVM_CREATE_DEVICE', `device type ${type}`, `${MAIN} kvm_ioctl_create_device`)
+  return vm.kernel.unimplemented('KVM_CREATE_DEVICE', 'KVM_DEV_TYPE_VFIO')
+}
+
+function encryptOp(vm: VmFd, bytes: Uint8Array): number {
+  const { kernel } = vm
+  if (kernel.options.host === 'amd') return sevCommand(vm, bytes)
+  if (!vm.hasProtectedEoi) return kernel.refuse('ENOTTY', 'KVM_MEMORY_ENCRYPT_OP', 'not a TD', `${X86} kvm_arch_vm_ioctl`)
+  return kernel.unimplemented('KVM_MEMORY_ENCRYPT_OP', 'TDX')
+}

@@ -1,0 +1,9 @@
+/** KVM_CAP_VM_TYPES of the modelled host. */
+import { VM_TYPE } from '../generated/kvm-abi.js'
+import type { Kernel } from './kernel.js'
+
+export function supportedVmTypes(kernel: Kernel): number {
+  const common = 1 << VM_TYPE.DEFAULT
+  if (kernel.options.host === 'intel') return kernel.options.linux === '6.12' ? common : common | (1 << VM_TYPE.TDX)
+  return common | (1 << VM_TYPE.SEV) | (1 << VM_TYPE.SEV_ES) | (1 << VM_TYPE.SNP)
+}
