@@ -1,7 +1,7 @@
 /** The raw ioctl layer: file descriptors, dispatch, order of errors, memory slots, register sets. */
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { CAP, ERRNO, type Kvm, KvmError, openKvm, REQUEST } from '../../dist/index.js'
+import { CAP, ERRNO, type Kvm, KvmError, openKvm, REQUEST } from 'cloister'
 
 const open = (options: Parameters<typeof openKvm>[0] = {}): Promise<Kvm> => openKvm({ memory: 256 << 20, ...options })
 
