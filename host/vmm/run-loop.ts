@@ -40,6 +40,8 @@ export interface GuestCpu {
   /** Instructions retired so far. */
   retired(): number
   why(): number
+  /** True when it stopped because it ran where no memory is. */
+  nowhere(): boolean
   /** Where and on what the engine stopped, for a report. */
   stopped(): string
 }
@@ -140,6 +142,7 @@ export class RunLoop {
       if (left <= 0) return null
       const result = cpu.runRaw(left)
       if (result === EINTR || result === EAGAIN) return null
+      if (result < 0 && cpu.nowhere()) return this.#end('guest-terminated', cpu.stopped())
       if (result < 0) return this.#end('internal-error', `KVM_RUN: errno ${-result}: ${this.#options.refusal()}`)
       const reason = cpu.runView.getUint32(EXIT_REASON, true)
       if (reason < 64) this.#counts[reason] = (this.#counts[reason] as number) + 1

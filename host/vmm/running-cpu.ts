@@ -1,8 +1,11 @@
 /** A vCPU as the run loop sees it: running it, and what the core notes beside kvm_run. */
-import { CPU_ICOUNT, CPU_RIP, CPU_STOP_DETAIL, CPU_STOP_INFO, VCPU_KVM, VCPU_KVM_SIZE, VKVM_COUNTS, VKVM_COUNT_USED, VKVM_WHY } from '../generated/layout.ts'
+import { CPU_ICOUNT, CPU_RIP, CPU_STOP_DETAIL, CPU_STOP_INFO, CPU_STOP_NAME, CPU_STOP_REASON, STOP_FETCH_MMIO, STOP_UNIMPLEMENTED, VCPU_KVM, VCPU_KVM_SIZE, VKVM_COUNTS, VKVM_COUNT_USED, VKVM_WHY } from '../generated/layout.ts'
 import type { Vcpu } from '../index.ts'
 import { ghcbEventName } from './ghcb-names.ts'
 import type { GuestCpu } from './run-loop.ts'
+
+/** UNIMPLEMENTED_* of the core. */
+const unimplemented = ['an instruction form', 'a hardware task switch', 'virtual-8086 mode', 'RSM', 'SVM instructions', 'an exception frame in MMIO']
 
 export class RunningCpu implements GuestCpu {
   readonly runBytes: Uint8Array
@@ -31,11 +34,20 @@ export class RunningCpu implements GuestCpu {
     return this.#kvm.getUint32(VKVM_WHY, true)
   }
 
-  /** The engine's own note, which names code addresses only: not guest data. */
+  /** The engine fetched an instruction where no memory is. */
+  nowhere(): boolean {
+    return this.#cpu.getUint32(CPU_STOP_REASON, true) === STOP_FETCH_MMIO
+  }
+
+  /** The engine's own note of where and on what it stopped: addresses and instruction form, not guest data. */
   stopped(): string {
     const hex = (offset: number): string => `0x${this.#cpu.getBigUint64(offset, true).toString(16)}`
-    const bytes = Array.from({ length: 8 }, (_, i) => this.#cpu.getUint8(CPU_STOP_INFO + i).toString(16).padStart(2, '0')).join(' ')
-    return `vcpu ${this.#vcpu.id} at ${hex(CPU_STOP_DETAIL)} (rip ${hex(CPU_RIP)}), instruction bytes ${bytes}`
+    const at = `vCPU ${this.#vcpu.id} at RIP ${hex(CPU_RIP)}`
+    if (this.nowhere()) return `${at}: no memory at guest-physical ${hex(CPU_STOP_DETAIL)} to fetch from`
+    if (this.#cpu.getUint32(CPU_STOP_REASON, true) !== STOP_UNIMPLEMENTED) return at
+    const what = unimplemented[this.#cpu.getUint32(CPU_STOP_NAME, true)] ?? 'something'
+    const info = this.#cpu.getUint32(CPU_STOP_INFO, true)
+    return `${what}, vCPU ${this.#vcpu.id} at RIP ${hex(CPU_STOP_DETAIL)}: instruction of ${info & 0xff} bytes, ModRM 0x${((info >> 8) & 0xff).toString(16)}`
   }
 
   /** GHCB events by name with their counts. */
