@@ -6,7 +6,7 @@
  * Owns: FRAME_KEY, FRAME_WRONG, FRAME_TOUCHED.
  */
 import {
-  FRAME_CODE, FRAME_FLAGS, FRAME_INFO, FRAME_KEY, FRAME_TOUCHED, FRAME_WRONG, SIZEOF_FRAME, HEAP
+  FRAME_CODE, FRAME_DIRTY, FRAME_FLAGS, FRAME_INFO, FRAME_KEY, FRAME_TOUCHED, FRAME_WRONG, SIZEOF_FRAME, HEAP
 } from '../generated/layout'
 import { decrypt, decryptPage, encrypt, encryptPage, high, low, setGranule, storeKey } from './cipher'
 import { frameInfo, memoryTop } from './frames'
@@ -42,7 +42,13 @@ export function convert(frame: usize, view: u32): void {
   if (key != 0) encryptPage(key, frame, frame, frame)
   if (view != 0) decryptPage(view, frame, frame, frame)
   store<u16>(info, <u16>view, FRAME_KEY)
-  store<u8>(info, flags | <u8>FRAME_TOUCHED, FRAME_FLAGS)
+  changed(info)
+}
+
+/** The stored bytes or their meaning changed: touched, and dirty for snapshots (the dirty log is not concerned). */
+function changed(info: usize): void {
+  store<u8>(info, load<u8>(info, FRAME_FLAGS) | <u8>FRAME_TOUCHED, FRAME_FLAGS)
+  store<u8>(info, load<u8>(info, FRAME_DIRTY) | 1, FRAME_DIRTY)
 }
 
 /** Declares the stored bytes to be of another form without changing them: LAUNCH_UPDATE in place. */
@@ -53,7 +59,7 @@ export function relabel(frame: usize, key: u32): void {
   if (lines != 0) invalidateLines(0, frame, lines)
   store<u16>(info, <u16>key, FRAME_KEY)
   store<u32>(info, 0, FRAME_WRONG)
-  store<u8>(info, load<u8>(info, FRAME_FLAGS) | <u8>FRAME_TOUCHED, FRAME_FLAGS)
+  changed(info)
 }
 
 /** Whether accesses to the frame through `view` may go straight to its bytes; the first touch of fresh DRAM makes it so. */
@@ -151,7 +157,7 @@ export function viewRead(address: usize, to: usize, n: usize, view: u32): void {
 /** Writes n bytes at `address` (one frame) through `view`: the rest of a partly written granule keeps what the view sees. */
 export function viewWrite(address: usize, from: usize, n: usize, view: u32): void {
   const info = frameInfo(address)
-  store<u8>(info, load<u8>(info, FRAME_FLAGS) | <u8>FRAME_TOUCHED, FRAME_FLAGS)
+  changed(info)
   const key = <u32>load<u16>(info, FRAME_KEY)
   if (key == view) {
     memory.copy(address, from, n)
