@@ -144,13 +144,13 @@ export function cvttpd2dq(s: usize, op: usize): u32 {
   return pd2dq(s, op, true)
 }
 
-/** MMX integers to floats: a memory operand of CVTPI2PD does not enter MMX state (SDM vol 2, CVTPI2PD). */
+/** MMX integers to floats: with a memory operand they do not enter MMX state. */
 export function cvtpi2ps(s: usize, op: usize): u32 {
-  if (!sseUsable(s) || !mmxUsable(s)) return left(s)
+  if (!sseUsable(s) || (!isMemory(op) && !mmxUsable(s))) return left(s)
   const p = isMemory(op) ? memory(s, op, 8) : mmxRm(s, op)
   if (!p) return left(s)
   // The reference CPU enters MMX state even when the conversion then signals.
-  enterMmx(s)
+  if (!isMemory(op)) enterMmx(s)
   beginSse(s)
   const r0 = integerToFloat(<i64>load<i32>(p), false)
   const r1 = integerToFloat(<i64>load<i32>(p, 4), false)

@@ -46,7 +46,7 @@ export function fldFloat(s: usize, op: usize): u32 {
     flag(IE)
     setResult(RESULT_SIG | QUIET, RESULT_SE)
   }
-  if (report(s, FLAGS, 7)) pushResult(s)
+  if (report(s, FLAGS, IE)) pushResult(s)
   return 0
 }
 export function fldExtended(s: usize, op: usize): u32 {
@@ -148,6 +148,8 @@ export function fstFloat(s: usize, op: usize): u32 {
     value = wide ? 0xfff8000000000000 : 0xffc00000
   } else {
     value = narrowSt(st(s, 0), wide)
+    // A refused store is not an inexact one.
+    if ((FLAGS & ~MASKS & (OE | UE)) != 0) dropFlags(~PE)
     go = report(s, FLAGS, IE | OE | UE)
     if (go && UP) setCodes(s, FSW_C1, FSW_C1)
   }

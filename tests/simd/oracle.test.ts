@@ -1,0 +1,97 @@
+/** Every SSE and x87 row against the physical CPU, bit for bit: registers, flags, memory, exceptions. */
+import { suite } from 'uvu'
+import { opcodes } from '../../spec/opcodes/index.ts'
+import { sse } from '../../spec/opcodes/sse.ts'
+import { x87 } from '../../spec/opcodes/x87.ts'
+import { needs } from '../support/needs.ts'
+import { makeCase, Random } from './cases.ts'
+import type { Case, Style } from './cases.ts'
+import { Emulated } from './emulated.ts'
+import { runNative } from './native.ts'
+import type { Outcome } from './native.ts'
+import { estimates, oneUlp, skipped } from './tolerances.ts'
+
+const perRow = Number(process.env['CLOISTER_SIMD_CASES'] ?? 30)
+const only = new RegExp(process.env['CLOISTER_SIMD_ONLY'] ?? '.')
+const seed = BigInt(process.env['CLOISTER_SIMD_SEED'] ?? 20260)
+const texts = new Set([...sse, ...x87])
+const rows = opcodes.filter((o) => texts.has(o.text) && !skipped(o) && only.test(o.text))
+
+const hex = (b: Uint8Array): string => [...b].reverse().map((x) => x.toString(16).padStart(2, '0')).join('')
+const word = (b: Uint8Array, at: number): number => new DataView(b.buffer, b.byteOffset).getUint16(at, true)
+
+function near(a: Uint8Array, b: Uint8Array): boolean {
+  const x = BigInt(`0x${hex(a)}`)
+  const y = BigInt(`0x${hex(b)}`)
+  return x - y <= 1n && y - x <= 1n
+}
+function closeEstimate(a: Uint8Array, b: Uint8Array): boolean {
+  const x = new DataView(a.buffer, a.byteOffset, 16)
+  const y = new DataView(b.buffer, b.byteOffset, 16)
+  return [0, 4, 8, 12].every((i) => {
+    const p = x.getFloat32(i, true)
+    const q = y.getFloat32(i, true)
+    return x.getUint32(i, true) === y.getUint32(i, true) || Math.abs(p / q - 1) < 3 / 4096 || (Math.abs(p) < 2 ** -125 && Math.abs(q) < 2 ** -125)
+  })
+}
+
+/** What differs between hardware and the core, in words; empty when nothing does. */
+function differences(c: Case, native: Outcome, mine: Outcome): string[] {
+  const found: string[] = []
+  const check = (what: string, a: string, b: string): void => {
+    if (a !== b) found.push(`${what}: CPU ${a}, core ${b}`)
+  }
+  check('vector', String(native.vector), String(mine.vector))
+  if (native.vector !== mine.vector) return found
+  check('FCW', word(native.fx, 0).toString(16), word(mine.fx, 0).toString(16))
+  check('FSW', word(native.fx, 2).toString(16), word(mine.fx, 2).toString(16))
+  check('FTW', String(native.fx[4]), String(mine.fx[4]))
+  check('MXCSR', hex(native.fx.subarray(24, 28)), hex(mine.fx.subarray(24, 28)))
+  for (let i = 0; i < 8; i++) {
+    const a = native.fx.subarray(32 + i * 16, 42 + i * 16)
+    const b = mine.fx.subarray(32 + i * 16, 42 + i * 16)
+    if (!(oneUlp.test(c.row.mnemonic) && near(a, b))) check(`ST${i}`, hex(a), hex(b))
+  }
+  for (let i = 0; i < 16; i++) {
+    const a = native.fx.subarray(160 + i * 16, 176 + i * 16)
+    const b = mine.fx.subarray(160 + i * 16, 176 + i * 16)
+    if (!(estimates.test(c.row.mnemonic) && closeEstimate(a, b))) check(`XMM${i}`, hex(a), hex(b))
+  }
+  native.gpr.forEach((g, i) => check(`GPR${i}`, g.toString(16), (mine.gpr[i] ?? 0n).toString(16)))
+  check('RFLAGS', (native.flags & 0x8d5n).toString(16), (mine.flags & 0x8d5n).toString(16))
+  if (hex(native.memory) !== hex(mine.memory)) {
+    const at = native.memory.findIndex((x, i) => x !== mine.memory[i])
+    check(`memory[${at}..]`, hex(native.memory.subarray(at, at + 16)), hex(mine.memory.subarray(at, at + 16)))
+  }
+  return found
+}
+
+function describe(c: Case, found: string[]): string {
+  const fx = c.state.fx
+  const code = c.code.map((b) => b.toString(16).padStart(2, '0')).join(' ')
+  const st = [0, 1].map((i) => `ST${i} ${hex(fx.subarray(32 + i * 16, 42 + i * 16))}`).join(' ')
+  return `${c.row.text} [${code}] FCW ${word(fx, 0).toString(16)} FSW ${word(fx, 2).toString(16)} FTW ${fx[4]} MXCSR ${hex(fx.subarray(24, 28))} ${st} M ${hex(c.state.memory.subarray(0, 16))}\n    ${found.join('\n    ')}`
+}
+
+const test = suite('oracle')
+for (const style of ['masked', 'unmasked', 'pending'] as const satisfies readonly Style[]) {
+  needs(test, 'gcc', `SSE and x87 against this CPU, exceptions ${style}`, () => {
+    const r = new Random(seed)
+    const cases = rows.flatMap((row) => Array.from({ length: perRow }, () => makeCase(row, r, style)))
+    const native = runNative(cases)
+    const core = new Emulated()
+    const failures = new Map<string, string[]>()
+    cases.forEach((c, i) => {
+      let found: string[]
+      try {
+        found = differences(c, native[i] as Outcome, core.run(c.code, c.state))
+      } catch (e) {
+        found = [String(e)]
+      }
+      if (found.length > 0) failures.set(c.row.text, [...(failures.get(c.row.text) ?? []), describe(c, found)])
+    })
+    const report = [...failures].map(([row, list]) => `${row}: ${list.length} of ${perRow}\n  ${list.slice(0, 2).join('\n  ')}`)
+    if (report.length > 0) throw new Error(`${report.length} of ${rows.length} rows differ\n${report.slice(0, 20).join('\n')}`)
+  })
+}
+test.run()
