@@ -76,7 +76,7 @@ function tell(kvm: Kvm, type: GuestType): Row {
       type: type.name,
       exits: say.exits,
       digest: digest === '' ? 'not measured' : `${digest.slice(0, 16)}…`,
-      registers: registers.startsWith('errno') ? registers : registers.includes('r12=0x5ec2e7') ? 'SECRET SEEN' : type.protectedState ? 'no secrets' : 'readable',
+      registers: registers.startsWith('errno') ? registers : registers.includes('r12=0x5ec2e7') ? 'SECRET SEEN' : type.protectedState ? 'old GHCB values' : 'readable',
       memory: readable ? 'plaintext' : 'ciphertext',
       end,
       ok: end === expected && readable === !type.encrypted && !registers.includes('r12=0x5ec2e7'),

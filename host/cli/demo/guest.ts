@@ -246,7 +246,7 @@ export class Guest {
     if (reason === 24) {
       const type = head.getUint32(RUN_UNION, true)
       const data = head.getBigUint64(RUN_UNION + 8, true)
-      return { name, detail: `${type === 4 ? 'SEV_TERM' : `type ${type}`}, data[0] = 0x${data.toString(16)}`, text: '', last: true }
+      return { name, detail: `${type === 6 ? 'SEV_TERM' : `type ${type}`}, data[0] = 0x${data.toString(16)}`, text: '', last: true }
     }
     return { name, text: '', last: reason !== 5 }
   }
