@@ -25,24 +25,20 @@ export interface Case {
   state: State
 }
 
-/** xorshift64: the same cases on every run. */
+/** mulberry32: the same cases on every run. */
 export class Random {
-  private x: bigint
+  private x: number
   private recent: [bigint, bigint][] = []
-  constructor(seed: bigint) { this.x = seed }
+  constructor(seed: number) { this.x = seed }
 
-  next(): bigint {
-    this.x ^= (this.x << 13n) & 0xffffffffffffffffn
-    this.x ^= this.x >> 7n
-    this.x ^= (this.x << 17n) & 0xffffffffffffffffn
-    return this.x
+  u32(): number {
+    this.x = (this.x + 0x6d2b79f5) | 0
+    let t = Math.imul(this.x ^ (this.x >>> 15), 1 | this.x)
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
+    return (t ^ (t >>> 14)) >>> 0
   }
-  below(n: number): number { return Number((this.next() >> 11n) % BigInt(n)) }
-  bits(words: number): bigint {
-    let v = 0n
-    for (let i = 0; i < words; i++) v = (v << 32n) | ((this.next() >> 20n) & 0xffffffffn)
-    return v
-  }
+  below(n: number): number { return Math.floor((this.u32() / 4294967296) * n) }
+  bits(words: number): bigint { return words === 1 ? BigInt(this.u32()) : (BigInt(this.u32()) << 32n) | BigInt(this.u32()) }
   pick<T>(list: readonly T[]): T { return list[this.below(list.length)] as T }
 
   f64(): bigint {
@@ -159,7 +155,8 @@ export function makeCase(row: Opcode, r: Random, style: Style): Case {
 function memoryFor(mnemonic: string, r: Random): Uint8Array {
   const memory = new Uint8Array(BLOCK_SIZE)
   const d = new DataView(memory.buffer)
-  for (let i = 0; i < BLOCK_SIZE / 8; i++) d.setBigUint64(i * 8, r.below(2) === 0 ? r.f64() : r.f32() | (r.f32() << 32n), true)
+  for (let i = 0; i < BLOCK_SIZE / 4; i++) d.setUint32(i * 4, r.u32(), true)
+  for (let i = 0; i < 8; i++) d.setBigUint64(i * 8, r.below(2) === 0 ? r.f64() : r.f32() | (r.f32() << 32n), true)
   if (mnemonic === 'FBLD') for (let i = 0; i < 10; i++) memory[i] = r.below(10) | (r.below(10) << 4)
   else if (mnemonic === 'FXRSTOR' || mnemonic === 'XRSTOR') d.setUint32(24, r.below(4) === 0 ? r.below(0x20000) : 0x1f80, true)
   else if (mnemonic === 'LDMXCSR') d.setUint32(0, r.below(4) === 0 ? r.below(0x80000) : r.below(0x10000), true)

@@ -13,11 +13,13 @@ import { estimates, oneUlp, skipped } from './tolerances.ts'
 
 const perRow = Number(process.env['CLOISTER_SIMD_CASES'] ?? 30)
 const only = new RegExp(process.env['CLOISTER_SIMD_ONLY'] ?? '.')
-const seed = BigInt(process.env['CLOISTER_SIMD_SEED'] ?? 20260)
+const seed = Number(process.env['CLOISTER_SIMD_SEED'] ?? 20260)
 const texts = new Set([...sse, ...x87])
 const rows = opcodes.filter((o) => texts.has(o.text) && !skipped(o) && only.test(o.text))
 
-const hex = (b: Uint8Array): string => [...b].reverse().map((x) => x.toString(16).padStart(2, '0')).join('')
+/** Little-endian bytes as one number. */
+const hex = (b: Uint8Array): string => Buffer.from(b).reverse().toString('hex')
+const same = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0
 const word = (b: Uint8Array, at: number): number => new DataView(b.buffer, b.byteOffset).getUint16(at, true)
 
 function near(a: Uint8Array, b: Uint8Array): boolean {
@@ -50,16 +52,18 @@ function differences(c: Case, native: Outcome, mine: Outcome): string[] {
   for (let i = 0; i < 8; i++) {
     const a = native.fx.subarray(32 + i * 16, 42 + i * 16)
     const b = mine.fx.subarray(32 + i * 16, 42 + i * 16)
+    if (same(a, b)) continue
     if (!(oneUlp.test(c.row.mnemonic) && near(a, b))) check(`ST${i}`, hex(a), hex(b))
   }
   for (let i = 0; i < 16; i++) {
     const a = native.fx.subarray(160 + i * 16, 176 + i * 16)
     const b = mine.fx.subarray(160 + i * 16, 176 + i * 16)
+    if (same(a, b)) continue
     if (!(estimates.test(c.row.mnemonic) && closeEstimate(a, b))) check(`XMM${i}`, hex(a), hex(b))
   }
   native.gpr.forEach((g, i) => check(`GPR${i}`, g.toString(16), (mine.gpr[i] ?? 0n).toString(16)))
   check('RFLAGS', (native.flags & 0x8d5n).toString(16), (mine.flags & 0x8d5n).toString(16))
-  if (hex(native.memory) !== hex(mine.memory)) {
+  if (!same(native.memory, mine.memory)) {
     const at = native.memory.findIndex((x, i) => x !== mine.memory[i])
     check(`memory[${at}..]`, hex(native.memory.subarray(at, at + 16)), hex(mine.memory.subarray(at, at + 16)))
   }
