@@ -149,6 +149,13 @@ export function makeCase(row: Opcode, r: Random, style: Style): Case {
   }
   const gpr = [r.f64(), r.f64(), r.f64(), r.below(2) === 0 ? BigInt(r.below(100)) : r.bits(2)]
   if (/^PCMPESTR/.test(n)) for (const k of [0, 2]) if (r.below(4) > 0) gpr[k] = BigInt.asUintN(64, BigInt(r.below(40) - 20))
+  if (/^X(SAVE|RSTOR)/.test(n)) {
+    // Components x87 and SSE only; state in its initial configuration now and then.
+    gpr[0] = BigInt(r.below(4))
+    gpr[2] = 0n
+    if (r.below(4) === 0) fx.fill(0, 160, 416)
+    if (r.below(4) === 0) d.setUint32(24, 0x1f80, true)
+  }
   return { row, code, state: { gpr, flags: r.below(2) === 0 ? 0x202n : 0xad7n, fx, memory: memoryFor(n, r) } }
 }
 
@@ -159,7 +166,13 @@ function memoryFor(mnemonic: string, r: Random): Uint8Array {
   for (let i = 0; i < 8; i++) d.setBigUint64(i * 8, r.below(2) === 0 ? r.f64() : r.f32() | (r.f32() << 32n), true)
   if (mnemonic === 'FBLD') for (let i = 0; i < 10; i++) memory[i] = r.below(10) | (r.below(10) << 4)
   else if (mnemonic === 'FXRSTOR' || mnemonic === 'XRSTOR') d.setUint32(24, r.below(4) === 0 ? r.below(0x20000) : 0x1f80, true)
-  else if (mnemonic === 'LDMXCSR') d.setUint32(0, r.below(4) === 0 ? r.below(0x80000) : r.below(0x10000), true)
+  if (mnemonic.startsWith('XRSTOR')) {
+    d.setBigUint64(512, BigInt(r.below(8) === 0 ? 0x100 : r.below(4)), true)
+    d.setBigUint64(520, r.below(2) === 0 && mnemonic === 'XRSTOR' ? 0n : (1n << 63n) | BigInt(r.below(8) === 0 ? r.below(4) : 3), true)
+    memory.fill(0, 528, 576)
+    if (r.below(8) === 0) memory[r.pick([528, 540, 560])] = 1
+  }
+  if (mnemonic === 'LDMXCSR') d.setUint32(0, r.below(4) === 0 ? r.below(0x80000) : r.below(0x10000), true)
   else if (mnemonic.startsWith('F') && r.below(2) === 0) {
     const [m, e] = r.f80()
     d.setBigUint64(0, m, true)
