@@ -28,7 +28,10 @@ export interface CoreExports {
   vcpuCreate(vm: number, id: number): number
   vcpuDestroy(s: number): void
   vcpuRun(s: number, maxInstructions: bigint): number
-  vmsaBuild(s: number, to: number, legacy: number): void
+  vmsaBuild(s: number, to: number): void
+  vmsaSeal(s: number): number
+  vmsaHostRead(s: number, offset: number, to: number, n: number): number
+  vmsaHostWrite(s: number, offset: number, from: number, n: number): number
   createIrqchip(vm: number, split: number): void
   createPit(vm: number, flags: number): void
   irqLine(vm: number, gsi: number, level: number): number
@@ -50,6 +53,6 @@ export interface CoreExports {
 export const CORE_EXPORTS = [
   'memoryInit', 'backingCreate', 'backingFree', 'backingRead', 'backingWrite', 'slotSet', 'dirtyLog', 'pspEncrypt', 'pspRead', 'pspWrite', 'setKey',
   'probe', 'msrGet', 'msrSet', 'cpuidChanged', 'cpuGetFlags', 'cpuSetFlags', 'cpuModeChanged', 'vmCreate', 'vmDestroy', 'vcpuCreate', 'vcpuDestroy',
-  'vcpuRun', 'vmsaBuild', 'createIrqchip', 'createPit', 'irqLine', 'setRouting', 'signalMsi', 'setUserDeadline', 'vmClock', 'queueNmi', 'lapicGet',
+  'vcpuRun', 'vmsaBuild', 'vmsaSeal', 'vmsaHostRead', 'vmsaHostWrite', 'createIrqchip', 'createPit', 'irqLine', 'setRouting', 'signalMsi', 'setUserDeadline', 'vmClock', 'queueNmi', 'lapicGet',
   'lapicSet', 'ioapicGet', 'ioapicSet', 'picGet', 'picSet', 'pitGet', 'pitSet',
 ] as const satisfies readonly (keyof CoreExports)[]

@@ -10,7 +10,7 @@ import type { ErrnoName, Kernel } from './kernel.js'
 import type { Place } from './mapping.js'
 import { sevDebug } from './sev-debug.js'
 import { snpCommand } from './sev-snp.js'
-import { activateSev, allocateAsid, buildVmsa, SevInfo, sealVcpu } from './sev-vm.js'
+import { activateSev, allocateAsid, SevInfo, sealVcpu, vmsaImage } from './sev-vm.js'
 import { SevFd } from './sev.js'
 import type { VmFd } from './vm.js'
 
@@ -184,12 +184,10 @@ function launchUpdateVmsa(call: SevCall): number {
     if (vcpu.guestDebug !== 0) return refuse(call, 'EINVAL', `KVM_SET_GUEST_DEBUG is active on vCPU ${vcpu.id}`, where)
     if (vcpu.guestStateProtected) return refuse(call, 'EINVAL', `the state of vCPU ${vcpu.id} is protected already`, where)
     if ((vcpu.cpu.getBigUint64(CPU_DR7, true) & ~DR7_FIXED) !== 0n) return refuse(call, 'EINVAL', `vCPU ${vcpu.id} has DR7 set`, 'sev_es_sync_vmsa')
-    const page = buildVmsa(vcpu)
-    if (page === null) return refuse(call, 'ENOMEM', 'no memory left for a VMSA', where)
     if (!issues(call, info.fd) || info.guest === null) return badFd(call, where)
-    const result = firmware(call, info.guest.launchUpdateVmsa({ backing: page.backing, offset: 0 }), where)
+    const result = firmware(call, info.guest.launchUpdateVmsa(vmsaImage(vcpu)), where)
     if (result < 0) return result
-    sealVcpu(vcpu)
+    if (!sealVcpu(vcpu)) return refuse(call, 'ENOMEM', 'no memory left for a VMSA', where)
   }
   return 0
 }

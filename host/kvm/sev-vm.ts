@@ -3,24 +3,20 @@
  * the vCPUs: sealing their state into VMSAs.
  */
 import {
-  BACKING_FRAMES, CPU_SEV_STATUS, CPU_XCR0, FRAME_FLAGS, FRAME_INFO, FRAME_VMSA, SIZEOF_FRAME, STAGING, VCPU_KVM, VKVM_GHCB_RAX, VKVM_GHCB_RBX,
-  VKVM_GHCB_RCX, VKVM_GHCB_RDX, VKVM_GHCB_RSI, VKVM_GHCB_XCR0, VKVM_PROTECTED, VKVM_VMSA_FRAME, VM_ASID,
-  VM_C_BIT, VM_GHCB_VERSION, VM_LEGACY_ES, VM_PHYS_MASK, VM_SEV,
+  CPU_CR0, CPU_CR4, CPU_EFER, CPU_SEV_STATUS, CPU_XCR0, STAGING, VKVM_GHCB_RAX, VKVM_GHCB_RBX, VKVM_GHCB_RCX, VKVM_GHCB_RDX, VKVM_GHCB_RSI,
+  VKVM_GHCB_XCR0, VM_ASID, VM_C_BIT, VM_GHCB_VERSION, VM_LEGACY_ES, VM_PHYS_MASK, VM_SEV, VM_VMSA_FEATURES,
 } from '../generated/layout.js'
 import { REQUEST, VM_TYPE } from '../generated/kvm-abi.js'
 import type { Guest } from '../firmware/psp/guest.js'
 import { ASID } from '../firmware/psp/platform.js'
 import { viewOf } from './dispatch.js'
 import type { Kernel } from './kernel.js'
-import type { Mapping } from './mapping.js'
 import type { VcpuFd } from './vcpu.js'
 import type { VmFd } from './vm.js'
 
 /** Position of the encryption bit in a page-table entry (CPUID 0x8000001F EBX[5:0]). */
 export const C_BIT = 51n
 const PAGE = 4096
-/** VMSA.SEV_FEATURES (APM vol 2, appendix B). */
-const VMSA_SEV_FEATURES = 0x3b0
 
 export interface EncRegion {
   readonly address: bigint
@@ -71,6 +67,7 @@ export function activateSev(vm: VmFd, info: SevInfo): void {
   view.setBigUint64(VM_C_BIT, 1n << C_BIT, true)
   const mask = view.getBigUint64(VM_PHYS_MASK, true)
   if (mask !== 0n) view.setBigUint64(VM_PHYS_MASK, mask & ~(1n << C_BIT), true)
+  view.setBigUint64(VM_VMSA_FEATURES, info.vmsaFeatures, true)
   view.setUint32(VM_GHCB_VERSION, info.ghcbVersion, true)
   if (vm.type === VM_TYPE.DEFAULT) {
     view.setUint32(VM_LEGACY_ES, info.es ? 1 : 0, true)
@@ -86,17 +83,13 @@ export function initSevVcpu(vcpu: VcpuFd): void {
   vcpu.cpu.setBigUint64(CPU_SEV_STATUS, status, true)
 }
 
-/** Writes the vCPU's state as a VMSA into a page of its own. Legacy SEV-ES has no FPU state in it (sev_es_sync_vmsa). */
-export function buildVmsa(vcpu: VcpuFd): Mapping | null {
-  const { core, memory } = vcpu.kernel
-  const info = vcpu.vm.sev as SevInfo
-  vcpu.vmsa ??= memory.anonymous(PAGE)
-  if (vcpu.vmsa === null) return null
-  core.staging.fill(0, 0, PAGE)
-  core.call.vmsaBuild(vcpu.s, STAGING, vcpu.vm.type === VM_TYPE.DEFAULT ? 1 : 0)
-  viewOf(core.staging).setBigUint64(VMSA_SEV_FEATURES, info.vmsaFeatures, true)
-  if (core.call.backingWrite(vcpu.vmsa.backing, 0n, STAGING, PAGE) < 0) return null
-  return vcpu.vmsa
+/** The 4096 bytes that LAUNCH_UPDATE_VMSA measures: the vCPU's real state (sev_es_sync_vmsa). */
+export function vmsaImage(vcpu: VcpuFd): Uint8Array<ArrayBuffer> {
+  const { call, staging } = vcpu.kernel.core
+  call.vmsaBuild(vcpu.s, STAGING)
+  const image = new Uint8Array(staging.subarray(0, PAGE))
+  staging.fill(0, 0, PAGE)
+  return image
 }
 
 /** The legacy type answers register reads from KVM's copies. */
@@ -114,18 +107,60 @@ function keepCopies(vcpu: VcpuFd): void {
   }
 }
 
-/** After the firmware has encrypted the page: from here on the state lives there. */
-export function sealVcpu(vcpu: VcpuFd): void {
-  const { core } = vcpu.kernel
-  const { backing } = vcpu.vmsa as Mapping
-  const frames = core.view(backing, BACKING_FRAMES + 4).getUint32(BACKING_FRAMES, true)
-  const frame = core.view(frames, 4).getUint32(0, true)
-  const flags = core.bytes(FRAME_INFO + (frame >>> 12) * SIZEOF_FRAME + FRAME_FLAGS, 1)
-  flags[0] = (flags[0] as number) | FRAME_VMSA
-  const kvm = core.view(vcpu.s + VCPU_KVM, VKVM_VMSA_FRAME + 4)
-  kvm.setUint32(VKVM_VMSA_FRAME, frame, true)
-  kvm.setUint32(VKVM_PROTECTED, 1, true)
-  if (vcpu.vm.type === VM_TYPE.DEFAULT) keepCopies(vcpu)
+/** Encrypts the state into a page of its own and hides it from here on. False: no memory left. */
+export function sealVcpu(vcpu: VcpuFd): boolean {
+  const legacy = vcpu.vm.type === VM_TYPE.DEFAULT
+  const before = CONTROL.map((field) => vcpu.cpu.getBigUint64(field, true))
+  if (legacy) keepCopies(vcpu)
+  if (vcpu.kernel.core.call.vmsaSeal(vcpu.s) < 0) {
+    vcpu.sealed = null
+    return false
+  }
+  CONTROL.forEach((field, i) => {
+    vcpu.sealedControl.set(field, { shown: before[i] as bigint, raw: vcpu.cpu.getBigUint64(field, true) })
+  })
   vcpu.guestStateProtected = true
   vcpu.fpstateConfidential = true
+  return true
+}
+
+/** Registers whose writes trap, so that KVM knows their values. */
+const CONTROL = [CPU_CR0, CPU_CR4, CPU_EFER] as const
+const EFER_SVME = 0x1000n
+
+/** KVM's copy of CR0, CR4 or EFER: as at the launch until the guest writes the register. */
+export function trackedControl(vcpu: VcpuFd, field: number): bigint {
+  const raw = vcpu.cpu.getBigUint64(field, true)
+  const sealed = vcpu.sealedControl.get(field)
+  if (sealed !== undefined && sealed.raw === raw) return sealed.shown
+  return field === CPU_EFER ? raw & ~EFER_SVME : raw
+}
+
+/** The encrypted VMSA page as the host sees it. */
+export class VmsaPage {
+  readonly length = PAGE
+  readonly #vcpu: VcpuFd
+
+  constructor(vcpu: VcpuFd) {
+    this.#vcpu = vcpu
+  }
+
+  read(offset: number | bigint, n: number): Uint8Array<ArrayBuffer> {
+    const { call, staging } = this.#vcpu.kernel.core
+    const at = Number(offset)
+    if (!inside(at, n) || !call.vmsaHostRead(this.#vcpu.s, at, STAGING, n)) throw new RangeError(`VMSA page: ${n} bytes at ${offset}`)
+    return new Uint8Array(staging.subarray(0, n))
+  }
+
+  write(offset: number | bigint, bytes: Uint8Array): void {
+    const { call, staging } = this.#vcpu.kernel.core
+    const at = Number(offset)
+    if (!inside(at, bytes.length)) throw new RangeError(`VMSA page: ${bytes.length} bytes at ${offset}`)
+    staging.set(bytes)
+    if (!call.vmsaHostWrite(this.#vcpu.s, at, STAGING, bytes.length)) throw new RangeError('VMSA page: not sealed')
+  }
+}
+
+function inside(at: number, n: number): boolean {
+  return Number.isInteger(at) && at >= 0 && n >= 0 && at + n <= PAGE
 }

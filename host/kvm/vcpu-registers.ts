@@ -5,6 +5,7 @@ import {
 } from '../generated/layout.js'
 import { viewOf } from './dispatch.js'
 import { getRegs, getSregs, REGS_RIP, setRegs, setSregs, SREGS, validSregs } from './registers.js'
+import { trackedControl } from './sev-vm.js'
 import type { VcpuRow } from './vcpu-ioctls.js'
 import type { SealedCopies, VcpuFd } from './vcpu.js'
 
@@ -12,9 +13,10 @@ const IA32_APIC_BASE = 0x1b
 
 /** Legacy SEV-ES: only what the write traps and the GHCB told KVM is valid (facts/kvm.md 2.1). */
 function getProtectedSregs(vcpu: VcpuFd, out: DataView): void {
-  for (const [from, at] of [
-    [CPU_CR0, SREGS.CR0], [CPU_CR4, SREGS.CR4], [CPU_CR8, SREGS.CR8], [CPU_EFER, SREGS.EFER], [CPU_APIC_BASE, SREGS.APIC_BASE],
-  ] as const) {
+  for (const [from, at] of [[CPU_CR0, SREGS.CR0], [CPU_CR4, SREGS.CR4], [CPU_EFER, SREGS.EFER]] as const) {
+    out.setBigUint64(at, trackedControl(vcpu, from), true)
+  }
+  for (const [from, at] of [[CPU_CR8, SREGS.CR8], [CPU_APIC_BASE, SREGS.APIC_BASE]] as const) {
     out.setBigUint64(at, vcpu.cpu.getBigUint64(from, true), true)
   }
 }

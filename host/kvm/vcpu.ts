@@ -11,6 +11,7 @@ import { dispatch, type IoctlTable, type Target } from './dispatch.js'
 import { RUN } from './exits.js'
 import type { FileDescriptor, IoctlArgument, Kernel } from './kernel.js'
 import type { Mapping } from './mapping.js'
+import { VmsaPage } from './sev-vm.js'
 import { loadSyncRegs, storeSyncRegs } from './sync-regs.js'
 import { GUESTDBG } from './vcpu-debug.js'
 import { vcpuTable } from './vcpu-ioctls.js'
@@ -65,8 +66,8 @@ export class VcpuFd implements FileDescriptor, Target {
   /** Entries of KVM_SET_CPUID2; frozen by the first KVM_RUN. */
   cpuid: Uint8Array<ArrayBuffer> = new Uint8Array(0)
   hasRun = false
-  /** The page of the encrypted VMSA. */
-  vmsa: Mapping | null = null
+  /** CR0, CR4 and EFER by field: KVM's value at the seal, and the hardware's. */
+  readonly sealedControl = new Map<number, { readonly shown: bigint; readonly raw: bigint }>()
   sealed: SealedCopies | null = null
 
   constructor(vm: VmFd, id: number, s: number) {
@@ -184,7 +185,7 @@ export class VcpuFd implements FileDescriptor, Target {
 
   /** The host's view of the sealed VMSA page. */
   vmsaPage(): Pick<Mapping, 'length' | 'read' | 'write'> | null {
-    return this.guestStateProtected ? this.vmsa : null
+    return this.guestStateProtected ? new VmsaPage(this) : null
   }
 
   close(): void {

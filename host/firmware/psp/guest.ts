@@ -92,10 +92,13 @@ export class Guest {
     return call.pspEncrypt(memory.backing, BigInt(memory.offset), length, this.asid) < 0 ? FW.INVALID_ADDRESS : FW.SUCCESS
   }
 
-  /** LAUNCH_UPDATE_VMSA: as LAUNCH_UPDATE_DATA, for one page that holds a VMSA; SEV-ES guests only. */
-  launchUpdateVmsa(memory: Memory): number {
+  /** LAUNCH_UPDATE_VMSA: measures a vCPU's VMSA; SEV-ES guests only. The caller then has silicon seal it. */
+  launchUpdateVmsa(image: Uint8Array): number {
+    if (this.state !== GUEST_STATE.LAUNCH_UPDATE) return FW.INVALID_GUEST_STATE
     if (!this.policyEs) return FW.POLICY_FAILURE
-    return this.launchUpdateData(memory, 4096)
+    if (this.asid === 0) return FW.INACTIVE
+    this.#hash.update(image)
+    return FW.SUCCESS
   }
 
   /** LAUNCH_MEASURE: MEASURE 32, MNONCE 16. */
