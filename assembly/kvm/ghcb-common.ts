@@ -1,5 +1,5 @@
 /** What the GHCB page protocol and the GHCB MSR protocol share. */
-import { CPU_HALTED, CPU_STOP_REASON, STOP_EVENT, VKVM_COUNT_LOST, VKVM_COUNT_USED, VKVM_COUNTS } from '../generated/layout'
+import { CPU_HALTED, CPU_ICOUNT, CPU_STOP_REASON, STOP_EVENT, VKVM_COUNT_LOST, VKVM_COUNT_USED, VKVM_COUNTS, VKVM_TRACE, VKVM_TRACE_HEAD } from '../generated/layout'
 import { KVM_EXIT_AP_RESET_HOLD } from '../generated/kvm'
 import { stopForExit } from './exits'
 import { kernelApic, vkvm } from './state'
@@ -13,9 +13,16 @@ export const HV_FEATURES: u64 = 3
 
 const ROWS: u32 = 125
 
-/** One more event of this code; the host reads VKVM_COUNTS for its report. */
-export function countEvent(s: usize, code: u64): void {
+/** One more event of this code; the host reads VKVM_COUNTS for its report, VKVM_TRACE for a trace. */
+export function countEvent(s: usize, code: u64, info1: u64, info2: u64): void {
   const k = vkvm(s)
+  const head = load<u32>(k, VKVM_TRACE_HEAD)
+  store<u32>(k, head + 1, VKVM_TRACE_HEAD)
+  const entry = k + VKVM_TRACE + ((<usize>head & 31) << 5)
+  store<u64>(entry, code)
+  store<u64>(entry, info1, 8)
+  store<u64>(entry, info2, 16)
+  store<u64>(entry, load<u64>(s, CPU_ICOUNT), 24)
   const used = load<u32>(k, VKVM_COUNT_USED)
   let at = k + VKVM_COUNTS
   for (let i: u32 = 0; i < used; i++, at += 16) {

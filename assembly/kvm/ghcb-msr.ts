@@ -20,7 +20,7 @@ export function msrProtocol(s: usize): u32 {
   const k = vkvm(s)
   const value = load<u64>(s, CPU_GHCB)
   const info = <u32>value & 0xfff
-  countEvent(s, PROTOCOL | <u64>info)
+  countEvent(s, PROTOCOL | <u64>info, value, 0)
   switch (info) {
     case GHCB_MSR_SEV_INFO_REQ: {
       const vm = vmOf(s)

@@ -133,7 +133,7 @@ export function pageProtocol(s: usize): u32 {
   store<u64>(k, gpa, VKVM_GHCB_GPA)
   store<u32>(k, 0, VKVM_GHCB_ERROR)
   const code = load<u64>(k, VKVM_GHCB_CODE)
-  countEvent(s, code)
+  countEvent(s, code, load<u64>(k, VKVM_GHCB_INFO1), load<u64>(k, VKVM_GHCB_INFO2))
   const at = k + VKVM_BUFFER
   gpaRead(vmOf(s), gpa + GHCB_USAGE, at, 4)
   if (load<u32>(at) != 0) return badInput(s, GHCB_ERR_INVALID_USAGE)

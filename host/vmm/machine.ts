@@ -266,7 +266,9 @@ export class Machine {
       deadline: timeoutSeconds === undefined ? Number.POSITIVE_INFINITY : started + timeoutSeconds * 1000,
       exitName,
       refusal: () => this.kvm.lastRefusal()?.reason ?? 'no reason recorded',
-      trace: trace && traceKinds?.includes('exits') ? trace : null,
+      trace: trace ?? null,
+      traceExits: traceKinds?.includes('exits') ?? false,
+      traceGhcb: traceKinds?.includes('ghcb') ?? false,
       tracePorts: traceKinds?.includes('pio') ?? false,
       traceMmio: traceKinds?.includes('mmio') ?? false,
     })

@@ -27,6 +27,8 @@ const EXIT_REASON = 8
 const IF_FLAG = 13
 
 const EINTR = -4
+/** While GHCB events are traced: not more of them at a time than the core's ring holds. */
+const GHCB_TRACE_SLICE = 32
 const EAGAIN = -11
 
 /** Why KVM_RUN returned -EINTR (VKVM_WHY of the core). */
@@ -42,6 +44,8 @@ export interface GuestCpu {
   why(): number
   /** True when it stopped because it ran where no memory is. */
   nowhere(): boolean
+  /** GHCB events since the last call, for a trace. */
+  ghcbTrace(): Iterable<string>
   /** Where and on what the engine stopped, for a report. */
   stopped(): string
 }
@@ -63,6 +67,8 @@ export interface LoopOptions {
   /** Text of a refusal, for errors that are not part of a run's normal course. */
   refusal: () => string
   trace: ((line: string) => void) | null
+  traceExits: boolean
+  traceGhcb: boolean
   tracePorts: boolean
   traceMmio: boolean
 }
@@ -137,15 +143,19 @@ export class RunLoop {
   /** One vCPU for at most `quantum` instructions. */
   #turn(cpu: GuestCpu, quantum: number): Outcome | null {
     const start = cpu.retired()
+    const { traceGhcb, traceExits } = this.#options
     for (;;) {
       const left = quantum - (cpu.retired() - start)
       if (left <= 0) return null
-      const result = cpu.runRaw(left)
+      const result = cpu.runRaw(traceGhcb ? Math.min(left, GHCB_TRACE_SLICE) : left)
+      if (traceGhcb) for (const line of cpu.ghcbTrace()) this.#options.trace?.(line)
+      if (traceGhcb && result === EINTR && cpu.why() === WHY.BUDGET) continue
       if (result === EINTR || result === EAGAIN) return null
       if (result < 0 && cpu.nowhere()) return this.#end('guest-terminated', cpu.stopped())
       if (result < 0) return this.#end('internal-error', `KVM_RUN: errno ${-result}: ${this.#options.refusal()}`)
       const reason = cpu.runView.getUint32(EXIT_REASON, true)
       if (reason < 64) this.#counts[reason] = (this.#counts[reason] as number) + 1
+      if (traceExits) this.#options.trace?.(this.#exitLine(cpu, reason))
       if (reason === EXIT.IO) this.#io(cpu)
       else if (reason === EXIT.MMIO) this.#memory(cpu)
       else {
@@ -155,6 +165,24 @@ export class RunLoop {
       }
       if (this.#options.board.ending) return this.#ended()
     }
+  }
+
+  /** One line of `--trace exits`. */
+  #exitLine(cpu: GuestCpu, reason: number): string {
+    const view = cpu.runView
+    const hex = (n: number): string => `0x${n.toString(16)}`
+    const name = `exit ${this.#options.exitName(reason)}`
+    if (reason === EXIT.IO) {
+      const [direction, size, count] = [view.getUint8(PAYLOAD), view.getUint8(PAYLOAD + 1), view.getUint32(PAYLOAD + 4, true)]
+      const at = view.getUint32(PAYLOAD + 8, true)
+      const data = direction === 0 ? '' : ` data=${[...cpu.runBytes.subarray(at, at + size * Math.min(count, 16))].map((b) => b.toString(16).padStart(2, '0')).join('')}`
+      return `${name} ${direction === 0 ? 'in' : 'out'} port=${hex(view.getUint16(PAYLOAD + 2, true))} size=${size} count=${count}${data} icount=${cpu.retired()}`
+    }
+    if (reason === EXIT.MMIO) {
+      const address = view.getUint32(PAYLOAD, true) + view.getUint32(PAYLOAD + 4, true) * 0x100000000
+      return `${name} ${view.getUint8(PAYLOAD + 20) === 0 ? 'read' : 'write'} address=${hex(address)} length=${view.getUint32(PAYLOAD + 16, true)} icount=${cpu.retired()}`
+    }
+    return `${name} icount=${cpu.retired()}`
   }
 
   #io(cpu: GuestCpu): void {
@@ -202,8 +230,7 @@ export class RunLoop {
 
   #other(cpu: GuestCpu, reason: number): Outcome | null {
     const view = cpu.runView
-    const { exitName, trace } = this.#options
-    trace?.(`exit ${exitName(reason)}`)
+    const { exitName } = this.#options
     switch (reason) {
       case EXIT.HLT:
       case EXIT.INTR:

@@ -1,5 +1,5 @@
 /** A vCPU as the run loop sees it: running it, and what the core notes beside kvm_run. */
-import { CPU_ICOUNT, CPU_RIP, CPU_STOP_DETAIL, CPU_STOP_INFO, CPU_STOP_NAME, CPU_STOP_REASON, STOP_FETCH_MMIO, STOP_UNIMPLEMENTED, VCPU_KVM, VCPU_KVM_SIZE, VKVM_COUNTS, VKVM_COUNT_USED, VKVM_WHY } from '../generated/layout.ts'
+import { CPU_ICOUNT, CPU_RIP, CPU_STOP_DETAIL, CPU_STOP_INFO, CPU_STOP_NAME, CPU_STOP_REASON, STOP_FETCH_MMIO, STOP_UNIMPLEMENTED, VCPU_KVM, VCPU_KVM_SIZE, VKVM_COUNTS, VKVM_COUNT_USED, VKVM_TRACE, VKVM_TRACE_HEAD, VKVM_WHY } from '../generated/layout.ts'
 import type { Vcpu } from '../index.ts'
 import { ghcbEventName } from './ghcb-names.ts'
 import type { GuestCpu } from './run-loop.ts'
@@ -13,6 +13,7 @@ export class RunningCpu implements GuestCpu {
   readonly #vcpu: Vcpu
   readonly #cpu: DataView
   readonly #kvm: DataView
+  #traced = 0
 
   constructor(vcpu: Vcpu) {
     this.#vcpu = vcpu
@@ -48,6 +49,16 @@ export class RunningCpu implements GuestCpu {
     const what = unimplemented[this.#cpu.getUint32(CPU_STOP_NAME, true)] ?? 'something'
     const info = this.#cpu.getUint32(CPU_STOP_INFO, true)
     return `${what}, vCPU ${this.#vcpu.id} at RIP ${hex(CPU_STOP_DETAIL)}: instruction of ${info & 0xff} bytes, ModRM 0x${((info >> 8) & 0xff).toString(16)}`
+  }
+
+  /** GHCB events since the last call, one line each; the ring holds 32. */
+  *ghcbTrace(): Generator<string> {
+    const head = this.#kvm.getUint32(VKVM_TRACE_HEAD, true)
+    for (; this.#traced !== head; this.#traced++) {
+      const at = VKVM_TRACE + (this.#traced & 31) * 32
+      const field = (i: number): string => `0x${this.#kvm.getBigUint64(at + i * 8, true).toString(16)}`
+      yield `ghcb ${ghcbEventName(this.#kvm.getBigUint64(at, true))} info1=${field(1)} info2=${field(2)} vcpu=${this.#vcpu.id} icount=${this.#kvm.getBigUint64(at + 24, true)}`
+    }
   }
 
   /** GHCB events by name with their counts. */

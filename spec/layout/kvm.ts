@@ -32,6 +32,8 @@ export const vkvm = struct('VKVM', 'KVM state of one vCPU, at s + VCPU_KVM', [
   ['VMSA_STALE', 'u32', 'the encrypted VMSA is older than the state'], ['TF_TRAP', 'u32', ''],
   ['COUNT_USED', 'u32', 'rows of COUNTS in use', 1, 0x400], ['COUNT_LOST', 'u32', 'events without a row'],
   ['COUNTS', 'u64', 'GHCB events: code (bit 63: MSR protocol), count', 250, 0x410],
+  ['TRACE_HEAD', 'u32', 'GHCB events ever; the last 32 are in TRACE', 1, 0xbf8],
+  ['TRACE', 'u64', 'ring of events: code (as in COUNTS), info 1, info 2, instruction count', 128, 0xc00],
   ['BUFFER', 'u64', 'string I/O data', 512, 0x1000],
 ], 0x2000)
 
