@@ -8,6 +8,7 @@ import {
   VM_C_BIT,
 } from '../generated/layout'
 import { flushTlb, flushTlbArrays, flushTlbLocal } from '../memory/tlb'
+import { updateDebug } from './debug'
 import {
   F_1_ECX, F_7_EBX, F_7_ECX, F_D0_EAX, F_D0_EDX, F_80000001_EDX, featureOrBare, featureWord, physicalBits,
 } from './features'
@@ -126,11 +127,15 @@ export function writeXcr0(s: usize, value: u64): bool {
 export function writeDr(s: usize, n: u32, value: u64): bool {
   if (n < 4) {
     store<u64>(s + CPU_DR + (<usize>n << 3), value)
+    updateDebug(s)
     return true
   }
   if (value >> 32) return false
   if (n == 6) store<u64>(s, (value & 0xe00f) | 0xffff0ff0, CPU_DR6)
-  else store<u64>(s, (value & 0xffff2fff) | 0x400, CPU_DR7)
+  else {
+    store<u64>(s, (value & 0xffff2fff) | 0x400, CPU_DR7)
+    updateDebug(s)
+  }
   return true
 }
 

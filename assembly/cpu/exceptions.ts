@@ -5,7 +5,7 @@
  */
 import {
   CPU_CPL, CPU_CR2, CPU_DEBUGCTL, CPU_DR6, CPU_DR7, CPU_EFLAGS, CPU_EXC_ERROR, CPU_EXC_FLAGS, CPU_EXC_VECTOR, CPU_HALTED, CPU_INTERRUPT_SHADOW, CPU_LEAVE,
-  CPU_NMI_BLOCKED, CPU_PENDING_DB, CPU_RIP, CPU_RIP_MASK, CPU_STOP_DETAIL, CPU_STOP_INFO, CPU_STOP_NAME, CPU_STOP_REASON, CPU_TRIPLE_FAULT,
+  CPU_NMI_BLOCKED, CPU_PENDING_DB, CPU_RIP, CPU_RIP_MASK, CPU_STEP_CANCEL, CPU_STOP_DETAIL, CPU_STOP_INFO, CPU_STOP_NAME, CPU_STOP_REASON, CPU_TRIPLE_FAULT,
   EXCF_ERROR, EXCF_EXTERNAL, EXCF_INT3, EXCF_NMI, EXCF_SOFT, EXCF_TRAP, EXC_AC, EXC_BR, EXC_DB, EXC_DE, EXC_DF, EXC_GP, EXC_MC, EXC_NMI, EXC_NP, EXC_PF,
   EXC_SS, EXC_TS, EXC_VC, LEAVE_EXIT_RETRY, LEAVE_FAULT, OP_LENGTH, OP_MODRM, SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_IDTR, SEG_LIMIT, SEG_SELECTOR, SEG_SS, SEG_TR,
   STOP_EXIT, STOP_SHUTDOWN, STOP_UNIMPLEMENTED, UNIMPLEMENTED_DELIVERY_MMIO, UNIMPLEMENTED_TASK_SWITCH, UNIMPLEMENTED_VM86,
@@ -21,7 +21,6 @@ import {
   markAccessed, readStackSegment, setDescriptorCache, setRealCache, stackPointer, stackPush, stackTop,
 } from './segments'
 
-const DB_SINGLE_STEP: u32 = 0x4000
 const RSP: usize = 32
 
 /** Raises a fault without error code; returns LEAVE_FAULT. */
@@ -100,19 +99,15 @@ export function deliverException(s: usize, vector: u32, hasError: bool, error: u
   return deliverEvent(s, vector, error, hasError ? EXCF_ERROR : 0, load<u64>(s, CPU_RIP))
 }
 
-/** After an instruction that began with TF set, or with data breakpoints hit: the trap-class #DB. 0, or STOP_*. */
+/** The trap-class #DB (single step, data breakpoints), adding `bits` to DR6. 0, or STOP_*. */
 export function deliverTrap(s: usize, bits: u32): u32 {
   store<u64>(s, load<u64>(s, CPU_DR6) | <u64>bits, CPU_DR6)
-  store<u32>(s, 0, CPU_PENDING_DB)
   return deliverEvent(s, EXC_DB, 0, EXCF_TRAP, load<u64>(s, CPU_RIP))
-}
-
-export function singleStepTrap(s: usize): u32 {
-  return deliverTrap(s, DB_SINGLE_STEP)
 }
 
 function deliverEvent(s: usize, vector: u32, error: u32, flags: u32, ret: u64): u32 {
   store<u32>(s, 0, CPU_INTERRUPT_SHADOW)
+  store<u32>(s, 0, CPU_PENDING_DB)
   store<u32>(s, 0, CPU_HALTED)
   store<u32>(s, 0, CPU_LEAVE)
   while (true) {
@@ -147,7 +142,12 @@ function deliverEvent(s: usize, vector: u32, error: u32, flags: u32, ret: u64): 
 
 /** INT n, INT3, INTO, INT1 from a handler: true if CPU_RIP is the handler's; false with the exception pending. */
 export function softwareInterrupt(s: usize, op: usize, vector: u32, flags: u32, next: u64): bool {
-  return throughIdt(s, vector, 0, flags, next, op)
+  const step = (<u32>load<u64>(s, CPU_EFLAGS) & TF) != 0
+  if (!throughIdt(s, vector, 0, flags, next, op)) return false
+  // TF of the interrupted code traps no more; what MOV SS held back is lost.
+  store<u32>(s, 0, CPU_PENDING_DB)
+  if (step) store<u32>(s, 1, CPU_STEP_CANCEL)
+  return true
 }
 
 /** The EXT bit of error codes: the event did not come from INT n, INT3 or INTO. */
@@ -158,6 +158,8 @@ function ext(flags: u32): u32 {
 /** RFLAGS image: RF set for faults (SDM vol 3, 17.3.1.1). */
 function pushedFlags(s: usize, vector: u32, flags: u32): u64 {
   const image = getFlags(s)
+  // Not for instruction breakpoints: their handler sets RF itself.
+  if (vector == EXC_DB && (load<u64>(s, CPU_DR6) & 0xf) != 0) return image
   const fault = (flags & (EXCF_EXTERNAL | EXCF_SOFT | EXCF_INT3 | EXCF_TRAP)) == 0 && vector != EXC_DF && vector != EXC_MC
   return fault ? image | FLAG_RF : image
 }

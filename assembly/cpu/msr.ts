@@ -11,7 +11,7 @@ import {
   MSRF_CANONICAL, MSRF_IGNORE, MSRF_PASS, MSRF_READ_ONLY, MSRF_WRITE_ONLY, MSR_COUNT, MSR_KIND_CONSTANT, MSR_KIND_FIELD, MSR_ROWS, msrOffset,
 } from '../generated/msr'
 import { writeEfer } from './control'
-import { F_D1_EAX, F_80000001_EDX, F_7_ECX, feature, featureOrBare, physicalBits } from './features'
+import { F_7_EBX, F_7_ECX, F_7_EDX, F_80000001_EDX, F_80000008_EBX, F_80000021_EAX, F_D1_EAX, F_VENDOR, feature, featureWord, physicalBits } from './features'
 import { apicBaseWrite, tscDeadlineRead, tscDeadlineWrite, x2apicRead, x2apicWrite } from '../kvm/lapic'
 import { tscNow } from '../kvm/time'
 import { EFER_SVME, canonical, segment, sevEs } from './mode'
@@ -70,8 +70,27 @@ function fixedMtrr(index: u32): i32 {
   return -1
 }
 
+/** The guest's CPUID has what the MSR belongs to (before a CPUID table exists, everything). */
+function offered(s: usize, index: u32): bool {
+  if (featureWord(s, F_VENDOR) == 0) return true
+  const ebx = featureWord(s, F_80000008_EBX)
+  const edx = featureWord(s, F_7_EDX)
+  switch (index) {
+    // SPEC_CTRL, STIBP, SSBD, or AMD's IBRS, STIBP, SSBD.
+    case 0x48: return (edx & 0x8c000000) != 0 || (ebx & 0x0100c000) != 0
+    // SPEC_CTRL, IBPB, or SBPB.
+    case 0x49: return (edx & (1 << 26)) != 0 || (ebx & (1 << 12)) != 0 || feature(s, F_80000021_EAX, 27)
+    case 0x10b: return (edx & (1 << 28)) != 0
+    case 0x3b: return feature(s, F_7_EBX, 1)
+    case 0xc0000103: return feature(s, F_80000001_EDX, 27) || feature(s, F_7_ECX, 22)
+    case 0xc001011f: return (ebx & (1 << 25)) != 0
+    default: return true
+  }
+}
+
 /** Reads an MSR into CPU_MSR_VALUE; false: #GP (unknown, or write-only). */
 export function msrRead(s: usize, index: u32, host: bool): bool {
+  if (!host && !offered(s, index)) return false
   const n = row(index)
   if (n >= 0) {
     const at = MSR_ROWS + <usize>n * 24
@@ -114,6 +133,7 @@ function specialRead(s: usize, index: u32): bool {
 
 /** Writes an MSR; false: #GP. */
 export function msrWrite(s: usize, index: u32, value: u64, host: bool): bool {
+  if (!host && !offered(s, index)) return false
   const n = row(index)
   if (n >= 0) {
     const at = MSR_ROWS + <usize>n * 24
@@ -225,7 +245,6 @@ function specialWrite(s: usize, index: u32, value: u64, host: bool): bool {
       return true
     }
     case 0xc0000103: {
-      if (!host && !featureOrBare(s, F_80000001_EDX, 27) && !featureOrBare(s, F_7_ECX, 22)) return false
       if (value >> 32) return false
       store<u64>(s, value, CPU_TSC_AUX)
       return true

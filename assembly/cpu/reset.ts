@@ -2,11 +2,12 @@
 import {
   CPU_APIC_BASE, CPU_CPL, CPU_CR0, CPU_CR2, CPU_CR3, CPU_CR4, CPU_CR8, CPU_DR, CPU_DR6, CPU_DR7, CPU_EFER, CPU_EVENT, CPU_EXC_FLAGS, CPU_FCS, CPU_FCW, CPU_FDP,
   CPU_FDS, CPU_FIP, CPU_FOP, CPU_FSW, CPU_FTAG, CPU_FTOP, CPU_GHCB, CPU_GPR, CPU_HALTED, CPU_ID, CPU_INTERRUPT_SHADOW, CPU_LEAVE, CPU_MXCSR, CPU_NMI_BLOCKED,
-  CPU_PENDING_DB, CPU_RIP, CPU_SEGMENTS, CPU_ST, CPU_STOP_REASON, CPU_TRIPLE_FAULT, CPU_XCR0, CPU_XMM, CPU_XSS, CPU_ZERO,
+  CPU_PENDING_DB, CPU_RIP, CPU_SEGMENTS, CPU_ST, CPU_STEP_CANCEL, CPU_STOP_REASON, CPU_TRIPLE_FAULT, CPU_XCR0, CPU_XMM, CPU_XSS, CPU_ZERO,
   SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_GDTR, SEG_IDTR, SEG_LDTR, SEG_LIMIT, SEG_SELECTOR, SEG_TR,
 } from '../generated/layout'
 import { flushBlocks } from '../decode/cache'
 import { flushTlb } from '../memory/tlb'
+import { updateDebug } from './debug'
 import { setFlags } from './flags'
 import { CR0_CD, CR0_NW, segment, updateMode } from './mode'
 import { resetMsrs } from './msr'
@@ -43,12 +44,14 @@ export function resetCpu(s: usize, init: bool): void {
   memory.fill(s + CPU_DR, 0, 32)
   store<u64>(s, 0xffff0ff0, CPU_DR6)
   store<u64>(s, 0x400, CPU_DR7)
+  updateDebug(s)
   store<u32>(s, 0, CPU_CPL)
   store<u32>(s, 0, CPU_LEAVE)
   store<u32>(s, 0, CPU_EXC_FLAGS)
   store<u32>(s, 0, CPU_INTERRUPT_SHADOW)
   store<u32>(s, 0, CPU_NMI_BLOCKED)
   store<u32>(s, 0, CPU_PENDING_DB)
+  store<u32>(s, 0, CPU_STEP_CANCEL)
   store<u32>(s, 0, CPU_TRIPLE_FAULT)
   if (!init) {
     store<u32>(s, 0, CPU_EVENT)

@@ -2,14 +2,15 @@
  * What happens between blocks: leaving ops (faults, mode changes, exits), events and budgets,
  * single stepping and the one-instruction interrupt shadow.
  */
-import { deliver, raise } from '../cpu/exceptions'
+import { instructionBreakpoint, instructionRetired, takeTrap, trapDue } from '../cpu/debug'
+import { deliver } from '../cpu/exceptions'
 import { TF } from '../cpu/flags'
 import { lookup, quickLookup } from '../decode/cache'
 import { chained, H_PARTIAL_END } from '../generated/opcodes'
 import {
-  BLOCK_BYTES, BLOCK_COUNT, BLOCK_FRAME2, BLOCK_LENGTH, CPU_BUDGET, CPU_DR6, CPU_EFLAGS, CPU_EXC_FLAGS, CPU_ICOUNT, CPU_INTERRUPT_SHADOW, CPU_LEAVE, CPU_LINK, CPU_OP, CPU_RIP,
-  CPU_RIP_MASK, CPU_SLICE_END, CPU_STOP_REASON, EXC_DB, EXCF_TRAP, LEAVE_EXIT_NEXT, LEAVE_EXIT_RETRY, LEAVE_FAULT,
-  LEAVE_NEXT, OP_DISP, OP_EXTRA, OP_ID, OP_IMM, OP_NEXT, OP_OFFSET, SIZEOF_OP, STOP_BUDGET, STOP_EXIT, VCPU_PARTIAL,
+  BLOCK_BYTES, BLOCK_COUNT, BLOCK_FRAME2, BLOCK_LENGTH, CPU_BUDGET, CPU_DEBUG_ARMED, CPU_EFLAGS, CPU_HALTED, CPU_ICOUNT, CPU_INTERRUPT_SHADOW, CPU_LEAVE, CPU_LINK, CPU_OP, CPU_RIP,
+  CPU_RIP_MASK, CPU_SLICE_END, CPU_STOP_REASON, LEAVE_EXIT_NEXT, LEAVE_EXIT_RETRY, LEAVE_FAULT,
+  LEAVE_NEXT, OP_DISP, OP_EXTRA, OP_ID, OP_IMM, OP_NEXT, OP_OFFSET, SIZEOF_OP, STOP_BUDGET, STOP_EVENT, STOP_EXIT, VCPU_PARTIAL,
 } from '../generated/layout'
 import { pollEvents } from '../kvm/events'
 
@@ -19,6 +20,11 @@ export { quickLookup }
 const STEP_TRAP: u32 = 1
 /** Header flag: an interrupt shadow ends with this instruction. */
 const STEP_SHADOW: u32 = 2
+/** Header flag: breakpoints are armed, so that the boundary after it looks for hits. */
+const STEP_DEBUG: u32 = 4
+/** Header flag: RF was set, and ends with this instruction. */
+const STEP_RESUME: u32 = 8
+const RF: u32 = 0x10000
 const BLOCK_STEP: usize = BLOCK_BYTES
 
 /** The block to begin with; 0 = stopped at once. */
@@ -39,7 +45,8 @@ function clampBudget(s: usize): void {
 
 /** Looks the next block up, delivering fetch faults; 0 = stopped. Cuts it to one instruction for TF or a shadow. */
 function enter(s: usize): usize {
-  let n = lookup(s)
+  if (trapDue(s) && !taken(s, takeTrap(s))) return 0
+  let n = breakpointOrBlock(s)
   while (!n) {
     store<u32>(s, 0, CPU_LINK)
     const leave = load<u32>(s, CPU_LEAVE)
@@ -53,13 +60,25 @@ function enter(s: usize): usize {
       store<u32>(s, stop, CPU_STOP_REASON)
       return 0
     }
-    n = lookup(s)
+    n = breakpointOrBlock(s)
   }
   return stepping(s) ? cut(s, n, 1) : n
 }
 
+/** True if a delivery succeeded; else the stop is recorded. */
+function taken(s: usize, stop: u32): bool {
+  if (stop) store<u32>(s, stop, CPU_STOP_REASON)
+  return stop == 0
+}
+
+/** The block at RIP; 0 with CPU_LEAVE set if the fetch faults or an instruction breakpoint is there. */
+function breakpointOrBlock(s: usize): usize {
+  return load<u32>(s, CPU_DEBUG_ARMED) && instructionBreakpoint(s) ? 0 : lookup(s)
+}
+
+/** One instruction at a time: TF, an interrupt shadow, armed breakpoints. */
 function stepping(s: usize): bool {
-  return (<u32>load<u64>(s, CPU_EFLAGS) & TF) != 0 || load<u32>(s, CPU_INTERRUPT_SHADOW) != 0
+  return (<u32>load<u64>(s, CPU_EFLAGS) & TF) != 0 || (load<u32>(s, CPU_INTERRUPT_SHADOW) | load<u32>(s, CPU_DEBUG_ARMED)) != 0
 }
 
 /** A copy of the first `count` instructions of a block, ended by PARTIAL_END; its chain slots are empty. */
@@ -68,7 +87,11 @@ function cut(s: usize, n: usize, count: u32): usize {
   memory.copy(p, n, SIZEOF_OP * (<usize>count + 1))
   store<u32>(p, count, BLOCK_COUNT)
   store<u32>(p, count, BLOCK_LENGTH)
-  const flags: u32 = ((<u32>load<u64>(s, CPU_EFLAGS) & TF) != 0 ? STEP_TRAP : 0) | (load<u32>(s, CPU_INTERRUPT_SHADOW) != 0 ? STEP_SHADOW : 0)
+  const rflags = <u32>load<u64>(s, CPU_EFLAGS)
+  const flags: u32 =
+    ((rflags & TF) != 0 ? STEP_TRAP : 0) |
+    (load<u32>(s, CPU_INTERRUPT_SHADOW) != 0 ? STEP_SHADOW : 0) |
+    (load<u32>(s, CPU_DEBUG_ARMED) != 0 ? ((rflags & RF) != 0 ? STEP_DEBUG | STEP_RESUME : STEP_DEBUG) : 0)
   store<u32>(p, count == 1 ? flags : 0, BLOCK_STEP)
   const last = p + SIZEOF_OP * <usize>count
   if (count == load<u32>(n, BLOCK_LENGTH) && isBranch(last)) {
@@ -153,7 +176,18 @@ export function boundary(s: usize, b: usize, op: usize): usize {
     return enter(s)
   }
   if (leave >= LEAVE_EXIT_RETRY) {
-    if (leave != LEAVE_EXIT_RETRY && (step & STEP_SHADOW) != 0) store<u32>(s, 0, CPU_INTERRUPT_SHADOW)
+    if (leave != LEAVE_EXIT_RETRY) {
+      if ((step & STEP_SHADOW) != 0) store<u32>(s, 0, CPU_INTERRUPT_SHADOW)
+      if (step & STEP_TRAP) {
+        instructionRetired(s, true, (step & STEP_RESUME) != 0)
+        // The trap ends HLT at once.
+        if (load<u32>(s, CPU_STOP_REASON) == STOP_EVENT && load<u32>(s, CPU_HALTED) == 3) {
+          store<u32>(s, 0, CPU_HALTED)
+          store<u32>(s, 0, CPU_STOP_REASON)
+          return enter(s)
+        }
+      }
+    }
     if (!load<u32>(s, CPU_STOP_REASON)) store<u32>(s, STOP_EXIT, CPU_STOP_REASON)
     return 0
   }
@@ -161,20 +195,10 @@ export function boundary(s: usize, b: usize, op: usize): usize {
   return enter(s)
 }
 
-/** After a single-stepped instruction retired: ends the shadow that was active before it, raises the #DB trap of TF. */
+/** After a single-stepped instruction retired: ends the shadow that was active before it, notes the #DB trap of TF. */
 function stepped(s: usize, step: u32): usize {
   if (step & STEP_SHADOW) store<u32>(s, 0, CPU_INTERRUPT_SHADOW)
-  if (step & STEP_TRAP) {
-    store<u64>(s, load<u64>(s, CPU_DR6) | 0x4000, CPU_DR6)
-    raise(s, EXC_DB)
-    store<u32>(s, load<u32>(s, CPU_EXC_FLAGS) | EXCF_TRAP, CPU_EXC_FLAGS)
-    store<u32>(s, 0, CPU_LEAVE)
-    const stop = deliver(s)
-    if (stop) {
-      store<u32>(s, stop, CPU_STOP_REASON)
-      return 0
-    }
-  }
+  instructionRetired(s, (step & STEP_TRAP) != 0, (step & STEP_RESUME) != 0)
   return enter(s)
 }
 

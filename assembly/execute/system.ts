@@ -8,15 +8,15 @@ import { raise, raiseDebug, raiseError, unimplementedFeature, vmmCommunication }
 import {
   F_1_ECX, F_7_EBX, F_7_ECX, F_D1_EAX, F_80000001_ECX, F_80000001_EDX, F_80000008_EBX, feature, featureOrBare, intelCompatible,
 } from '../cpu/features'
-import { IF, getFlags, setFlags } from '../cpu/flags'
+import { IF, TF, getFlags, setFlags } from '../cpu/flags'
 import {
   CR0_PE, CR0_TS, CR4_DE, CR4_FSGSBASE, CR4_OSXSAVE, CR4_PCE, CR4_TSD, CR4_UMIP, EFER_SCE, EFER_SVME, FLAG_AC, FLAG_RF, FLAG_VM, canonical, code64,
   leaveWith, longMode, protectedMode, segment, sevEs, updateMode, virtual8086, windowOpened,
 } from '../cpu/mode'
 import { msrPassThrough, msrRead, msrWrite } from '../cpu/msr'
 import {
-  CPU_CPL, CPU_CR0, CPU_CR2, CPU_CR3, CPU_CR4, CPU_CR8, CPU_CSTAR, CPU_DR7, CPU_EFER, CPU_EFLAGS, CPU_KERNEL_GS_BASE, CPU_LEAVE, CPU_LSTAR, CPU_MSR_VALUE,
-  CPU_RIP, CPU_RIP_MASK, CPU_SFMASK, CPU_STAR, CPU_SYSENTER_CS, CPU_SYSENTER_EIP, CPU_SYSENTER_ESP, CPU_TSC_AUX, CPU_XCR0, EXC_GP, EXC_UD, LEAVE_BRANCH,
+  CPU_CPL, CPU_CR0, CPU_CR2, CPU_CR3, CPU_CR4, CPU_CR8, CPU_CSTAR, CPU_DR7, CPU_EFER, CPU_EFLAGS, CPU_KERNEL_GS_BASE, CPU_LEAVE, CPU_LSTAR, CPU_MSR_VALUE, CPU_PENDING_DB,
+  CPU_RIP, CPU_RIP_MASK, CPU_SFMASK, CPU_STAR, CPU_STEP_CANCEL, CPU_SYSENTER_CS, CPU_SYSENTER_EIP, CPU_SYSENTER_ESP, CPU_TSC_AUX, CPU_XCR0, EXC_GP, EXC_UD, LEAVE_BRANCH,
   LEAVE_NEXT, OPF_LOCK, OP_FLAGS, OP_IMM, OP_MODRM, OP_NEXT, OP_REG, OP_RM, SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_FS, SEG_GS, SEG_LIMIT, SEG_SELECTOR, SEG_SS,
   UNIMPLEMENTED_SVM,
 } from '../generated/layout'
@@ -362,6 +362,12 @@ function arrive(s: usize, rip: u64): u32 {
   return leaveWith(s, LEAVE_BRANCH)
 }
 
+/** SYSCALL and SYSRET trap on the TF they end with, not on the one they began with. */
+function stepByNewFlags(s: usize, before: u64): void {
+  if (<u32>before & TF) store<u32>(s, 1, CPU_STEP_CANCEL)
+  if (<u32>load<u64>(s, CPU_EFLAGS) & TF) store<u32>(s, load<u32>(s, CPU_PENDING_DB) | 0x4000, CPU_PENDING_DB)
+}
+
 export function syscall(s: usize, op: usize): u32 {
   const long = longMode(s)
   if ((load<u64>(s, CPU_EFER) & EFER_SCE) == 0 || !protectedMode(s) || (intelCompatible(s) && !code64(s))) return raise(s, EXC_UD)
@@ -377,6 +383,7 @@ export function syscall(s: usize, op: usize): u32 {
     setFlat(s, SEG_SS, (selector + 8) & 0xffff, DATA)
     setFlags(s, flags & ~(load<u64>(s, CPU_SFMASK) | FLAG_RF))
     store<u32>(s, 0, CPU_CPL)
+    stepByNewFlags(s, flags)
     return arrive(s, rip)
   }
   store<u64>(s, next & 0xffffffff, RCX)
@@ -407,6 +414,7 @@ export function sysret(s: usize, op: usize): u32 {
   const flags = long ? (load<u64>(s, R11) & 0x3c7fd7) | 2 : old | <u64>IF
   setFlags(s, flags)
   store<u32>(s, 3, CPU_CPL)
+  stepByNewFlags(s, old)
   if ((old & <u64>IF) == 0 && (flags & <u64>IF) != 0) windowOpened(s)
   return arrive(s, rip)
 }

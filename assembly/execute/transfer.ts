@@ -10,11 +10,11 @@ import {
 } from '../cpu/mode'
 import {
   applyStack, attributes, beginStack64, beginStackCurrent, codeSegment, descriptor, descriptorLimit, descriptorUpper,
-  fetchDescriptor, fetchSystemDescriptor, loadedStack, markAccessed, readStackSegment, setDescriptorCache, setNullCache, setRealCache, stackPop, stackPointer,
+  fetchDescriptor, fetchSystemDescriptor, loadedStack, markAccessed, readStackSegment, setDescriptorCache, setRealCache, stackPop, stackPointer,
   stackPush, stackSkip, stackTop, writableData,
 } from '../cpu/segments'
 import {
-  CPU_CPL, CPU_LEAVE, CPU_NMI_BLOCKED, CPU_RIP, CPU_RIP_MASK, EXCF_INT3, EXCF_SOFT, EXCF_TRAP, EXC_BP, EXC_DB, EXC_GP, EXC_NP, EXC_OF, EXC_SS,
+  CPU_CPL, CPU_DEBUG_ARMED, CPU_LEAVE, CPU_NMI_BLOCKED, CPU_RIP, CPU_RIP_MASK, EXCF_INT3, EXCF_SOFT, EXCF_TRAP, EXC_BP, EXC_DB, EXC_GP, EXC_NP, EXC_OF, EXC_SS,
   LEAVE_BRANCH, LEAVE_NEXT, OP_EXTRA, OP_IMM, OP_NEXT, SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS, SEG_LIMIT, SEG_SELECTOR, SEG_SS,
   UNIMPLEMENTED_TASK_SWITCH, UNIMPLEMENTED_VM86,
 } from '../generated/layout'
@@ -266,14 +266,17 @@ function nullStack(s: usize, cpl: u32): void {
   store<u16>(ss, <u16>(0xc93 | (cpl << 5)), SEG_ATTRIB)
 }
 
-/** Data segments that the outer level may not see become null (SDM vol 3, 5.8.6). */
+/** Data segments that the outer level may not see become null (SDM vol 3, 5.8.6); their bases stay, as 64-bit code can observe. */
 function dropInnerSegments(s: usize, cpl: u32): void {
   for (let i: u32 = 0; i < 4; i++) {
     const n: u32 = i == 0 ? SEG_ES : i == 1 ? SEG_DS : i == 2 ? SEG_FS : SEG_GS
     const at = segment(s, n)
     const attrib = <u32>load<u16>(at, SEG_ATTRIB)
     if ((attrib & 0x8000) != 0) continue
-    if ((!codeSegment(attrib) || (attrib & 4) == 0) && ((attrib >> 5) & 3) < cpl) setNullCache(s, n, 0)
+    if ((!codeSegment(attrib) || (attrib & 4) == 0) && ((attrib >> 5) & 3) < cpl) {
+      store<u16>(at, 0, SEG_SELECTOR)
+      store<u16>(at, 0x8000, SEG_ATTRIB)
+    }
   }
 }
 
@@ -353,11 +356,11 @@ function returnTo(s: usize, size: u32, selector: u32, rip: u64, release: u64, in
   return arrive(s, rip)
 }
 
-/** RFLAGS as IRET sets them at privilege `cpl` (SDM vol 2, IRET). RF is not kept: instruction breakpoints are not modelled. */
+/** RFLAGS as IRET sets them at privilege `cpl` (SDM vol 2, IRET). RF is kept only while a breakpoint is armed: nothing else can see it. */
 function returnFlags(s: usize, size: u32, value: u64, cpl: u32): void {
   const old = getFlags(s)
   let change: u64 = 0x8d5 | <u64>TF | 0x400 | FLAG_NT
-  if (size != 2) change |= FLAG_AC | FLAG_ID
+  if (size != 2) change |= FLAG_AC | FLAG_ID | (load<u32>(s, CPU_DEBUG_ARMED) ? FLAG_RF : 0)
   if (<u64>cpl <= (old & FLAG_IOPL) >> 12) change |= <u64>IF
   if (cpl == 0) change |= FLAG_IOPL | (size != 2 ? FLAG_VIF | FLAG_VIP : 0)
   setFlags(s, (old & ~(change | FLAG_RF)) | (value & change))

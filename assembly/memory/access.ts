@@ -6,9 +6,10 @@
  * Owns CPU_SCRATCH, CPU_COMMIT_*.
  */
 import {
-  CPU_COMMIT_SIZE, CPU_COMMIT_VA, CPU_EFER, CPU_LEAVE, CPU_SCRATCH, CPU_TLB_BASE, CPU_VM, FRAME_CODE, FRAME_KEY, LEAVE_NEXT, OP_SEG, SEG_SS,
+  CPU_COMMIT_SIZE, CPU_COMMIT_VA, CPU_DEBUG_ARMED, CPU_EFER, CPU_LEAVE, CPU_SCRATCH, CPU_TLB_BASE, CPU_VM, DEBUG_DATA, FRAME_CODE, FRAME_KEY, LEAVE_NEXT, OP_SEG, SEG_SS,
   TLB_ADDEND, TLB_EXEC, TLB_READ, TLB_WRITE
 } from '../generated/layout'
+import { watchAccess } from '../cpu/watch'
 import { invalidateLines } from '../decode/cache'
 import { mmioRead, mmioWrite } from '../kvm/mmio'
 import { EXEC, READ, walk, walkGpa, WALK_OK, WRITE } from '../paging/walk'
@@ -35,8 +36,14 @@ function how(op: usize, access: u32): u32 {
   return load<u8>(op, OP_SEG) == <u8>SEG_SS ? access | STACK : access
 }
 
-/** Resolves all pages of an access; false = leaving. */
+/** Resolves all pages of an access; false = leaving. Data breakpoints (DR7) are noticed here: their pages have no tags. */
 function resolve(s: usize, va: u64, size: u32, manner: u32): bool {
+  if (!resolvePages(s, va, size, manner)) return false
+  if ((load<u32>(s, CPU_DEBUG_ARMED) & DEBUG_DATA) != 0 && (manner & 3) != EXEC) watchAccess(s, truncate(s, va), size, (manner & 3) == WRITE)
+  return true
+}
+
+function resolvePages(s: usize, va: u64, size: u32, manner: u32): bool {
   va = truncate(s, va)
   const room = <u32>(PAGE - (va & 0xfff))
   size1 = size <= room ? size : room

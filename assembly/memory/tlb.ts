@@ -7,11 +7,12 @@
  * PSC entry (16 bytes): u64 tag {35:0 VA >> 21, 56:45 PCID, 63:58 generation}, u32 address of the page table, u32 PSC_*.
  */
 import {
-  CPU_CPL, CPU_CR0, CPU_CR3, CPU_CR4, CPU_EFLAGS, CPU_JUMP_KEY, CPU_TLB_BASE, CPU_TLB_GENERATION, FRAME_CODE, FRAME_DIRTY, FRAME_KEY, GLOBAL,
+  CPU_CPL, CPU_CR0, CPU_CR3, CPU_CR4, CPU_DEBUG_ARMED, CPU_EFLAGS, CPU_JUMP_KEY, CPU_TLB_BASE, CPU_TLB_GENERATION, DEBUG_DATA, FRAME_CODE, FRAME_DIRTY, FRAME_KEY, GLOBAL,
   GLOBAL_VCPUS, GLOBAL_VCPU_COUNT, MMU_FLUSHES, MMU_GLOBAL_GENERATION, MMU_LARGE_BASE, MMU_LARGE_MASK, MMU_USED, MMU_WRITE_COUNT,
   MMU_WRITE_LIST, TLB_ADDEND, TLB_CODE, TLB_EXEC, TLB_READ, TLB_WRITE, VCPU_JUMP, VCPU_JUMP_SIZE, VCPU_PSC, VCPU_PSC_SIZE, VCPU_TLB2,
   VCPU_TLB2_SIZE, VCPU_TLB_USER, VCPU_TLB_USER_SIZE, VCPU_WRITE_LIST
 } from '../generated/layout'
+import { watchedPage } from '../cpu/watch'
 import { frameInfo } from './frames'
 
 /** L1 arrays. */
@@ -235,6 +236,10 @@ export function fillEntry(s: usize, array: u32, va: u64, data: u32, dataKey: u32
     if (data & L2_STORE && load<u32>(info, FRAME_CODE) == 0) {
       if (data & L2_W || (array != USER && (load<u64>(s, CPU_CR0) & CR0_WP) == 0)) w = page
     }
+  }
+  if ((load<u32>(s, CPU_DEBUG_ARMED) & DEBUG_DATA) != 0 && watchedPage(s, page)) {
+    r = NONE
+    w = NONE
   }
   if (key == codeKey && data & L2_X && (array == USER ? user : !user || (load<u64>(s, CPU_CR4) & CR4_SMEP) == 0)) x = page
   store<u64>(e, r, TLB_READ)

@@ -57,6 +57,8 @@ export const cpu = struct('CPU', 'State of one vCPU', [
   ['STOP_NAME', 'u32', 'STOP_UNIMPLEMENTED raised by a handler: what is missing (UNIMPLEMENTED_*), 0 = opcode'],
   ['PENDING_DB', 'u32', 'DR6 bits of a trap-class #DB that waits for the instruction boundary'],
   ['HWCR', 'u64', 'MSR 0xc0010015'],
+  ['DEBUG_ARMED', 'u32', 'DEBUG_*: breakpoints in DR7 that execution must look at'],
+  ['STEP_CANCEL', 'u32', '1: the instruction that just retired takes no single-step trap of its own (INT n, SYSCALL)'],
   ['MSR_STORE', 'u64', 'plain storage of MSRs without a field of their own (spec/msr.ts)', 48],
   // Floating point.
   ['FCW', 'u32', 'x87 control word', 1, 0xa00], ['FSW', 'u32', 'status word without TOP'], ['FTOP', 'u32', 'top of stack 0..7'], ['FTAG', 'u32', 'abridged tag: bit i = physical register i not empty'],

@@ -32,8 +32,8 @@ export const system: readonly string[] = [
   '0F.02 LAR Gv,Ew =lar', '0F.03 LSL Gv,Ew =lsl',
   // Control: assembly/execute/system.ts
   '0F.01/4 SMSW Ev =smsw', '0F.01/6 LMSW Ew =lmsw end', '0F.01/7m INVLPG M =invlpg end',
-  '0F.20 MOV Rd,Cd =movFromCr reg native lock', '0F.22 MOV Cd,Rd =movToCr reg native lock end',
-  '0F.21 MOV Rd,Dd =movFromDr reg native', '0F.23 MOV Dd,Rd =movToDr reg native end',
+  '0F.20 MOV Rd,Cd =movFromCr native lock', '0F.22 MOV Cd,Rd =movToCr native lock end',
+  '0F.21 MOV Rd,Dd =movFromDr native', '0F.23 MOV Dd,Rd =movToDr native end',
   '0F.06 CLTS =clts end',
   'NP.0F.01:D0 XGETBV =xgetbv', 'NP.0F.01:D1 XSETBV =xsetbv end',
   '66.0F38.82 INVPCID Gy,M =invpcid mem native end',
