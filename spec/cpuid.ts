@@ -1,7 +1,7 @@
 /**
  * What KVM_GET_SUPPORTED_CPUID answers, as data: [leaf, subleaf or null, eax, ebx, ecx, edx]. Layout: APM vol 3,
  * appendix E; KVM's choices: Linux 7.3 arch/x86/kvm/cpuid.c __do_cpuid_func. Only features that the engine
- * executes are offered: no XSAVE, AVX, AES, SHA, SSE4.2 strings, PCID yet. No behaviour here.
+ * executes are offered: no AVX, AES, SHA, CLMUL, SSE4.2 strings yet. No behaviour here.
  */
 export type CpuidRow = readonly [leaf: number, subleaf: number | null, eax: number, ebx: number, ecx: number, edx: number]
 
@@ -10,16 +10,22 @@ export const CPUID_SIGNATURE = {
   EPYC: 0x800f12, 'EPYC-v4': 0x800f12, 'EPYC-Rome': 0x830f10, 'EPYC-Milan': 0xa00f11, 'EPYC-Genoa': 0xa10f10,
 } as const
 
-/** SSE3, SSSE3, CX16, SSE4.1, x2APIC, MOVBE, POPCNT, TSC deadline, RDRAND, hypervisor. */
-const LEAF_1_ECX = 0xc1e82201
+/** SSE3, SSSE3, CX16, PCID, SSE4.1, x2APIC, MOVBE, POPCNT, TSC deadline, XSAVE, RDRAND, hypervisor. */
+const LEAF_1_ECX = 0xc5ea2201
 /** FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2. */
 const LEAF_1_EDX = 0x078bfbff
-/** FSGSBASE SMEP ERMS RDSEED ADX SMAP CLFLUSHOPT CLWB. */
-const LEAF_7_EBX = 0x019c0281
+/** FSGSBASE SMEP ERMS INVPCID RDSEED ADX SMAP CLFLUSHOPT CLWB. */
+const LEAF_7_EBX = 0x019c0681
 /** UMIP, RDPID. */
 const LEAF_7_ECX = 0x00400004
 /** FSRM. */
 const LEAF_7_EDX = 0x00000010
+
+/** x87 and SSE: the legacy area and the header; XSAVEOPT, XSAVEC. */
+const XSTATE: readonly CpuidRow[] = [
+  [0xd, 0, 3, 576, 576, 0],
+  [0xd, 1, 3, 0, 0, 0],
+]
 
 const KVM_SIGNATURE: readonly CpuidRow[] = [
   // "KVMKVMKVM", and KVM_FEATURE_NOP_IO_DELAY; the paravirtual MSRs are not modelled.
@@ -39,8 +45,7 @@ export const CPUID_AMD: readonly CpuidRow[] = [
   [0xa, null, 0, 0, 0, 0],
   [0xb, 0, 0, 1, 0x100, 0],
   [0xb, 1, 0, 1, 0x201, 0],
-  [0xd, 0, 0, 0, 0, 0],
-  [0xd, 1, 0, 0, 0, 0],
+  ...XSTATE,
   ...KVM_SIGNATURE,
   [0x80000000, null, 0x80000021, 0x68747541, 0x444d4163, 0x69746e65],
   // LAHF, CR8 legacy, LZCNT, 3DNow prefetch, TOPOEXT; SYSCALL NX MMXEXT FXSR_OPT 1 GiB pages RDTSCP LM.
@@ -82,8 +87,7 @@ export const CPUID_INTEL: readonly CpuidRow[] = [
   [0xa, null, 0, 0, 0, 0],
   [0xb, 0, 0, 1, 0x100, 0],
   [0xb, 1, 0, 1, 0x201, 0],
-  [0xd, 0, 0, 0, 0, 0],
-  [0xd, 1, 0, 0, 0, 0],
+  ...XSTATE,
   ...KVM_SIGNATURE,
   [0x80000000, null, 0x80000008, 0, 0, 0],
   // LAHF, LZCNT, prefetch; SYSCALL NX 1 GiB pages RDTSCP LM.
