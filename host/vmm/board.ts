@@ -3,7 +3,7 @@ import { Bus } from './bus.ts'
 import { Cmos } from './devices/cmos.ts'
 import { DebugExit, DebugPort } from './devices/debug.ts'
 import { FW_CFG, FwCfg } from './devices/fw-cfg.ts'
-import { createHostBridge, createLpcBridge, PciBus } from './devices/pci.ts'
+import { createHostBridge, createHostBridge440, createIsaBridge440, createLpcBridge, PciBus } from './devices/pci.ts'
 import { PowerManagement, ResetPorts } from './devices/power.ts'
 import { Serial } from './devices/serial.ts'
 import { type AddressSpace, e820File, splitMemory } from './memory.ts'
@@ -21,6 +21,8 @@ export interface BoardOptions {
   memory: number
   cpus: number
   epoch: number
+  /** Default q35. i440FX has no memory-mapped PCI configuration space. */
+  chipset?: 'q35' | 'i440fx'
   space: AddressSpace
   /** Virtual time in nanoseconds. */
   now: () => number
@@ -55,8 +57,13 @@ export class Board {
     this.power = new PowerManagement(bus, options.now, (state) => {
       if (state === 0) this.#end('power-off', 0, 'ACPI S5')
     })
-    createHostBridge(pci, bus)
-    createLpcBridge(pci, (base) => this.power.move(base))
+    if (options.chipset === 'i440fx') {
+      createHostBridge440(pci)
+      createIsaBridge440(pci, (base) => this.power.move(base))
+    } else {
+      createHostBridge(pci, bus)
+      createLpcBridge(pci, (base) => this.power.move(base))
+    }
     this.fwCfg = new FwCfg(options.space)
     bus.addPorts(this.fwCfg, 0x510, 12)
     this.fwCfg.setNumber(FW_CFG.RAM_SIZE, options.memory, 8)

@@ -7,6 +7,7 @@ import { CloisterError } from '../errors.ts'
 import { exitName, type Kvm, openKvm, type Vcpu, type Vm } from '../index.ts'
 import { VM_CLOCK } from '../generated/layout.ts'
 import { Board } from './board.ts'
+import { Flash, variableStoreLength } from './devices/flash.ts'
 import { cpuidFor } from './cpu-types.ts'
 import { loadFlat, type EntryState, type Segment } from './loaders/flat.ts'
 import { loadFirmware, type Firmware } from './loaders/ovmf.ts'
@@ -57,6 +58,7 @@ export class Machine {
   readonly #regions: LaunchRange[] = []
   #slots = 0
   #record: LaunchRecord | null = null
+  #flash: HostMemory | null = null
   #launched = false
   #inputOpen = true
   #wake: (() => void) | null = null
@@ -99,12 +101,16 @@ export class Machine {
       memory: options.memory,
       cpus: options.smp,
       epoch: options.epoch,
+      // A #VC handler built on edk2's exception library (up to 2022.11 at least) cannot return a value in RBP, which OVMF's
+      // reads of memory-mapped PCI configuration use: under SEV-ES it finds no device on q35.
+      chipset: isSevEs(type) ? 'i440fx' : 'q35',
       space: this.space,
       now: () => this.vm.file.view.getUint32(VM_CLOCK, true) + this.vm.file.view.getUint32(VM_CLOCK + 4, true) * FOUR_GIB,
       irqLine: (gsi, level) => this.vm.irqLine(gsi, level),
       onSerial: (byte) => this.#serial.put(byte),
       onDebug: (byte) => this.#debug.put(byte),
     })
+    if (this.#flash && this.#firmware) this.board.bus.addMmio(new Flash(this.#flash), this.#firmware.base, this.#flash.length)
   }
 
   #allocate(length: number): HostMemory {
@@ -138,6 +144,7 @@ export class Machine {
     this.#map(FOUR_GIB, high, ram, low, false)
     if (!firmware) return
     const flash = this.#allocate(firmware.image.length)
+    this.#flash = flash
     flash.write(0, firmware.image)
     // KVM refuses read-only slots for the newer SEV-ES type (kvm_arch_has_readonly_mem); others have a real ROM.
     const readOnly = type !== 'sev-es'
@@ -208,6 +215,12 @@ export class Machine {
     if (!this.#sev) return
     const ranges = this.#options.stepByPage ? this.#regions.flatMap(pagesOf) : this.#regions
     this.#record = this.#sev.run(Number(this.#options.policy), ranges, this.#options.smp)
+    if (this.#flash && this.#firmware && isSevEs(this.#options.type)) {
+      // The variable store is measured with the rest of the image, but the guest maps it shared and the VMM is its flash chip:
+      // from now on the chip holds the image's bytes, not their ciphertext (as with QEMU's separate variable store).
+      const { image } = this.#firmware
+      this.#flash.write(0, image.subarray(0, variableStoreLength(image)))
+    }
   }
 
   /** The launch digest that the firmware computed, in hexadecimal. */

@@ -1,5 +1,5 @@
 /**
- * PCI configuration space of a q35 machine: mechanism 1 at 0xcf8/0xcfc (PCI 3.0, 3.2.2.3.2) and the memory-mapped one
+ * PCI configuration space of a q35 or i440FX machine: mechanism 1 at 0xcf8/0xcfc (PCI 3.0, 3.2.2.3.2) and the memory-mapped one
  * (PCI Express base 7.2.2) where register PCIEXBAR of the host bridge puts it. Bus 0 holds the host bridge and the LPC
  * bridge; firmware tells the chipset by the host bridge's device id.
  */
@@ -150,4 +150,39 @@ export function createLpcBridge(pci: PciBus, onPowerBase: (base: number | null) 
   }
   pci.add(0x1f, 0, lpc)
   return lpc
+}
+
+/** 82441FX host bridge (device 0x1237) at 00:00.0: no memory-mapped configuration space. Intel 440FX datasheet 3.2. */
+export function createHostBridge440(pci: PciBus): PciFunction {
+  const pmc = new PciFunction(0x8086, 0x1237, 0x060000, 2)
+  for (let i = 0x59; i < 0x60; i++) pmc.writable[i] = 0x33 // PAM
+  pmc.put(0x72, 1, 0x02) // SMRAM: closed, compatible segment
+  pmc.allow(0x72, 1, 0x78)
+  pci.add(0, 0, pmc)
+  return pmc
+}
+
+const PMREGMISC = 0x80 // PIIX4, Intel 82371AB datasheet 7.1.19
+
+/** PIIX3 ISA bridge (device 0x7000) at 00:01.0 and PIIX4 power management (device 0x7113) at 00:01.3, as QEMU's "pc" has them. */
+export function createIsaBridge440(pci: PciBus, onPowerBase: (base: number | null) => void): PciFunction {
+  const isa = new PciFunction(0x8086, 0x7000, 0x060100, 0)
+  isa.put(0x04, 2, 0x0007)
+  isa.put(0x0e, 1, 0x80) // multi-function
+  for (let i = 0x60; i < 0x64; i++) {
+    isa.put(i, 1, 0x80)
+    isa.allow(i, 1, 0x8f)
+  }
+  pci.add(1, 0, isa)
+  const power = new PciFunction(0x8086, 0x7113, 0x068000, 3)
+  power.put(0x3d, 1, 1)
+  power.put(PMBASE, 4, 1)
+  power.allow(PMBASE, 4, 0xffc0)
+  power.allow(PMREGMISC, 1, 1)
+  power.onWrite = (offset, size) => {
+    if (offset + size <= PMBASE || offset > PMREGMISC) return
+    onPowerBase(power.get(PMREGMISC, 1) & 1 ? power.get(PMBASE, 2) & 0xffc0 : null)
+  }
+  pci.add(1, 3, power)
+  return isa
 }
