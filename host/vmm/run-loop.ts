@@ -247,7 +247,7 @@ export class RunLoop {
         return this.#systemEvent(view)
       case EXIT.INTERNAL_ERROR: {
         const suberror = view.getUint32(PAYLOAD, true)
-        if (suberror === 1) return this.#end('unimplemented', cpu.stopped())
+        if (suberror === 1) return this.#end(cpu.nowhere() ? 'guest-terminated' : 'unimplemented', cpu.stopped())
         return this.#end('internal-error', `KVM_EXIT_INTERNAL_ERROR: sub-error ${suberror}, data 0x${view.getBigUint64(PAYLOAD + 8, true).toString(16)}`)
       }
       default:
