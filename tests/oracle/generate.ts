@@ -1,0 +1,357 @@
+/**
+ * Random instructions made from the opcode map, with a state that lets most of them run: every encodable form of a row
+ * that is legal in 64-bit user mode (prefixes, REX, ModRM and SIB forms), memory operands in the windows of place.ts or
+ * deliberately at a page boundary, on the read-only page, unmapped or non-canonical.
+ */
+import type { Opcode } from '../../spec/opcodes/index.ts'
+import { DATA, GS_BASE, READ_ONLY, SLOT, UNMAPPED, WINDOWS } from './place.ts'
+import { Random } from './random.ts'
+
+export interface Case {
+  row: Opcode
+  bytes: Uint8Array
+  length: number
+  gpr: BigUint64Array
+  rflags: bigint
+  /** Operand size in bytes. */
+  size: number
+  /** Bytes written into the window for this case: [offset in window, value, bytes]. */
+  pokes: [number, bigint, number][]
+  memory: boolean
+  immediate: number
+  rex: number
+  /** FXSAVE image to load before, for x87 and SSE. */
+  fx: Uint8Array | undefined
+}
+
+const mask64 = (v: bigint): bigint => BigInt.asUintN(64, v)
+const RCX = 1
+const RDX = 2
+const RBX = 3
+const RSP = 4
+const RSI = 6
+const RDI = 7
+
+/** Rows whose opcode is another instruction under this prefix. */
+export class Claims {
+  private readonly taken = new Set<string>()
+
+  constructor(rows: readonly Opcode[]) {
+    for (const r of rows) this.taken.add(`${r.map}.${r.opcode}.${r.prefix}`)
+  }
+
+  has(row: Opcode, prefix: string): boolean {
+    return this.taken.has(`${row.map}.${row.opcode}.${prefix}`)
+  }
+}
+
+const strings = new Set(['MOVS', 'STOS', 'LODS', 'SCAS', 'CMPS'])
+
+/** A target linear address for an access of `size` bytes. */
+export function target(r: Random, size: number): bigint {
+  const roll = r.below(100)
+  const w1 = WINDOWS[0]
+  const w2 = WINDOWS[1]
+  if (roll < 60) return BigInt(w1.at + r.below(w1.size - size + 1))
+  if (roll < 72) return BigInt(0x20001000 - r.below(Math.min(size + 2, 128)))
+  if (roll < 80) return BigInt(w2.at + r.below(w2.size))
+  if (roll < 84) return BigInt(READ_ONLY - r.below(size + 2))
+  if (roll < 88) return BigInt(READ_ONLY + r.below(0x1000 - size))
+  if (roll < 92) return BigInt(UNMAPPED - r.below(size + 2))
+  if (roll < 94) return BigInt(UNMAPPED + r.below(0x1000 - size))
+  if (roll < 96) return BigInt(DATA - r.below(size + 1))
+  if (roll < 98) return mask64(0x8000_0000_0000n + BigInt(r.below(32) - 16))
+  return mask64((0xffff_8000_0000_0000n - 8n + BigInt(r.below(16))) ^ (r.chance(50) ? 0n : 1n << 62n))
+}
+
+/** Bytes of memory that the instruction touches at its operand. */
+function accessSize(row: Opcode, size: number): number {
+  if (row.mnemonic === 'CMPXCHG8B') return size === 8 ? 16 : 8
+  if (row.mnemonic === 'MOVDIR64B') return 64
+  return size
+}
+
+function windowOffset(address: bigint): number {
+  const a = Number(address)
+  for (const w of WINDOWS) if (a >= w.at && a < w.at + w.size) return w.from + a - w.at
+  return -1
+}
+
+/** A code address whose bytes are INT3 on both sides. */
+const landing = (r: Random): bigint => BigInt(SLOT + (r.chance(50) ? 0x100 + r.below(0x4000) : -0x100 - r.below(0x4000)))
+
+export function generate(r: Random, row: Opcode, claims: Claims): Case {
+  const gpr = new BigUint64Array(16)
+  for (let i = 0; i < 16; i++) gpr[i] = r.operand()
+  const pokes: Case['pokes'] = []
+  const prefixes: number[] = []
+  const string = strings.has(row.mnemonic)
+  const branch = row.flags.has('end')
+  const stack = /^(PUSH|POP|CALL|RET|ENTER|LEAVE|PUSHF|POPF)$/.test(row.mnemonic)
+  const relative = row.immediate === 'Jb' || row.immediate === 'Jz'
+
+  // Prefixes.
+  let operand16 = false
+  if (row.prefix === '66') {
+    prefixes.push(0x66)
+    operand16 = true
+  } else if (row.prefix === 'any' && !branch && r.chance(25) && !claims.has(row, '66')) {
+    prefixes.push(0x66)
+    operand16 = true
+  }
+  if (row.prefix === 'F3' || row.prefix === 'F2') {
+    prefixes.push(row.prefix === 'F3' ? 0xf3 : 0xf2)
+    if (r.chance(20) && row.map !== 0 && /v/.test(row.operands.join('')) && !operand16) {
+      prefixes.push(0x66)
+      operand16 = true
+    }
+  } else if (string && r.chance(60)) prefixes.push(r.chance(50) ? 0xf3 : 0xf2)
+  else if (row.prefix === 'any' && row.map === 0 && !string && r.chance(3) && row.opcode !== 0x90) prefixes.push(r.chance(50) ? 0xf3 : 0xf2)
+  const repeated = string && prefixes.some((p) => p >= 0xf2)
+  const address32 = r.chance(10)
+  if (address32) prefixes.push(0x67)
+  const override = r.below(100)
+  const gs = override < 6 && row.mnemonic !== 'LEA'
+  if (gs) prefixes.push(0x65)
+  else if (override < 12) prefixes.push(r.pick([0x2e, 0x36, 0x3e, 0x26]))
+  const segmentBase = gs ? BigInt(GS_BASE) : 0n
+  const rex = r.chance(60) ? 0x40 | r.below(16) : 0
+  const wide = (rex & 8) !== 0
+
+  let size: number
+  switch (row.size) {
+    case 'byte':
+      size = 1
+      break
+    case 'v':
+      size = wide ? 8 : operand16 ? 2 : 4
+      break
+    case 'd64':
+      size = operand16 && !wide ? 2 : 8
+      break
+    case 'f64':
+    case 'native':
+      size = 8
+      break
+    case 'y':
+      size = wide ? 8 : 4
+      break
+    default:
+      size = row.size
+  }
+  const access = accessSize(row, row.operands.includes('Eb') ? 1 : row.operands.includes('Ew') ? 2 : row.operands.includes('Ed') && size > 4 ? 4 : size)
+
+  // Stack and implicit operands.
+  if (stack || r.chance(50)) gpr[RSP] = BigInt(r.chance(95) ? WINDOWS[0].at + 96 + r.below(WINDOWS[0].size - 192) : READ_ONLY + 8 - r.below(16))
+  if (row.mnemonic === 'RET') {
+    if (windowOffset(gpr[RSP] as bigint) >= 0) pokes.push([windowOffset(gpr[RSP] as bigint), landing(r), 8])
+    else gpr[RSP] = BigInt(UNMAPPED)
+  }
+  const addressLow = (v: bigint): bigint => (address32 ? (v & 0xffff_ffffn) | (r.u64() & 0xffff_ffff_0000_0000n) : mask64(v))
+  if (string) {
+    const wantSi = r.chance(70) ? BigInt(WINDOWS[0].at + 128 + r.below(256)) : target(r, size)
+    gpr[RSI] = addressLow(wantSi - segmentBase)
+    const wantDi = r.chance(50) && row.mnemonic !== 'STOS' ? wantSi + BigInt(r.below(40) - 20) : r.chance(75) ? BigInt(WINDOWS[0].at + 128 + r.below(256)) : target(r, size)
+    gpr[RDI] = addressLow(wantDi)
+    gpr[RCX] = addressLow(BigInt(r.chance(10) ? 0 : r.below(Math.floor(120 / size))))
+    if (row.mnemonic === 'SCAS' || row.mnemonic === 'CMPS') {
+      // Runs of equal bytes, so that repetition goes on for a while.
+      const byte = BigInt(r.below(256)) * 0x0101_0101_0101_0101n
+      if (r.chance(60)) for (let i = 0; i < 512; i += 8) pokes.push([i, r.chance(97) ? byte : r.u64(), 8])
+      if (r.chance(60)) gpr[0] = byte
+    }
+    // Writes that would leave the windows are not compared: keep repetitions inside or running into a fault.
+    const writes = row.mnemonic === 'MOVS' || row.mnemonic === 'STOS'
+    if (writes && repeated) {
+      const di = Number(BigInt.asUintN(32, wantDi))
+      const inFirst = wantDi < 1n << 32n && di >= WINDOWS[0].at && di < WINDOWS[0].at + WINDOWS[0].size
+      const room = inFirst ? Math.min(di - WINDOWS[0].at, WINDOWS[0].at + WINDOWS[0].size - di) : 0
+      const most = Math.floor(room / size) - 1
+      const c = gpr[RCX] & 0xffff_ffffn
+      if (inFirst && c > BigInt(Math.max(most, 0))) gpr[RCX] = addressLow(BigInt(Math.max(most, 0)))
+      if (!inFirst && c > 12n) gpr[RCX] = addressLow(BigInt(r.below(6)))
+    }
+  }
+  if (row.mnemonic === 'XLAT') gpr[RBX] = addressLow(target(r, 1) - segmentBase - (gpr[0] & 0xffn))
+  if (/^LOOP|^JCXZ/.test(row.mnemonic) && r.chance(60)) gpr[RCX] = BigInt(r.below(3)) | (r.chance(30) ? r.u64() & 0xffff_ffff_0000_0000n : 0n)
+  if ((row.mnemonic === 'DIV' || row.mnemonic === 'IDIV') && r.chance(70)) {
+    const sign = row.mnemonic === 'IDIV' && r.chance(50)
+    const high = sign ? -1n : 0n
+    const near = BigInt(r.below(4))
+    if (size === 1) gpr[0] = (gpr[0] & ~0xff00n) | (((sign ? 0xff - Number(near) : Number(near)) & 0xff) << 8 ? BigInt((sign ? 0xff - Number(near) : Number(near)) << 8) : 0n)
+    else gpr[RDX] = mask64(high + (sign ? -near : near))
+  }
+
+  // ModRM.
+  const tail: number[] = []
+  let modrmRex = rex
+  let memory = false
+  let relativeAt = -1
+  let relativeTarget = 0n
+  if (row.modrm) {
+    const regField = row.ext ?? r.below(8)
+    const reg = row.ext === undefined ? regField | ((rex & 4) << 1) : 16
+    if (row.exact !== undefined) tail.push(row.exact)
+    else if (row.mod === 'reg' || (row.mod === 'any' && r.chance(40))) {
+      const rm = r.below(8)
+      tail.push(0xc0 | (regField << 3) | rm)
+      const full = rm | ((rex & 1) << 3)
+      if (branch) gpr[full] = landing(r)
+    } else {
+      memory = true
+      const bitString = /^BT/.test(row.mnemonic) && row.operands[1] === 'Gv'
+      let want = target(r, access)
+      if (bitString && reg < 16) {
+        const bits = BigInt.asIntN(64, BigInt(r.below(1600) - 800))
+        gpr[reg] = size === 8 ? mask64(bits) : mask64((bits & ((1n << BigInt(size * 8)) - 1n)) | (r.u64() << BigInt(size * 8)))
+        if (r.chance(90)) want = BigInt(WINDOWS[0].at + 128 + r.below(240))
+      }
+      if (row.mnemonic === 'CMPXCHG8B' && size === 8 && r.chance(85)) want &= ~15n
+      if (row.mnemonic === 'MOVDIR64B' && reg < 16) gpr[reg] = BigInt(r.chance(80) ? 0x20000f00 + 64 * r.below(7) : 0x20000f00 + r.below(448))
+      const offset = mask64(want - segmentBase)
+      const form = r.below(10)
+      const disp = r.pick([0, 0, r.below(256) - 128, r.below(256) - 128, r.u32() | 0])
+      const setAddress = (n: number, v: bigint): void => {
+        gpr[n] = addressLow(v)
+      }
+      const pushDisp = (n: number): void => void tail.push(n & 255, (n >> 8) & 255, (n >> 16) & 255, (n >> 24) & 255)
+      if (form === 0 && BigInt.asIntN(33, offset) === BigInt.asIntN(64, offset)) {
+        // RIP-relative.
+        tail.push((regField << 3) | 5)
+        relativeAt = tail.length
+        relativeTarget = offset
+        pushDisp(0)
+      } else if (form === 1 && BigInt.asUintN(31, offset) === offset) {
+        // Absolute: SIB without base and index.
+        tail.push((regField << 3) | 4, 0x25)
+        pushDisp(Number(offset))
+      } else if (form === 2) {
+        // Index without base.
+        const index = r.below(8)
+        const full = index | ((rex & 2) << 2)
+        if (full === 4) {
+          tail.push((regField << 3) | 4, 0x25)
+          pushDisp(disp)
+        } else {
+          const scale = r.below(4)
+          const d = BigInt(disp)
+          const v = mask64(offset - d)
+          const rest = v & ((1n << BigInt(scale)) - 1n)
+          setAddress(full, v >> BigInt(scale))
+          tail.push((regField << 3) | 4, (scale << 6) | (index << 3) | 5)
+          pushDisp(Number(BigInt.asIntN(32, d + rest)))
+        }
+      } else {
+        const base = r.below(8)
+        const fullBase = base | ((rex & 1) << 3)
+        const sib = base === 4 || form < 6
+        let index = 4
+        let fullIndex = 4
+        const scale = r.below(4)
+        if (sib) {
+          index = r.below(8)
+          fullIndex = index | ((rex & 2) << 2)
+        }
+        const mod = disp === 0 && base !== 5 ? 0 : disp >= -128 && disp < 128 ? 1 : 2
+        let d = disp
+        let useMod = mod
+        if (fullIndex !== 4 && fullIndex === fullBase) {
+          const factor = 1n + (1n << BigInt(scale))
+          setAddress(fullBase, offset / factor)
+          d = Number(offset % factor)
+          useMod = 1
+        } else {
+          const i = fullIndex === 4 || !sib ? 0n : gpr[fullIndex] as bigint
+          setAddress(fullBase, offset - BigInt(disp) - (i << BigInt(scale)))
+        }
+        if (sib) tail.push((useMod << 6) | (regField << 3) | 4, (scale << 6) | (index << 3) | base)
+        else tail.push((useMod << 6) | (regField << 3) | base)
+        if (useMod === 1) tail.push(d & 255)
+        else if (useMod === 2) pushDisp(d)
+      }
+      const w = windowOffset(want)
+      if (branch && row.mnemonic !== 'RET') {
+        if (w >= 0) pokes.push([w, landing(r), 8])
+        else if (want >= BigInt(READ_ONLY) && want < BigInt(UNMAPPED)) gpr.fill(1n << 63n)
+      } else if (w >= 0 && r.chance(40)) pokes.push([w, r.operand(), 8])
+      if (/^CMPXCHG/.test(row.mnemonic) && r.chance(50) && w >= 0) {
+        pokes.push([w, gpr[0] as bigint, access > 8 ? 8 : access])
+        if (access === 16) pokes.push([w + 8, gpr[RDX] as bigint, 8])
+        else if (row.mnemonic === 'CMPXCHG8B') pokes.push([w, (gpr[0] & 0xffff_ffffn) | (mask64((gpr[RDX] as bigint) << 32n)), 8])
+      }
+    }
+  }
+  if (row.mnemonic === 'CMPXCHG' && !memory && r.chance(40)) gpr[0] = gpr[r.below(16)] as bigint
+
+  // LOCK: where it is legal, now and then where it is not (#UD).
+  const lockable = row.flags.has('lock') && memory
+  if (lockable ? r.chance(20) : r.chance(1) && !string && !branch) prefixes.push(0xf0)
+
+  // Immediate.
+  const immediate: number[] = []
+  let value = 0
+  const put = (n: number, bytes: number): void => {
+    value = n
+    for (let i = 0; i < bytes; i++) immediate.push((n >> (8 * i)) & 255)
+  }
+  switch (row.immediate) {
+    case 'Ib':
+    case 'Ub':
+      put(r.chance(30) ? Number(r.operand() & 0xffn) : r.below(256), 1)
+      break
+    case 'Iw':
+      put(row.mnemonic === 'RET' ? r.below(65536) : r.below(65536), 2)
+      break
+    case 'Iz':
+      put(Number(BigInt.asIntN(32, r.operand())), operand16 && !wide && row.size !== 'f64' ? 2 : 4)
+      break
+    case 'Iv': {
+      const v = r.operand()
+      if (size === 8) put(Number(BigInt.asIntN(32, v)), 4)
+      put(Number(BigInt.asIntN(32, size === 8 ? v >> 32n : v)), size === 2 ? 2 : 4)
+      break
+    }
+    case 'moffs': {
+      const at = mask64(target(r, size) - segmentBase)
+      put(Number(BigInt.asIntN(32, at)), 4)
+      if (!address32) put(Number(BigInt.asIntN(32, at >> 32n)), 4)
+      break
+    }
+    case 'Jb': {
+      // Never into the instruction itself or the jump behind it.
+      put(r.chance(50) ? 24 + r.below(100) : -128 + r.below(100), 1)
+      break
+    }
+    case 'Jz':
+      put((r.chance(50) ? 1 : -1) * (64 + r.below(0x4000)), 4)
+      break
+    case 'IwIb':
+      put(r.below(64), 2)
+      put(r.below(4), 1)
+      break
+    default:
+  }
+
+  // Assemble: legacy prefixes in any order, REX last.
+  for (let i = prefixes.length - 1; i > 0; i--) {
+    const j = r.below(i + 1)
+    const t = prefixes[i] as number
+    prefixes[i] = prefixes[j] as number
+    prefixes[j] = t
+  }
+  const bytes: number[] = [...prefixes]
+  if (rex) bytes.push(modrmRex)
+  if (row.map > 0) bytes.push(0x0f)
+  if (row.map === 2) bytes.push(0x38)
+  if (row.map === 3) bytes.push(0x3a)
+  bytes.push(row.embedded ? row.opcode + r.below(8) : row.opcode)
+  const tailAt = bytes.length
+  bytes.push(...tail, ...immediate)
+  if (relativeAt >= 0) {
+    const d = Number(BigInt.asIntN(32, relativeTarget - BigInt(SLOT + bytes.length)))
+    for (let i = 0; i < 4; i++) bytes[tailAt + relativeAt + i] = (d >> (8 * i)) & 255
+  }
+  const rflags = BigInt(0x202 | (r.u32() & 0x8d5) | (string && r.chance(40) ? 0x400 : r.chance(5) ? 0x400 : 0))
+  void relative
+  return { row, bytes: Uint8Array.from(bytes.slice(0, 15)), length: Math.min(bytes.length, 15), gpr, rflags, size, pokes, memory, immediate: value, rex, fx: undefined }
+}

@@ -1,0 +1,134 @@
+/** The physical CPU: builds native.c with gcc and runs batches of cases through it. */
+import { spawn, spawnSync } from 'node:child_process'
+import type { ChildProcessWithoutNullStreams } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { arch, platform, tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { Case } from './generate.ts'
+import { FX, IN_SIZE, MEM, OUT_SIZE, WINDOW } from './place.ts'
+
+/** Why the physical CPU cannot be asked here, or undefined. */
+export function nativeMissing(): string | undefined {
+  if (platform() !== 'linux' || arch() !== 'x64') return 'needs x86-64 Linux'
+  if (spawnSync('gcc', ['--version']).status !== 0) return 'needs gcc'
+  return undefined
+}
+
+/** What came out of one case. */
+export interface Outcome {
+  /** Exception vector, or RAN. */
+  vector: number
+  error: number
+  cr2: bigint
+  rip: bigint
+  gpr: BigUint64Array
+  rflags: bigint
+  /** Contents of the windows if they changed. */
+  window: Uint8Array | undefined
+  /** FXSAVE image if one was given. */
+  fx: Uint8Array | undefined
+}
+
+export class Native {
+  private readonly folder = mkdtempSync(join(tmpdir(), 'cloister-oracle-'))
+  private readonly child: ChildProcessWithoutNullStreams
+  private chunks: Buffer[] = []
+  private have = 0
+  private waiting: (() => void) | undefined
+  private dead: string | undefined
+
+  constructor() {
+    const source = fileURLToPath(new URL('../../../tests/oracle/native.c', import.meta.url))
+    const program = join(this.folder, 'native')
+    const build = spawnSync('gcc', ['-O1', '-fno-stack-protector', '-fcf-protection=none', '-o', program, source], { encoding: 'utf8' })
+    if (build.status !== 0) throw new Error(`native.c does not build: ${build.stderr}`)
+    this.child = spawn(program, [], { stdio: 'pipe' })
+    this.child.stdout.on('data', (chunk: Buffer) => {
+      this.chunks.push(chunk)
+      this.have += chunk.length
+      this.waiting?.()
+    })
+    this.child.on('exit', (code, signal) => {
+      this.dead = `native helper ended: ${code ?? signal}`
+      this.waiting?.()
+    })
+    this.child.stdin.on('error', () => {})
+  }
+
+  private async take(n: number): Promise<Buffer> {
+    while (this.have < n) {
+      if (this.dead !== undefined) throw new Error(this.dead)
+      await new Promise<void>((resolve) => {
+        this.waiting = resolve
+      })
+    }
+    const all = this.chunks.length === 1 ? (this.chunks[0] as Buffer) : Buffer.concat(this.chunks)
+    const rest = all.subarray(n)
+    this.chunks = rest.length > 0 ? [rest] : []
+    this.have = rest.length
+    return all.subarray(0, n)
+  }
+
+  /** `windows[i]` undefined: that of the case before. */
+  async run(cases: readonly Case[], windows: readonly (Uint8Array | undefined)[]): Promise<Outcome[]> {
+    const size = cases.reduce((sum, c, i) => sum + IN_SIZE + (c.fx ? 512 : 0) + (windows[i] ? WINDOW : 0), 8)
+    const request = Buffer.alloc(size)
+    request.writeUInt32LE(cases.length, 0)
+    let at = 8
+    cases.forEach((c, i) => {
+      const window = windows[i]
+      request.set(c.bytes, at)
+      request[at + 15] = c.length
+      request.writeUInt32LE((c.fx ? FX : 0) | (window ? MEM : 0), at + 16)
+      request.set(new Uint8Array(c.gpr.buffer), at + 24)
+      request.writeBigUInt64LE(c.rflags, at + 152)
+      at += IN_SIZE
+      if (c.fx) {
+        request.set(c.fx, at)
+        at += 512
+      }
+      if (window) {
+        request.set(window, at)
+        at += WINDOW
+      }
+    })
+    this.child.stdin.write(request)
+    const head = await this.take(8)
+    const reply = await this.take(head.readUInt32LE(0))
+    if (head.readUInt32LE(4) !== 0) throw new Error('oracle: the batch changed memory outside the windows; its generator is wrong')
+    const outcomes: Outcome[] = []
+    at = 0
+    for (const c of cases) {
+      const flags = reply.readUInt32LE(at)
+      const gpr = new BigUint64Array(16)
+      for (let i = 0; i < 16; i++) gpr[i] = reply.readBigUInt64LE(at + 32 + i * 8)
+      const outcome: Outcome = {
+        vector: reply.readUInt32LE(at + 4),
+        error: reply.readUInt32LE(at + 8),
+        cr2: reply.readBigUInt64LE(at + 16),
+        rip: reply.readBigUInt64LE(at + 24),
+        gpr,
+        rflags: reply.readBigUInt64LE(at + 160),
+        window: undefined,
+        fx: undefined,
+      }
+      at += OUT_SIZE
+      if (c.fx) {
+        outcome.fx = reply.subarray(at, at + 512)
+        at += 512
+      }
+      if (flags & MEM) {
+        outcome.window = reply.subarray(at, at + WINDOW)
+        at += WINDOW
+      }
+      outcomes.push(outcome)
+    }
+    return outcomes
+  }
+
+  close(): void {
+    this.child.stdin.end()
+    rmSync(this.folder, { recursive: true, force: true })
+  }
+}
