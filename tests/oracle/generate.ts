@@ -20,6 +20,8 @@ export interface Case {
   memory: boolean
   immediate: number
   rex: number
+  /** Address of the instruction. */
+  slot: number
   /** FXSAVE image to load before, for x87 and SSE. */
   fx: Uint8Array | undefined
 }
@@ -88,7 +90,9 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
   const string = strings.has(row.mnemonic)
   const branch = row.flags.has('end')
   const stack = /^(PUSH|POP|CALL|RET|ENTER|LEAVE|PUSHF|POPF)$/.test(row.mnemonic)
-  const relative = row.immediate === 'Jb' || row.immediate === 'Jz'
+
+  // Now and then across a page boundary.
+  const slot = r.chance(4) ? SLOT - 1 - r.below(14) : SLOT
 
   // Prefixes.
   let operand16 = false
@@ -184,7 +188,7 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
 
   // ModRM.
   const tail: number[] = []
-  let modrmRex = rex
+  const modrmRex = rex
   let memory = false
   let relativeAt = -1
   let relativeTarget = 0n
@@ -348,10 +352,9 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
   const tailAt = bytes.length
   bytes.push(...tail, ...immediate)
   if (relativeAt >= 0) {
-    const d = Number(BigInt.asIntN(32, relativeTarget - BigInt(SLOT + bytes.length)))
+    const d = Number(BigInt.asIntN(32, relativeTarget - BigInt(slot + bytes.length)))
     for (let i = 0; i < 4; i++) bytes[tailAt + relativeAt + i] = (d >> (8 * i)) & 255
   }
   const rflags = BigInt(0x202 | (r.u32() & 0x8d5) | (string && r.chance(40) ? 0x400 : r.chance(5) ? 0x400 : 0))
-  void relative
-  return { row, bytes: Uint8Array.from(bytes.slice(0, 15)), length: Math.min(bytes.length, 15), gpr, rflags, size, pokes, memory, immediate: value, rex, fx: undefined }
+  return { row, bytes: Uint8Array.from(bytes.slice(0, 15)), length: Math.min(bytes.length, 15), gpr, rflags, size, pokes, memory, immediate: value, rex, slot, fx: undefined }
 }

@@ -19,7 +19,6 @@
 #include <unistd.h>
 
 #define CODE 0x10000000u
-#define SLOT 0x10010000u
 #define CODE_SIZE 0x20000u
 #define DATA 0x20000000u  /* two writable pages, one read-only, then nothing */
 #define WINDOW_AT 0x20000f00u  /* 512 bytes across the two writable pages */
@@ -31,7 +30,7 @@
 
 struct in {
   uint8_t code[15], length;
-  uint32_t flags, pad;
+  uint32_t flags, slot; /* where the bytes go: near SLOT */
   uint64_t gpr[16], rflags;
 };
 struct out {
@@ -47,7 +46,7 @@ static void d(uint32_t x) { memcpy(p, &x, 4); p += 4; }
 static void loadReg(int r, uint32_t at) { b(0x48 | (r > 7 ? 4 : 0)); b(0x8b); b(4 | (r & 7) << 3); b(0x25); d(at); }
 static void storeReg(int r, uint32_t at) { b(0x48 | (r > 7 ? 4 : 0)); b(0x89); b(4 | (r & 7) << 3); b(0x25); d(at); }
 
-static uint8_t *enter[2], *leave[2], *back;
+static uint8_t *enter[2], *leave[2], *slotJump[2], *back;
 static struct out *current;
 static volatile int faulted;
 
@@ -73,7 +72,8 @@ static void build(void) {
     b(0xff); b(0x34); b(0x25); d(STATE + 128);
     b(0x9d);
     for (int r = 0; r < 16; r++) loadReg(r, STATE + r * 8);
-    b(0xe9); d(SLOT - (uint32_t)(uintptr_t)p - 4);
+    slotJump[fx] = p + 1;
+    b(0xe9); d(0);
   }
   for (int fx = 0; fx < 2; fx++) {
     leave[fx] = p;
@@ -141,7 +141,6 @@ int main(void) {
   struct sigaction action = {.sa_sigaction = onSignal, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
   static const int signals[] = {SIGSEGV, SIGFPE, SIGILL, SIGBUS, SIGTRAP};
   for (int i = 0; i < 5; i++) sigaction(signals[i], &action, 0);
-  uint8_t *slot = (uint8_t *)(uintptr_t)SLOT;
   static uint8_t before[WINDOW], window[WINDOW], clean[WINDOW];
   windowOut(clean);
   memcpy(before, clean, WINDOW);
@@ -159,18 +158,21 @@ int main(void) {
       if (in.flags & MEM) readAll(before, WINDOW);
       windowIn(before);
       memcpy(state, in.gpr, 136);
+      uint8_t *slot = (uint8_t *)(uintptr_t)in.slot;
+      uint32_t rel = in.slot - (uint32_t)(uintptr_t)(slotJump[fx] + 4);
+      memcpy(slotJump[fx], &rel, 4);
       memcpy(slot, in.code, in.length);
       slot[in.length] = 0xe9;
-      uint32_t rel = (uint32_t)(leave[fx] - (slot + in.length + 5));
+      rel = (uint32_t)(leave[fx] - (slot + in.length + 5));
       memcpy(slot + in.length + 1, &rel, 4);
-      memset(slot + in.length + 5, 0xcc, 16);
       memset(&out, 0, sizeof out);
       out.vector = 0xff;
-      out.rip = SLOT + in.length;
+      out.rip = in.slot + in.length;
       current = &out;
       faulted = 0;
       ((void (*)(void))(uintptr_t)enter[fx])();
       current = 0;
+      memset(slot, 0xcc, 32);
       if (fx) { uint32_t mxcsr = 0x1f80; __asm__ volatile("fninit; ldmxcsr %0" : : "m"(mxcsr)); }
       memcpy(out.gpr, state + 256, 136);
       windowOut(window);

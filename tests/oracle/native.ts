@@ -83,6 +83,7 @@ export class Native {
       request.writeUInt32LE((c.fx ? FX : 0) | (window ? MEM : 0), at + 16)
       request.set(new Uint8Array(c.gpr.buffer), at + 24)
       request.writeBigUInt64LE(c.rflags, at + 152)
+      request.writeUInt32LE(c.slot, at + 20)
       at += IN_SIZE
       if (c.fx) {
         request.set(c.fx, at)
