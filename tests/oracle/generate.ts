@@ -61,7 +61,7 @@ export function target(r: Random, size: number): bigint {
   if (roll < 88) return BigInt(READ_ONLY + r.below(0x1000 - size))
   if (roll < 92) return BigInt(UNMAPPED - r.below(size + 2))
   if (roll < 94) return BigInt(UNMAPPED + r.below(0x1000 - size))
-  if (roll < 96) return BigInt(DATA - r.below(size + 1))
+  if (roll < 96) return BigInt(DATA - 1 - r.below(size))
   if (roll < 98) return mask64(0x8000_0000_0000n + BigInt(r.below(32) - 16))
   return mask64((0xffff_8000_0000_0000n - 8n + BigInt(r.below(16))) ^ (r.chance(50) ? 0n : 1n << 62n))
 }
@@ -171,19 +171,18 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
       const inFirst = wantDi < 1n << 32n && di >= WINDOWS[0].at && di < WINDOWS[0].at + WINDOWS[0].size
       const room = inFirst ? Math.min(di - WINDOWS[0].at, WINDOWS[0].at + WINDOWS[0].size - di) : 0
       const most = Math.floor(room / size) - 1
-      const c = gpr[RCX] & 0xffff_ffffn
+      const c = (gpr[RCX] as bigint) & 0xffff_ffffn
       if (inFirst && c > BigInt(Math.max(most, 0))) gpr[RCX] = addressLow(BigInt(Math.max(most, 0)))
       if (!inFirst && c > 12n) gpr[RCX] = addressLow(BigInt(r.below(6)))
     }
   }
-  if (row.mnemonic === 'XLAT') gpr[RBX] = addressLow(target(r, 1) - segmentBase - (gpr[0] & 0xffn))
+  if (row.mnemonic === 'XLAT') gpr[RBX] = addressLow(target(r, 1) - segmentBase - ((gpr[0] as bigint) & 0xffn))
   if (/^LOOP|^JCXZ/.test(row.mnemonic) && r.chance(60)) gpr[RCX] = BigInt(r.below(3)) | (r.chance(30) ? r.u64() & 0xffff_ffff_0000_0000n : 0n)
   if ((row.mnemonic === 'DIV' || row.mnemonic === 'IDIV') && r.chance(70)) {
     const sign = row.mnemonic === 'IDIV' && r.chance(50)
-    const high = sign ? -1n : 0n
-    const near = BigInt(r.below(4))
-    if (size === 1) gpr[0] = (gpr[0] & ~0xff00n) | (((sign ? 0xff - Number(near) : Number(near)) & 0xff) << 8 ? BigInt((sign ? 0xff - Number(near) : Number(near)) << 8) : 0n)
-    else gpr[RDX] = mask64(high + (sign ? -near : near))
+    const high = BigInt(sign ? -1 - r.below(4) : r.below(4))
+    if (size === 1) gpr[0] = ((gpr[0] as bigint) & ~0xff00n) | ((high & 0xffn) << 8n)
+    else gpr[RDX] = mask64(high)
   }
 
   // ModRM.
@@ -206,9 +205,10 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
       const bitString = /^BT/.test(row.mnemonic) && row.operands[1] === 'Gv'
       let want = target(r, access)
       if (bitString && reg < 16) {
-        const bits = BigInt.asIntN(64, BigInt(r.below(1600) - 800))
+        const far = r.chance(90)
+        const bits = BigInt(far ? r.below(1600) - 800 : r.below(8))
         gpr[reg] = size === 8 ? mask64(bits) : mask64((bits & ((1n << BigInt(size * 8)) - 1n)) | (r.u64() << BigInt(size * 8)))
-        if (r.chance(90)) want = BigInt(WINDOWS[0].at + 128 + r.below(240))
+        if (far) want = BigInt(WINDOWS[0].at + 128 + r.below(240))
       }
       if (row.mnemonic === 'CMPXCHG8B' && size === 8 && r.chance(85)) want &= ~15n
       if (row.mnemonic === 'MOVDIR64B' && reg < 16) gpr[reg] = BigInt(r.chance(80) ? 0x20000f00 + 64 * r.below(7) : 0x20000f00 + r.below(448))
@@ -225,7 +225,7 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
         relativeAt = tail.length
         relativeTarget = offset
         pushDisp(0)
-      } else if (form === 1 && BigInt.asUintN(31, offset) === offset) {
+      } else if (form === 1 && (rex & 2) === 0 && BigInt.asUintN(31, offset) === offset) {
         // Absolute: SIB without base and index.
         tail.push((regField << 3) | 4, 0x25)
         pushDisp(Number(offset))
@@ -235,7 +235,7 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
         const full = index | ((rex & 2) << 2)
         if (full === 4) {
           tail.push((regField << 3) | 4, 0x25)
-          pushDisp(disp)
+          pushDisp(Number(BigInt.asIntN(32, offset)))
         } else {
           const scale = r.below(4)
           const d = BigInt(disp)
@@ -281,7 +281,7 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
       if (/^CMPXCHG/.test(row.mnemonic) && r.chance(50) && w >= 0) {
         pokes.push([w, gpr[0] as bigint, access > 8 ? 8 : access])
         if (access === 16) pokes.push([w + 8, gpr[RDX] as bigint, 8])
-        else if (row.mnemonic === 'CMPXCHG8B') pokes.push([w, (gpr[0] & 0xffff_ffffn) | (mask64((gpr[RDX] as bigint) << 32n)), 8])
+        else if (row.mnemonic === 'CMPXCHG8B') pokes.push([w, ((gpr[0] as bigint) & 0xffff_ffffn) | (mask64((gpr[RDX] as bigint) << 32n)), 8])
       }
     }
   }

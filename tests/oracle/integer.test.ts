@@ -8,7 +8,7 @@ import { opcodes } from '../../spec/opcodes/index.ts'
 import { integerCold } from '../../spec/opcodes/integer-cold.ts'
 import { integer } from '../../spec/opcodes/integer.ts'
 import { compare } from './compare.ts'
-import { nativeMissing } from './native.ts'
+import { needs } from '../support/needs.ts'
 
 const cases = Number(process.env['CLOISTER_ORACLE_CASES'] ?? 60000)
 const seed = Number(process.env['CLOISTER_ORACLE_SEED'] ?? 1)
@@ -17,22 +17,16 @@ const only = new RegExp(process.env['CLOISTER_ORACLE_ONLY'] ?? '')
 /** Not comparable: random by design, or not on this CPU. */
 const left = new Set(['RDRAND', 'RDSEED'])
 
-const missing = nativeMissing()
-if (missing !== undefined) {
-  test.skip('integer instructions against the physical CPU')
-  console.log(`# skip: integer instructions against the physical CPU (${missing})`)
-} else {
-  test('integer instructions against the physical CPU', async () => {
-    const texts = new Set([...integer, ...integerCold])
-    const rows = opcodes.filter((o) => texts.has(o.text) && !o.flags.has('no64') && !left.has(o.mnemonic) && only.test(o.text))
-    const report = await compare({ rows, all: opcodes, cases, seed })
-    console.log(`oracle: ${report.cases} cases over ${rows.length} rows, ${report.faults} faults, seed ${seed}`)
-    if (report.bad > 0) {
-      console.log(report.texts.join('\n  '))
-      console.log([...report.counts].map(([m, n]) => `${m} ${n}`).join(', '))
-    }
-    assert.is(report.bad, 0, `${report.bad} of ${report.cases} cases differ (seed ${seed})`)
-  })
-}
+needs(test, 'gcc', 'integer instructions against the physical CPU', async () => {
+  const texts = new Set([...integer, ...integerCold])
+  const rows = opcodes.filter((o) => texts.has(o.text) && !o.flags.has('no64') && !left.has(o.mnemonic) && only.test(o.text))
+  const report = await compare({ rows, all: opcodes, cases, seed })
+  console.log(`oracle: ${report.cases} cases over ${rows.length} rows, ${report.faults} faults, seed ${seed}`)
+  if (report.bad > 0) {
+    console.log(report.texts.join('\n  '))
+    console.log([...report.counts].map(([m, n]) => `${m} ${n}`).join(', '))
+  }
+  assert.is(report.bad, 0, `${report.bad} of ${report.cases} cases differ (seed ${seed})`)
+})
 
 test.run()

@@ -2,18 +2,11 @@
 import { spawn, spawnSync } from 'node:child_process'
 import type { ChildProcessWithoutNullStreams } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
-import { arch, platform, tmpdir } from 'node:os'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Case } from './generate.ts'
 import { FX, IN_SIZE, MEM, OUT_SIZE, WINDOW } from './place.ts'
-
-/** Why the physical CPU cannot be asked here, or undefined. */
-export function nativeMissing(): string | undefined {
-  if (platform() !== 'linux' || arch() !== 'x64') return 'needs x86-64 Linux'
-  if (spawnSync('gcc', ['--version']).status !== 0) return 'needs gcc'
-  return undefined
-}
 
 /** What came out of one case. */
 export interface Outcome {
@@ -97,7 +90,8 @@ export class Native {
     this.child.stdin.write(request)
     const head = await this.take(8)
     const reply = await this.take(head.readUInt32LE(0))
-    if (head.readUInt32LE(4) !== 0) throw new Error('oracle: the batch changed memory outside the windows; its generator is wrong')
+    const stray = cases[head.readUInt32LE(4) - 1]
+    if (stray) throw new Error(`oracle: a case changes memory outside the windows: ${stray.row.text}, bytes ${Buffer.from(stray.bytes).toString('hex')}, registers ${[...stray.gpr].map((v) => v.toString(16)).join(' ')}`)
     const outcomes: Outcome[] = []
     at = 0
     for (const c of cases) {
