@@ -1,3 +1,3 @@
 /** Exports of the execution loop. */
-export { lookup } from '../decode/cache'
+export { invalidateLines, lookup } from '../decode/cache'
 export { execute } from '../generated/execute'

@@ -146,7 +146,7 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
   const access = accessSize(row, row.operands.includes('Eb') ? 1 : row.operands.includes('Ew') ? 2 : row.operands.includes('Ed') && size > 4 ? 4 : size)
 
   // Stack and implicit operands.
-  if (stack || r.chance(50)) gpr[RSP] = BigInt(r.chance(95) ? WINDOWS[0].at + 96 + r.below(WINDOWS[0].size - 192) : READ_ONLY + 8 - r.below(16))
+  if (stack || r.chance(50)) gpr[RSP] = BigInt(r.chance(95) ? WINDOWS[0].at + 96 + r.below(WINDOWS[0].size - 192) : READ_ONLY + 16 + r.below(64))
   if (row.mnemonic === 'RET') {
     if (windowOffset(gpr[RSP] as bigint) >= 0) pokes.push([windowOffset(gpr[RSP] as bigint), landing(r), 8])
     else gpr[RSP] = BigInt(UNMAPPED)
@@ -215,7 +215,9 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
       const offset = mask64(want - segmentBase)
       const form = r.below(10)
       const disp = r.pick([0, 0, r.below(256) - 128, r.below(256) - 128, r.u32() | 0])
+      let clash = false
       const setAddress = (n: number, v: bigint): void => {
+        clash ||= bitString && n === reg
         gpr[n] = addressLow(v)
       }
       const pushDisp = (n: number): void => void tail.push(n & 255, (n >> 8) & 255, (n >> 16) & 255, (n >> 24) & 255)
@@ -273,6 +275,10 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
         if (useMod === 1) tail.push(d & 255)
         else if (useMod === 2) pushDisp(d)
       }
+      // The bit index is an address then: anywhere.
+      const sp = gpr[RSP] as bigint
+      if (stack && (sp < BigInt(WINDOWS[0].at + 96) || sp > BigInt(WINDOWS[0].at + 416)) && (sp < BigInt(READ_ONLY) || sp > BigInt(UNMAPPED))) return generate(r, row, claims)
+      if (clash) return generate(r, row, claims)
       const w = windowOffset(want)
       if (branch && row.mnemonic !== 'RET') {
         if (w >= 0) pokes.push([w, landing(r), 8])
