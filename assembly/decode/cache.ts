@@ -140,6 +140,10 @@ function decodeBlock(s: usize, linear: u64, address: usize, mode: u32): usize {
       memory.copy(from + <usize>room, second, 16)
       r = decode(s, op, from, at, mode)
       length = r & 0xff
+      if (<u64>length - 1 > limit) {
+        raiseError(s, EXC_GP, 0)
+        return 0
+      }
       ended = (r & ENDS) != 0
       at += length
       p += length

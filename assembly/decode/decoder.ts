@@ -85,7 +85,8 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
   const prefixClass: u32 = repeat == 0xf3 ? 2 : repeat == 0xf2 ? 3 : prefix66 ? 1 : 0
   let node = <u32>load<u16>(roots + (((map * 4 + prefixClass) * 256 + byte) << 1))
   const modrm = <u32>load<u8>(p)
-  if (node >= 0x8000) {
+  const group = node >= 0x8000
+  if (group) {
     // Group: 8 memory and 64 register descriptors, by ModRM.
     const slot = modrm >= 0xc0 ? 8 + (modrm & 63) : (modrm >> 3) & 7
     node = <u32>load<u16>(groups + (((node & 0x7fff) * 72 + slot) << 1))
@@ -93,8 +94,8 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
   const d = descriptors + node * 24
   const bits = <u32>load<u16>(d)
   if (node == 0 || ((bits & D_NO64) != 0 && long) || ((bits & D_ONLY64) != 0 && !long)) {
-    // An invalid encoding still consumes its ModRM byte where the opcode has one; #UD does not depend on it.
-    return finish(op, H_UD, <u32>(p - start), at, ENDS)
+    // What the answer depends on counts as fetched: a group's ModRM byte may still be on the next page.
+    return finish(op, H_UD, <u32>(p - start) + (group ? 1 : 0), at, ENDS)
   }
 
   // Operand size (SDM vol 1, 3.6): log2 of bytes.

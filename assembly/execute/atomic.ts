@@ -5,7 +5,7 @@ import { getFlags, setArithmetic } from '../cpu/flags'
 import { commitModify, leaving, modifyMem } from '../memory/access'
 import { addFlags, maskOf, subFlags } from './arith'
 import { aborted } from './linear'
-import { eaWrite, finishRm, modifyRm, operandSize, readRegister, writeRegister } from './operands'
+import { eaWrite, finishRm, isMemory, modifyRm, operandSize, readRegister, writeRegister } from './operands'
 
 export function xchg(s: usize, op: usize): u32 {
   const size = operandSize(op)
@@ -48,7 +48,9 @@ export function cmpxchg(s: usize, op: usize): u32 {
   if (p == 0) return load<u32>(s, CPU_LEAVE)
   const a = load<u64>(s) & maskOf(shift)
   const b = readRegister(p, size)
-  const code = finishRm(s, op, size, p, a == b ? readRegister(s + <usize>load<u8>(op, OP_REG), size) : b)
+  let code: u32 = 0
+  // Memory is written in any case; a register that does not compare equal keeps even its upper half (AMD).
+  if (a == b || isMemory(op)) code = finishRm(s, op, size, p, a == b ? readRegister(s + <usize>load<u8>(op, OP_REG), size) : b)
   if (aborted(code)) return code
   if (a != b) writeRegister(s, size, b)
   setArithmetic(s, subFlags(a, b, shift))

@@ -36,7 +36,8 @@ export function movsx16(s: usize, op: usize): u32 { return extend(s, op, 2, true
 /** MOVSXD with a 16-bit operand moves 16 bits (APM vol 3); ARPL outside 64-bit mode. */
 export function movsxd(s: usize, op: usize): u32 {
   if ((load<u32>(s, CPU_MODE) & MODE_CS_MASK) != MODE_CS64) return arpl(s, op)
-  return extend(s, op, operandSize(op) == 2 ? 2 : 4, true)
+  // With a 16-bit operand size too four bytes are read (measured on Zen 5).
+  return extend(s, op, 4, true)
 }
 
 export function setcc(s: usize, op: usize): u32 {

@@ -7,6 +7,7 @@ import {
   OP_NEXT, OP_OFFSET, SEG_ATTRIB, SEG_BASE, SEG_FS, SEG_LIMIT, SEG_SS,
 } from '../generated/layout'
 import { raiseError } from '../cpu/exceptions'
+import { canonical } from '../memory/translate'
 import { addressMask, addressSize } from './operands'
 
 /** Why tryLinear failed is not kept: the vector depends on the segment only (SS: #SS, others: #GP). */
@@ -17,9 +18,7 @@ export function tryLinear(s: usize, segment: u32, offset: u64, size: u32, write:
   const g = s + CPU_SEGMENTS + ((<usize>segment) << 4)
   if ((load<u32>(s, CPU_MODE) & MODE_CS_MASK) == MODE_CS64) {
     const va = segment >= SEG_FS ? load<u64>(g, SEG_BASE) + offset : offset
-    const last = va + (size - 1)
-    if (<i64>(va << 16) >> 16 != <i64>va || <i64>(last << 16) >> 16 != <i64>last) return NO_ADDRESS
-    return va
+    return canonical(s, va) && canonical(s, va + (size - 1)) ? va : NO_ADDRESS
   }
   const attrib = <u32>load<u16>(g, SEG_ATTRIB)
   const limit = <u64>load<u32>(g, SEG_LIMIT)

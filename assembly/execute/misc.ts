@@ -3,7 +3,8 @@
  * Owns CPU_RANDOM (splitmix64 state, seeded by the host: runs are reproducible).
  */
 import {
-  CPU_LEAVE, CPU_MODE, CPU_RANDOM, CPU_RIP, CPU_RIP_MASK, CPU_SCRATCH, EXC_GP, LEAVE_BRANCH, LEAVE_NONE, MODE_CS64, MODE_CS_MASK, OP_IMM,
+  CPU_LEAVE, CPU_MODE, CPU_RANDOM, CPU_RIP, CPU_RIP_MASK, CPU_SCRATCH, EXC_GP, LEAVE_BRANCH, LEAVE_NONE, MODE_CS64, MODE_CS_MASK, OPF_REP, OPF_REPNE,
+  OP_FLAGS, OP_IMM,
   OP_REG, OP_RM, OP_SEG, SEG_ES,
 } from '../generated/layout'
 import { raiseError } from '../cpu/exceptions'
@@ -71,13 +72,19 @@ function countDown(s: usize, op: usize): bool {
 export function loop(s: usize, op: usize): u32 {
   return jump(s, op, countDown(s, op))
 }
+/** LOOPE (wanted = 1) and LOOPNE (0). A REPE or REPNE prefix overrides the opcode's own condition (measured on Zen 5). */
+function loopWhile(s: usize, op: usize, wanted: u32): u32 {
+  const flags = load<u8>(op, OP_FLAGS)
+  if (flags & OPF_REPNE) wanted = 0
+  else if (flags & OPF_REP) wanted = 1
+  const zero: u32 = <u32>getFlags(s) & ZF ? 1 : 0
+  return jump(s, op, countDown(s, op) && zero == wanted)
+}
 export function loope(s: usize, op: usize): u32 {
-  const zero = (<u32>getFlags(s) & ZF) != 0
-  return jump(s, op, countDown(s, op) && zero)
+  return loopWhile(s, op, 1)
 }
 export function loopne(s: usize, op: usize): u32 {
-  const zero = (<u32>getFlags(s) & ZF) != 0
-  return jump(s, op, countDown(s, op) && !zero)
+  return loopWhile(s, op, 0)
 }
 export function jcxz(s: usize, op: usize): u32 {
   return jump(s, op, getCounter(s, op, 1) == 0)

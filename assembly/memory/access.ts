@@ -6,11 +6,12 @@
  * Owns CPU_SCRATCH, CPU_COMMIT_*.
  */
 import {
-  CPU_COMMIT_SIZE, CPU_COMMIT_VA, CPU_DEBUG_ARMED, CPU_EFER, CPU_LEAVE, CPU_SCRATCH, CPU_TLB_BASE, CPU_VM, DEBUG_DATA, FRAME_CODE, FRAME_KEY, LEAVE_NEXT, OP_SEG, SEG_SS,
+  CPU_COMMIT_SIZE, CPU_COMMIT_VA, CPU_DEBUG_ARMED, CPU_EFER, CPU_LEAVE, CPU_SCRATCH, CPU_TLB_BASE, CPU_VM, DEBUG_DATA, EXC_GP, EXC_SS, FRAME_CODE, FRAME_KEY, LEAVE_NEXT, OP_SEG, SEG_SS,
   TLB_ADDEND, TLB_EXEC, TLB_READ, TLB_WRITE
 } from '../generated/layout'
 import { watchAccess } from '../cpu/watch'
 import { invalidateLines } from '../decode/cache'
+import { raiseError } from '../cpu/exceptions'
 import { mmioRead, mmioWrite } from '../kvm/mmio'
 import { EXEC, READ, walk, walkGpa, WALK_OK, WRITE } from '../paging/walk'
 import { frameInfo } from './frames'
@@ -47,6 +48,11 @@ function resolvePages(s: usize, va: u64, size: u32, manner: u32): bool {
   va = truncate(s, va)
   const room = <u32>(PAGE - (va & 0xfff))
   size1 = size <= room ? size : room
+  if (size1 != size && !canonical(s, va + <u64>(size - 1))) {
+    // The address check covers the whole operand and comes before any page fault.
+    raiseError(s, manner & STACK ? EXC_SS : EXC_GP, 0)
+    return false
+  }
   const kind = translate(s, va, manner)
   if (kind == LEFT) return false
   kind1 = kind

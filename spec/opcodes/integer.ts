@@ -95,6 +95,6 @@ export const integer: readonly string[] = [
   '87 XCHG Ev,Gv =xchg lock',
   '86 XCHG Eb,Gb =xchg lock',
   '0F.1F NOP Ev',
-  '0F.0D NOP Ev',
+  '0F.0D NOP Ev mem',
   ...['18', '19', '1A', '1B', '1C', '1D', '1E'].map((o) => `0F.${o} NOP Ev`),
 ]

@@ -180,7 +180,12 @@ export class Emulated {
     const { s, view } = this
     this.code(c.slot, c.bytes, c.length)
     this.setWindow(window)
-    if (this.dirty) this.bytes.set(this.snapshot, s)
+    if (this.dirty) {
+      // All but the fill mark of the block cache.
+      const top = view.getUint32(s + L.CPU_BLOCKS_TOP, true)
+      this.bytes.set(this.snapshot, s)
+      view.setUint32(s + L.CPU_BLOCKS_TOP, top, true)
+    }
     this.gpr.set(c.gpr)
     view.setBigUint64(s + L.CPU_RIP, BigInt(c.slot), true)
     view.setBigUint64(s + L.CPU_EFLAGS, c.rflags, true)

@@ -153,9 +153,13 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
   }
   const addressLow = (v: bigint): bigint => (address32 ? (v & 0xffff_ffffn) | (r.u64() & 0xffff_ffff_0000_0000n) : mask64(v))
   if (string) {
-    const wantSi = r.chance(70) ? BigInt(WINDOWS[0].at + 128 + r.below(256)) : target(r, size)
+    let wantSi = r.chance(70) ? BigInt(WINDOWS[0].at + 128 + r.below(256)) : target(r, size)
+    if (gs && wantSi >> 63n) wantSi = BigInt(UNMAPPED)
     gpr[RSI] = addressLow(wantSi - segmentBase)
-    const wantDi = r.chance(50) && row.mnemonic !== 'STOS' ? wantSi + BigInt(r.below(40) - 20) : r.chance(75) ? BigInt(WINDOWS[0].at + 128 + r.below(256)) : target(r, size)
+    let wantDi = r.chance(50) && row.mnemonic !== 'STOS' ? wantSi + BigInt(r.below(40) - 20) : r.chance(75) ? BigInt(WINDOWS[0].at + 128 + r.below(256)) : target(r, size)
+    const inside = wantDi >= BigInt(WINDOWS[0].at) && wantDi + BigInt(size) <= BigInt(WINDOWS[0].at + WINDOWS[0].size)
+    // Else where six elements in either direction stay inside, or run into the read-only page.
+    if (!inside && wantDi >= BigInt(DATA - 64) && wantDi < BigInt(READ_ONLY)) wantDi = BigInt(WINDOWS[1].at + 48 + r.below(80))
     gpr[RDI] = addressLow(wantDi)
     gpr[RCX] = addressLow(BigInt(r.chance(10) ? 0 : r.below(Math.floor(120 / size))))
     if (row.mnemonic === 'SCAS' || row.mnemonic === 'CMPS') {
@@ -173,10 +177,13 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
       const most = Math.floor(room / size) - 1
       const c = (gpr[RCX] as bigint) & 0xffff_ffffn
       if (inFirst && c > BigInt(Math.max(most, 0))) gpr[RCX] = addressLow(BigInt(Math.max(most, 0)))
-      if (!inFirst && c > 12n) gpr[RCX] = addressLow(BigInt(r.below(6)))
+      if (!inFirst && c > 5n) gpr[RCX] = addressLow(BigInt(r.below(6)))
     }
   }
-  if (row.mnemonic === 'XLAT') gpr[RBX] = addressLow(target(r, 1) - segmentBase - ((gpr[0] as bigint) & 0xffn))
+  if (row.mnemonic === 'XLAT') {
+    const at = target(r, 1)
+    gpr[RBX] = addressLow((gs && at >> 63n ? BigInt(UNMAPPED) : at) - segmentBase - ((gpr[0] as bigint) & 0xffn))
+  }
   if (/^LOOP|^JCXZ/.test(row.mnemonic) && r.chance(60)) gpr[RCX] = BigInt(r.below(3)) | (r.chance(30) ? r.u64() & 0xffff_ffff_0000_0000n : 0n)
   if ((row.mnemonic === 'DIV' || row.mnemonic === 'IDIV') && r.chance(70)) {
     const sign = row.mnemonic === 'IDIV' && r.chance(50)
@@ -199,10 +206,12 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
       const rm = r.below(8)
       tail.push(0xc0 | (regField << 3) | rm)
       const full = rm | ((rex & 1) << 3)
+      // CALL RSP would push into the code.
+      if (branch && full === RSP) return generate(r, row, claims)
       if (branch) gpr[full] = landing(r)
     } else {
       memory = true
-      const bitString = /^BT/.test(row.mnemonic) && row.operands[1] === 'Gv'
+      const bitString = row.mnemonic.startsWith('BT') && row.operands[1] === 'Gv'
       let want = target(r, access)
       if (bitString && reg < 16) {
         const far = r.chance(90)
@@ -212,6 +221,8 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
       }
       if (row.mnemonic === 'CMPXCHG8B' && size === 8 && r.chance(85)) want &= ~15n
       if (row.mnemonic === 'MOVDIR64B' && reg < 16) gpr[reg] = BigInt(r.chance(80) ? 0x20000f00 + 64 * r.below(7) : 0x20000f00 + r.below(448))
+      // With a GS base the upper half is left out: the virtualised host answers #GP there.
+      if (gs && want >> 63n) want = BigInt(UNMAPPED)
       const offset = mask64(want - segmentBase)
       const form = r.below(10)
       const disp = r.pick([0, 0, r.below(256) - 128, r.below(256) - 128, r.u32() | 0])
@@ -282,9 +293,9 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
       const w = windowOffset(want)
       if (branch && row.mnemonic !== 'RET') {
         if (w >= 0) pokes.push([w, landing(r), 8])
-        else if (want >= BigInt(READ_ONLY) && want < BigInt(UNMAPPED)) gpr.fill(1n << 63n)
+        else if (want >= BigInt(READ_ONLY) && want < BigInt(UNMAPPED)) return generate(r, row, claims)
       } else if (w >= 0 && r.chance(40)) pokes.push([w, r.operand(), 8])
-      if (/^CMPXCHG/.test(row.mnemonic) && r.chance(50) && w >= 0) {
+      if (row.mnemonic.startsWith('CMPXCHG') && r.chance(50) && w >= 0) {
         pokes.push([w, gpr[0] as bigint, access > 8 ? 8 : access])
         if (access === 16) pokes.push([w + 8, gpr[RDX] as bigint, 8])
         else if (row.mnemonic === 'CMPXCHG8B') pokes.push([w, ((gpr[0] as bigint) & 0xffff_ffffn) | (mask64((gpr[RDX] as bigint) << 32n)), 8])
@@ -322,7 +333,8 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
       break
     }
     case 'moffs': {
-      const at = mask64(target(r, size) - segmentBase)
+      const want = target(r, size)
+      const at = mask64((gs && want >> 63n ? BigInt(UNMAPPED) : want) - segmentBase)
       put(Number(BigInt.asIntN(32, at)), 4)
       if (!address32) put(Number(BigInt.asIntN(32, at >> 32n)), 4)
       break
