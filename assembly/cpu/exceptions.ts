@@ -8,7 +8,7 @@ import {
   CPU_NMI_BLOCKED, CPU_PENDING_DB, CPU_RIP, CPU_RIP_MASK, CPU_STEP_CANCEL, CPU_STOP_DETAIL, CPU_STOP_INFO, CPU_STOP_NAME, CPU_STOP_REASON, CPU_TRIPLE_FAULT,
   EXCF_ERROR, EXCF_EXTERNAL, EXCF_INT3, EXCF_NMI, EXCF_SOFT, EXCF_TRAP, EXC_AC, EXC_BR, EXC_DB, EXC_DE, EXC_DF, EXC_GP, EXC_MC, EXC_NMI, EXC_NP, EXC_PF,
   EXC_SS, EXC_TS, EXC_VC, LEAVE_EXIT_RETRY, LEAVE_FAULT, OP_LENGTH, OP_MODRM, SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_IDTR, SEG_LIMIT, SEG_SELECTOR, SEG_SS, SEG_TR,
-  STOP_EXIT, STOP_SHUTDOWN, STOP_UNIMPLEMENTED, UNIMPLEMENTED_DELIVERY_MMIO, UNIMPLEMENTED_TASK_SWITCH, UNIMPLEMENTED_VM86,
+  STOP_EXIT, STOP_SHUTDOWN, STOP_UNIMPLEMENTED, UNIMPLEMENTED_DELIVERY_MMIO, UNIMPLEMENTED_VM86,
 } from '../generated/layout'
 import { instructionRip } from '../execute/operands'
 import { sysRead } from '../memory/access'
@@ -16,6 +16,7 @@ import { IF, TF, getFlags, setFlags } from './flags'
 import {
   ATTR_DB, ATTR_L, FLAG_NT, FLAG_RF, FLAG_VM, canonical, code64, leaveWith, longMode, protectedMode, segment, sevEs, updateMode, virtual8086,
 } from './mode'
+import { TASK_DONE, TASK_GATE, TASK_REFUSED, taskSwitch } from './task'
 import {
   applyStack, attributes, beginStack64, beginStackCurrent, codeSegment, descriptor, descriptorError, descriptorLimit, fetchDescriptor, loadedStack,
   markAccessed, readStackSegment, setDescriptorCache, setRealCache, stackPointer, stackPush, stackTop,
@@ -126,6 +127,7 @@ function deliverEvent(s: usize, vector: u32, error: u32, flags: u32, ret: u64): 
       return load<u32>(s, CPU_STOP_REASON)
     }
     const second = load<u32>(s, CPU_EXC_VECTOR)
+    if (switched) ret = load<u64>(s, CPU_RIP)
     store<u32>(s, 0, CPU_LEAVE)
     if (processor && vector == EXC_DF && (contributory(second) || second == EXC_PF)) {
       store<u32>(s, 1, CPU_TRIPLE_FAULT)
@@ -143,9 +145,13 @@ function deliverEvent(s: usize, vector: u32, error: u32, flags: u32, ret: u64): 
 /** INT n, INT3, INTO, INT1 from a handler: true if CPU_RIP is the handler's; false with the exception pending. */
 export function softwareInterrupt(s: usize, op: usize, vector: u32, flags: u32, next: u64): bool {
   const step = (<u32>load<u64>(s, CPU_EFLAGS) & TF) != 0
-  if (!throughIdt(s, vector, 0, flags, next, op)) return false
-  // TF of the interrupted code traps no more; what MOV SS held back is lost.
-  store<u32>(s, 0, CPU_PENDING_DB)
+  if (!throughIdt(s, vector, 0, flags, next, op)) {
+    if (!switched) return false
+    // The exception belongs to the new task.
+    if (deliver(s)) return false
+  }
+  // TF of the interrupted code traps no more. A data breakpoint that MOV SS held back is taken in the handler (ICEBP: merged).
+  store<u32>(s, vector == EXC_DB && (flags & EXCF_TRAP) != 0 ? 0 : load<u32>(s, CPU_PENDING_DB) & 15, CPU_PENDING_DB)
   if (step) store<u32>(s, 1, CPU_STEP_CANCEL)
   return true
 }
@@ -164,6 +170,9 @@ function pushedFlags(s: usize, vector: u32, flags: u32): u64 {
   return fault ? image | FLAG_RF : image
 }
 
+/** The event went through a task gate: CPU_RIP belongs to the new task, whether or not an exception is pending in it. */
+let switched: bool = false
+
 function enterHandler(s: usize, vector: u32, flags: u32): void {
   if (vector == EXC_DB && (flags & (EXCF_SOFT | EXCF_INT3)) == 0) {
     store<u64>(s, load<u64>(s, CPU_DR7) & ~(<u64>0x2000), CPU_DR7)
@@ -175,6 +184,7 @@ function enterHandler(s: usize, vector: u32, flags: u32): void {
 /** True: delivered, CPU_RIP set. False: EXC_* describes what went wrong; only memory below the stack pointer may have changed. */
 function throughIdt(s: usize, vector: u32, error: u32, flags: u32, ret: u64, op: usize): bool {
   ret &= load<u64>(s, CPU_RIP_MASK)
+  switched = false
   let ok: bool
   if (!protectedMode(s)) ok = realMode(s, vector, flags, ret)
   else if (longMode(s)) ok = longGate(s, vector, error, flags, ret)
@@ -218,10 +228,14 @@ function legacyGate(s: usize, vector: u32, error: u32, flags: u32, ret: u64, op:
   if (x == 0 && (<u32>(gate >> 45) & 3) < cpl) return gateFault(s, EXC_GP, idtError)
   if (((gate >> 47) & 1) == 0) return gateFault(s, EXC_NP, idtError)
   if (type == 5) {
-    // A task switch is intercepted for SEV-ES guests; elsewhere hardware tasks are not modelled yet.
-    if (sevEs(s)) vmmCommunication(s, 0x7d)
-    else unimplementedFeature(s, op, UNIMPLEMENTED_TASK_SWITCH)
-    return false
+    // A task switch is intercepted for SEV-ES guests.
+    if (sevEs(s)) {
+      vmmCommunication(s, 0x7d)
+      return false
+    }
+    const result = taskSwitch(s, <u32>(gate >> 16) & 0xffff, TASK_GATE, ret, x, (flags & EXCF_ERROR) != 0, error)
+    switched = result != TASK_REFUSED
+    return result == TASK_DONE
   }
   const wide = (type & 8) != 0
   const size: u32 = wide ? 4 : 2

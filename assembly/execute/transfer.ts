@@ -2,7 +2,7 @@
  * Control transfers between segments: far JMP, CALL, RET, IRET, call gates, software interrupts
  * (SDM vol 2 JMP, CALL, RET, IRET, INT; vol 3, 5.8, 6.12; APM vol 2, 4.11, 8.9).
  */
-import { raiseError, softwareInterrupt, unimplementedFeature, vmmCommunication } from '../cpu/exceptions'
+import { deliver, raiseError, softwareInterrupt, unimplementedFeature, vmmCommunication } from '../cpu/exceptions'
 import { IF, TF, getFlags, overflow, setFlags } from '../cpu/flags'
 import {
   ATTR_DB, ATTR_L, FLAG_AC, FLAG_ID, FLAG_IOPL, FLAG_NT, FLAG_RF, FLAG_VIF, FLAG_VIP, FLAG_VM, canonical, code64, leaveWith, longMode, protectedMode,
@@ -14,10 +14,11 @@ import {
   stackPush, stackSkip, stackTop, writableData,
 } from '../cpu/segments'
 import {
-  CPU_CPL, CPU_DEBUG_ARMED, CPU_LEAVE, CPU_NMI_BLOCKED, CPU_RIP, CPU_RIP_MASK, EXCF_INT3, EXCF_SOFT, EXCF_TRAP, EXC_BP, EXC_DB, EXC_GP, EXC_NP, EXC_OF, EXC_SS,
-  LEAVE_BRANCH, LEAVE_NEXT, OP_EXTRA, OP_IMM, OP_NEXT, SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS, SEG_LIMIT, SEG_SELECTOR, SEG_SS,
-  UNIMPLEMENTED_TASK_SWITCH, UNIMPLEMENTED_VM86,
+  CPU_CPL, CPU_DEBUG_ARMED, CPU_LEAVE, CPU_NMI_BLOCKED, CPU_RIP, CPU_RIP_MASK, CPU_STOP_REASON, CPU_TRIPLE_FAULT, EXCF_INT3, EXCF_SOFT, EXCF_TRAP, EXC_BP, EXC_DB, EXC_GP, EXC_NP, EXC_OF, EXC_SS,
+  LEAVE_BRANCH, LEAVE_EXIT_BRANCH, LEAVE_NEXT, OP_EXTRA, OP_IMM, OP_NEXT, SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS, SEG_LIMIT, SEG_SELECTOR, SEG_SS,
+  SEG_TR, UNIMPLEMENTED_VM86,
 } from '../generated/layout'
+import { TASK_CALL, TASK_FAULTED, TASK_JUMP, TASK_REFUSED, TASK_RETURN, taskSwitch } from '../cpu/task'
 import { readMem, sysRead } from '../memory/access'
 import { ea, operandSize } from './operands'
 
@@ -101,15 +102,13 @@ function gateOffset(s: usize, gate: u64): u64 {
 }
 
 /** A system descriptor as far target: 1 = call gate that may be used, 0 = LEAVE is set. */
-function gateAllowed(s: usize, op: usize, selector: u32, attrib: u32): u32 {
+function gateAllowed(s: usize, selector: u32, attrib: u32): u32 {
   const type = attrib & 0x1f
   const long = longMode(s)
   const cpl = load<u32>(s, CPU_CPL)
   const dpl = (attrib >> 5) & 3
   const error = selector & 0xfffc
-  const gate = type == 12 || (type == 4 && !long)
-  const task = !long && (type == 5 || type == 1 || type == 9)
-  if (!gate && !task) {
+  if (type != 12 && (type != 4 || long)) {
     raiseError(s, EXC_GP, error)
     return 0
   }
@@ -121,16 +120,44 @@ function gateAllowed(s: usize, op: usize, selector: u32, attrib: u32): u32 {
     raiseError(s, EXC_NP, error)
     return 0
   }
-  if (task) {
-    if (sevEs(s)) vmmCommunication(s, 0x7d)
-    else unimplementedFeature(s, op, UNIMPLEMENTED_TASK_SWITCH)
-    return 0
-  }
   if (long && (<u32>(descriptorUpper() >> 40) & 0x1f) != 0) {
     raiseError(s, EXC_GP, error)
     return 0
   }
   return 1
+}
+
+/** A TSS or task gate as far target (legacy modes). */
+function taskTarget(s: usize, attrib: u32): bool {
+  const type = attrib & 0x1f
+  return !longMode(s) && (type == 5 || type == 1 || type == 9 || type == 3 || type == 11)
+}
+
+/** JMP or CALL to a TSS or task gate. */
+function taskTransfer(s: usize, op: usize, selector: u32, d: u64, attrib: u32, kind: u32): u32 {
+  const dpl = (attrib >> 5) & 3
+  const error = selector & 0xfffc
+  if (dpl < load<u32>(s, CPU_CPL) || dpl < (selector & 3)) return raiseError(s, EXC_GP, error)
+  let target = selector
+  if ((attrib & 0x1f) == 5) {
+    if ((attrib & 0x80) == 0) return raiseError(s, EXC_NP, error)
+    target = <u32>(d >> 16) & 0xffff
+  }
+  if (sevEs(s)) return vmmCommunication(s, 0x7d)
+  return switched(s, taskSwitch(s, target, kind, nextRip(s, op), 0, false, 0))
+}
+
+/** The end of an instruction that switched tasks; an exception of the new task is delivered here, since RIP is the new one. */
+function switched(s: usize, result: u32): u32 {
+  if (result == TASK_REFUSED) return load<u32>(s, CPU_LEAVE)
+  if (result == TASK_FAULTED) {
+    const stop = deliver(s)
+    if (stop) {
+      store<u32>(s, stop, CPU_STOP_REASON)
+      return leaveWith(s, LEAVE_EXIT_BRANCH)
+    }
+  }
+  return leaveWith(s, LEAVE_BRANCH)
 }
 
 /** Reads and checks the code segment behind a call gate; its attributes, 0 = LEAVE is set. */
@@ -162,7 +189,8 @@ function jumpTo(s: usize, op: usize, selector: u32, offset: u64): u32 {
   let rip = offset
   if ((attrib & 0x10) == 0) {
     if (longMode(s) && !fetchSystemDescriptor(s, selector, EXC_GP, 0)) return load<u32>(s, CPU_LEAVE)
-    if (!gateAllowed(s, op, selector, attrib)) return load<u32>(s, CPU_LEAVE)
+    if (taskTarget(s, attrib)) return taskTransfer(s, op, selector, d, attrib, TASK_JUMP)
+    if (!gateAllowed(s, selector, attrib)) return load<u32>(s, CPU_LEAVE)
     rip = gateOffset(s, d)
     selector = <u32>(d >> 16) & 0xffff
     attrib = gateCode(s, selector)
@@ -197,7 +225,8 @@ function callTo(s: usize, op: usize, selector: u32, offset: u64): u32 {
   if (!fetchDescriptor(s, selector, EXC_GP, 0)) return load<u32>(s, CPU_LEAVE)
   const d = descriptor()
   const attrib = attributes(d)
-  if ((attrib & 0x10) == 0) return callGate(s, op, selector, d, attrib, oldCs, ret)
+  if (taskTarget(s, attrib)) return taskTransfer(s, op, selector, d, attrib, TASK_CALL)
+  if ((attrib & 0x10) == 0) return callGate(s, selector, d, attrib, oldCs, ret)
   if (!codeSegment(attrib)) return raiseError(s, EXC_GP, selector & 0xfffc)
   if (checkDirect(s, selector, attrib)) return load<u32>(s, CPU_LEAVE)
   beginStackCurrent(s, 0)
@@ -209,10 +238,10 @@ function callTo(s: usize, op: usize, selector: u32, offset: u64): u32 {
   return arrive(s, offset)
 }
 
-function callGate(s: usize, op: usize, selector: u32, gate: u64, gateAttrib: u32, oldCs: u64, ret: u64): u32 {
+function callGate(s: usize, selector: u32, gate: u64, gateAttrib: u32, oldCs: u64, ret: u64): u32 {
   const long = longMode(s)
   if (long && !fetchSystemDescriptor(s, selector, EXC_GP, 0)) return load<u32>(s, CPU_LEAVE)
-  if (!gateAllowed(s, op, selector, gateAttrib)) return load<u32>(s, CPU_LEAVE)
+  if (!gateAllowed(s, selector, gateAttrib)) return load<u32>(s, CPU_LEAVE)
   const rip = gateOffset(s, gate)
   const target = <u32>(gate >> 16) & 0xffff
   const attrib = gateCode(s, target)
@@ -373,7 +402,9 @@ export function iret(s: usize, op: usize): u32 {
   if (protectedMode(s) && !virtual8086(s) && (flags & FLAG_NT) != 0) {
     if (longMode(s)) return raiseError(s, EXC_GP, 0)
     if (sevEs(s)) return vmmCommunication(s, 0x7d)
-    return unimplementedFeature(s, op, UNIMPLEMENTED_TASK_SWITCH)
+    const link = <u32>sysRead(s, load<u64>(segment(s, SEG_TR), SEG_BASE), 2)
+    if (left(s)) return load<u32>(s, CPU_LEAVE)
+    return switched(s, taskSwitch(s, link, TASK_RETURN, nextRip(s, op), 0, false, 0))
   }
   if (virtual8086(s)) return unimplementedFeature(s, op, UNIMPLEMENTED_VM86)
   beginStackCurrent(s, 0)
@@ -406,8 +437,13 @@ export function iret(s: usize, op: usize): u32 {
 
 function software(s: usize, op: usize, vector: u32, kind: u32): u32 {
   if (virtual8086(s)) return unimplementedFeature(s, op, UNIMPLEMENTED_VM86)
-  if (!softwareInterrupt(s, op, vector, kind, nextRip(s, op))) return load<u32>(s, CPU_LEAVE)
+  if (!softwareInterrupt(s, op, vector, kind, nextRip(s, op))) return stoppedOrFault(s)
   return leaveWith(s, LEAVE_BRANCH)
+}
+
+/** A failed software interrupt: a fault of the instruction, or a stop in the task that a task gate led to. */
+function stoppedOrFault(s: usize): u32 {
+  return load<u32>(s, CPU_TRIPLE_FAULT) ? leaveWith(s, LEAVE_EXIT_BRANCH) : load<u32>(s, CPU_LEAVE)
 }
 
 export function intN(s: usize, op: usize): u32 {
@@ -425,6 +461,6 @@ export function into(s: usize, op: usize): u32 {
 /** INT1 (ICEBP): a #DB trap without privilege check; intercepted for SEV-ES guests. */
 export function int1(s: usize, op: usize): u32 {
   if (sevEs(s)) return vmmCommunication(s, 0x88)
-  if (!softwareInterrupt(s, op, EXC_DB, EXCF_TRAP, nextRip(s, op))) return load<u32>(s, CPU_LEAVE)
+  if (!softwareInterrupt(s, op, EXC_DB, EXCF_TRAP, nextRip(s, op))) return stoppedOrFault(s)
   return leaveWith(s, LEAVE_BRANCH)
 }
