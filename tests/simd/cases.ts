@@ -116,6 +116,7 @@ function encode(row: Opcode, r: Random, memory: boolean): number[] {
   if (row.exact !== undefined) modrm = row.exact
   if (row.modrm) code.push(modrm)
   if (row.immediate === 'Ub' || row.immediate === 'Ib') code.push(r.below(3) === 0 || /DP|ROUND/.test(row.mnemonic) ? r.below(256) : r.below(64))
+  if (row.immediate === 'Iw') code.push(r.below(256), r.below(256))
   return code
 }
 
