@@ -1,8 +1,8 @@
 /** KVM_GET_SUPPORTED_CPUID of the modelled host, and CPU models by QEMU's names. */
-import { CPUID_AMD, CPUID_INTEL, CPUID_SIGNATURE } from '../generated/cpuid.js'
-import { type CpuidEntry, SIGNIFICANT_INDEX } from './entries.js'
+import { CPUID_AMD, CPUID_INTEL, CPUID_SIGNATURE } from '../generated/cpuid.ts'
+import { type CpuidEntry, SIGNIFICANT_INDEX } from './entries.ts'
 
-export { CPUID_SIGNATURE } from '../generated/cpuid.js'
+export { CPUID_SIGNATURE } from '../generated/cpuid.ts'
 export type CpuModel = keyof typeof CPUID_SIGNATURE
 
 export function supportedCpuid(host: 'amd' | 'intel'): CpuidEntry[] {

@@ -2,7 +2,7 @@
  * NIST P-384 (SP 800-186, 3.2.1.4): key pairs, ECDH and ECDSA with SHA-256, for SEV's certificates and
  * launch sessions. Plain BigInt arithmetic, not constant time: every key here belongs to a model.
  */
-import { sha256 } from './sha256.js'
+import { sha256 } from './sha256.ts'
 
 const P = 2n ** 384n - 2n ** 128n - 2n ** 96n + 2n ** 32n - 1n
 const N = 0xffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973n

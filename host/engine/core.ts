@@ -5,9 +5,9 @@
  * from the current buffer (`view()`), never cached across calls that allocate.
  */
 import { instantiate } from '@assemblyscript/loader'
-import { CloisterError } from '../errors.js'
-import { HEAP, STAGING, STAGING_SIZE } from '../generated/layout.js'
-import { CORE_EXPORTS, type CoreExports } from './exports.js'
+import { CloisterError } from '../errors.ts'
+import { HEAP, STAGING, STAGING_SIZE } from '../generated/layout.ts'
+import { CORE_EXPORTS, type CoreExports } from './exports.ts'
 
 export type WasmSource = URL | BufferSource | WebAssembly.Module
 

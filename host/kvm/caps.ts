@@ -1,8 +1,8 @@
 /** KVM_CHECK_EXTENSION (virt/kvm/kvm_main.c, arch/x86/kvm/x86.c): answers of the system, and those that depend on the VM (facts/kvm.md 2.3). */
-import { CAP } from '../generated/kvm-abi.js'
-import type { Kernel } from './kernel.js'
-import { supportedVmTypes } from './vm-types.js'
-import type { VmFd } from './vm.js'
+import { CAP } from '../generated/kvm-abi.ts'
+import type { Kernel } from './kernel.ts'
+import { supportedVmTypes } from './vm-types.ts'
+import type { VmFd } from './vm.ts'
 
 /** 1 << KVM_HC_MAP_GPA_RANGE. */
 export const EXIT_HYPERCALL_MASK = 0x1000

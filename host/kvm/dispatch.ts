@@ -3,9 +3,9 @@
  * spec/kvm-abi; their order of checks is the kernel's: dead VM, unknown request, copy in (-EFAULT),
  * policy, handler, copy out.
  */
-import { REQUEST } from '../generated/kvm-abi.js'
-import type { PolicyEntry, PolicyRule } from '../policy/table.js'
-import type { ErrnoName, IoctlArgument, Kernel } from './kernel.js'
+import { REQUEST } from '../generated/kvm-abi.ts'
+import type { PolicyEntry, PolicyRule } from '../policy/table.ts'
+import type { ErrnoName, IoctlArgument, Kernel } from './kernel.ts'
 
 export type RequestName = keyof typeof REQUEST
 

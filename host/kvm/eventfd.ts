@@ -1,5 +1,5 @@
 /** eventfd(2): a 64-bit counter that interrupt routing listens to. */
-import type { FileDescriptor, Kernel } from './kernel.js'
+import type { FileDescriptor, Kernel } from './kernel.ts'
 
 export class EventFd implements FileDescriptor {
   readonly kind = 'eventfd'

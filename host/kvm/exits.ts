@@ -3,7 +3,7 @@
  * kvm_run). `data` members are live views of the vCPU's pages: a handler completes a read by writing
  * into them, then calls `run` again.
  */
-import { EXIT } from '../generated/kvm-abi.js'
+import { EXIT } from '../generated/kvm-abi.ts'
 
 export type ExitReason = keyof typeof EXIT
 

@@ -2,12 +2,12 @@
  * What all file descriptors of one `openKvm` share: the core, the caller's address space, the policy
  * table in force, and the reason of the last refusal.
  */
-import { CloisterError, type Refusal } from '../errors.js'
-import type { Core } from '../engine/core.js'
-import { ERRNO } from '../generated/kvm-abi.js'
-import { type Linux, type PolicyEntry, policyTable } from '../policy/table.js'
-import { AddressSpace } from './mapping.js'
-import { Platform } from '../firmware/psp/platform.js'
+import { CloisterError, type Refusal } from '../errors.ts'
+import type { Core } from '../engine/core.ts'
+import { ERRNO } from '../generated/kvm-abi.ts'
+import { type Linux, type PolicyEntry, policyTable } from '../policy/table.ts'
+import { AddressSpace } from './mapping.ts'
+import { Platform } from '../firmware/psp/platform.ts'
 
 export type Host = 'amd' | 'intel'
 export type ErrnoName = keyof typeof ERRNO

@@ -2,8 +2,8 @@
  * The caller's address space: what `mmap` hands out. Addresses are made up, but every u64 pointer
  * field of every ioctl resolves them; an address outside every mapping is -EFAULT, as in Linux.
  */
-import type { Core } from '../engine/core.js'
-import { STAGING, STAGING_SIZE } from '../generated/layout.js'
+import type { Core } from '../engine/core.ts'
+import { STAGING, STAGING_SIZE } from '../generated/layout.ts'
 
 /** Where mmap areas begin on x86-64 Linux without randomisation, so that logs look familiar. */
 const FIRST_ADDRESS = 0x7f00_0000_0000

@@ -1,5 +1,5 @@
 /** Lists of MSRs from spec/msr: KVM_GET_MSR_INDEX_LIST, and those that an SEV-ES guest reaches without KVM. */
-import { msrs } from '../generated/msr.js'
+import { msrs } from '../generated/msr.ts'
 
 const passThrough = new Set(msrs.filter((msr) => msr.pass).map((msr) => msr.index))
 

@@ -5,8 +5,8 @@
 import {
   CPU_APIC_BASE, CPU_CPL, CPU_CR0, CPU_CR2, CPU_CR3, CPU_CR4, CPU_CR8, CPU_EFER, CPU_GPR, CPU_RIP, CPU_SEGMENTS, SEG_ATTRIB, SEG_BASE, SEG_CS,
   SEG_DS, SEG_ES, SEG_FS, SEG_GDTR, SEG_GS, SEG_IDTR, SEG_LDTR, SEG_LIMIT, SEG_SELECTOR, SEG_SS, SEG_TR, SIZEOF_SEG,
-} from '../generated/layout.js'
-import type { CoreExports } from '../engine/exports.js'
+} from '../generated/layout.ts'
+import type { CoreExports } from '../engine/exports.ts'
 
 /** General registers as KVM orders them: rax rbx rcx rdx rsi rdi rsp rbp r8..r15; values are x86 numbers. */
 const ORDER = [0, 3, 1, 2, 6, 7, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15] as const

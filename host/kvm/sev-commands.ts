@@ -2,17 +2,17 @@
  * KVM_MEMORY_ENCRYPT_OP for SEV and SEV-ES (arch/x86/kvm/svm/sev.c sev_mem_enc_ioctl and the functions
  * it calls), in the kernel's order of checks. The firmware's part is host/firmware/psp.
  */
-import { GUEST_STATE, SEV_SIZE, FIRMWARE_STATUS as FW, SEV_FEATURE } from '../generated/psp.js'
-import { SEV_COMMAND, VM_TYPE } from '../generated/kvm-abi.js'
-import { CPU_DR7 } from '../generated/layout.js'
-import { viewOf } from './dispatch.js'
-import type { ErrnoName, Kernel } from './kernel.js'
-import type { Place } from './mapping.js'
-import { sevDebug } from './sev-debug.js'
-import { snpCommand } from './sev-snp.js'
-import { activateSev, allocateAsid, SevInfo, sealVcpu, vmsaImage } from './sev-vm.js'
-import { SevFd } from './sev.js'
-import type { VmFd } from './vm.js'
+import { GUEST_STATE, SEV_SIZE, FIRMWARE_STATUS as FW, SEV_FEATURE } from '../generated/psp.ts'
+import { SEV_COMMAND, VM_TYPE } from '../generated/kvm-abi.ts'
+import { CPU_DR7 } from '../generated/layout.ts'
+import { viewOf } from './dispatch.ts'
+import type { ErrnoName, Kernel } from './kernel.ts'
+import type { Place } from './mapping.ts'
+import { sevDebug } from './sev-debug.ts'
+import { snpCommand } from './sev-snp.ts'
+import { activateSev, allocateAsid, SevInfo, sealVcpu, vmsaImage } from './sev-vm.ts'
+import { SevFd } from './sev.ts'
+import type { VmFd } from './vm.ts'
 
 const SEV_C = 'arch/x86/kvm/svm/sev.c'
 const GHCB_VERSION_MAX = 2

@@ -2,9 +2,9 @@
  * KVM_SEV_DBG_DECRYPT and DBG_ENCRYPT (arch/x86/kvm/svm/sev.c sev_dbg_crypt): the firmware works on
  * 16-byte units inside one page; the kernel widens and reads back what does not fit.
  */
-import { FIRMWARE_STATUS as FW } from '../generated/psp.js'
-import { viewOf } from './dispatch.js'
-import { badFd, firmware, issues, pin, refuse, type SevCall } from './sev-commands.js'
+import { FIRMWARE_STATUS as FW } from '../generated/psp.ts'
+import { viewOf } from './dispatch.ts'
+import { badFd, firmware, issues, pin, refuse, type SevCall } from './sev-commands.ts'
 
 const PAGE = 4096n
 

@@ -3,10 +3,10 @@
  * snp_launch_start, snp_launch_update, snp_launch_finish, snp_enable_certs). The launch itself is not
  * modelled yet and says so.
  */
-import { SEV_COMMAND, VM_TYPE } from '../generated/kvm-abi.js'
-import { SNP_POLICY } from '../generated/psp.js'
-import { viewOf } from './dispatch.js'
-import { refuse, type SevCall } from './sev-commands.js'
+import { SEV_COMMAND, VM_TYPE } from '../generated/kvm-abi.ts'
+import { SNP_POLICY } from '../generated/psp.ts'
+import { viewOf } from './dispatch.ts'
+import { refuse, type SevCall } from './sev-commands.ts'
 
 export function snpCommand(call: SevCall): number {
   const { vm, kernel } = call

@@ -5,14 +5,14 @@
 import {
   CPU_CR0, CPU_CR4, CPU_EFER, CPU_SEV_STATUS, CPU_XCR0, STAGING, VKVM_GHCB_RAX, VKVM_GHCB_RBX, VKVM_GHCB_RCX, VKVM_GHCB_RDX, VKVM_GHCB_RSI,
   VKVM_GHCB_XCR0, VM_ASID, VM_C_BIT, VM_GHCB_VERSION, VM_LEGACY_ES, VM_PHYS_MASK, VM_SEV, VM_VMSA_FEATURES,
-} from '../generated/layout.js'
-import { REQUEST, VM_TYPE } from '../generated/kvm-abi.js'
-import type { Guest } from '../firmware/psp/guest.js'
-import { ASID } from '../firmware/psp/platform.js'
-import { viewOf } from './dispatch.js'
-import type { Kernel } from './kernel.js'
-import type { VcpuFd } from './vcpu.js'
-import type { VmFd } from './vm.js'
+} from '../generated/layout.ts'
+import { REQUEST, VM_TYPE } from '../generated/kvm-abi.ts'
+import type { Guest } from '../firmware/psp/guest.ts'
+import { ASID } from '../firmware/psp/platform.ts'
+import { viewOf } from './dispatch.ts'
+import type { Kernel } from './kernel.ts'
+import type { VcpuFd } from './vcpu.ts'
+import type { VmFd } from './vm.ts'
 
 /** Position of the encryption bit in a page-table entry (CPUID 0x8000001F EBX[5:0]). */
 export const C_BIT = 51n

@@ -1,8 +1,8 @@
 /** The /dev/sev file descriptor: platform commands (drivers/crypto/ccp/sev-dev.c sev_ioctl). */
-import { SEV_ISSUE, SEV_ISSUE_CMD } from '../generated/kvm-abi.js'
-import { FIRMWARE_STATUS as FW, SEV_SIZE } from '../generated/psp.js'
-import { viewOf } from './dispatch.js'
-import type { FileDescriptor, IoctlArgument, Kernel } from './kernel.js'
+import { SEV_ISSUE, SEV_ISSUE_CMD } from '../generated/kvm-abi.ts'
+import { FIRMWARE_STATUS as FW, SEV_SIZE } from '../generated/psp.ts'
+import { viewOf } from './dispatch.ts'
+import type { FileDescriptor, IoctlArgument, Kernel } from './kernel.ts'
 
 const SEV_DEV = 'drivers/crypto/ccp/sev-dev.c'
 /** struct sev_issue_cmd is packed: cmd u32, data u64, error u32. */

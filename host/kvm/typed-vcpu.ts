@@ -1,12 +1,12 @@
 /** Typed wrappers of vCPU ioctls, and the two forms of running. */
-import { type CpuidEntry, decodeCpuid, encodeCpuid } from '../cpuid/entries.js'
-import { ERRNO, EXIT, REQUEST } from '../generated/kvm-abi.js'
-import { decodeExit, type Exit, RUN } from './exits.js'
-import type { Kvm } from './kvm.js'
-import type { Mapping } from './mapping.js'
-import { decodeSregs, encodeSregs, REG_NAMES, type Regs, type Sregs } from './registers.js'
-import type { Vm } from './typed-vm.js'
-import type { VcpuFd } from './vcpu.js'
+import { type CpuidEntry, decodeCpuid, encodeCpuid } from '../cpuid/entries.ts'
+import { ERRNO, EXIT, REQUEST } from '../generated/kvm-abi.ts'
+import { decodeExit, type Exit, RUN } from './exits.ts'
+import type { Kvm } from './kvm.ts'
+import type { Mapping } from './mapping.ts'
+import { decodeSregs, encodeSregs, REG_NAMES, type Regs, type Sregs } from './registers.ts'
+import type { Vm } from './typed-vm.ts'
+import type { VcpuFd } from './vcpu.ts'
 
 export interface MsrValue {
   readonly index: number

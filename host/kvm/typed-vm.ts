@@ -1,10 +1,10 @@
 /** Typed wrappers of VM ioctls; every refusal is a KvmError with the kernel's reason. */
-import { CloisterError } from '../errors.js'
-import { CAP, REQUEST, SEV_COMMAND } from '../generated/kvm-abi.js'
-import type { Kvm, VmType } from './kvm.js'
-import { Vcpu } from './typed-vcpu.js'
-import type { VcpuFd } from './vcpu.js'
-import type { VmFd } from './vm.js'
+import { CloisterError } from '../errors.ts'
+import { CAP, REQUEST, SEV_COMMAND } from '../generated/kvm-abi.ts'
+import type { Kvm, VmType } from './kvm.ts'
+import { Vcpu } from './typed-vcpu.ts'
+import type { VcpuFd } from './vcpu.ts'
+import type { VmFd } from './vm.ts'
 
 export interface MemoryRegion {
   readonly slot: number

@@ -1,8 +1,8 @@
 /** KVM_GET/SET_DEBUGREGS and KVM_SET_GUEST_DEBUG (arch/x86/kvm/x86.c). */
-import { CPU_DR, CPU_DR6, CPU_DR7 } from '../generated/layout.js'
-import { viewOf } from './dispatch.js'
-import type { VcpuRow } from './vcpu-ioctls.js'
-import type { VcpuFd } from './vcpu.js'
+import { CPU_DR, CPU_DR6, CPU_DR7 } from '../generated/layout.ts'
+import { viewOf } from './dispatch.ts'
+import type { VcpuRow } from './vcpu-ioctls.ts'
+import type { VcpuFd } from './vcpu.ts'
 
 /** KVM_GUESTDBG_*: what may stand in `control`. */
 export const GUESTDBG = { ENABLE: 1, SINGLESTEP: 2, BLOCKIRQ: 0x100000, USE_SW_BP: 0x10000, USE_HW_BP: 0x20000, INJECT_DB: 0x40000, INJECT_BP: 0x80000 } as const

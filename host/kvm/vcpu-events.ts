@@ -2,10 +2,10 @@
 import {
   CPU_HALTED, CPU_INTERRUPT_SHADOW, CPU_NMI_BLOCKED, EVENT_INTERRUPT, EVENT_NMI, EVENT_SIPI, STAGING, VKVM_INTERRUPT, VKVM_NMI_PENDING,
   VKVM_SIPI_VECTOR,
-} from '../generated/layout.js'
-import { viewOf } from './dispatch.js'
-import type { VcpuRow } from './vcpu-ioctls.js'
-import type { VcpuFd } from './vcpu.js'
+} from '../generated/layout.ts'
+import { viewOf } from './dispatch.ts'
+import type { VcpuRow } from './vcpu-ioctls.ts'
+import type { VcpuFd } from './vcpu.ts'
 
 const X86 = 'arch/x86/kvm/x86.c'
 /** kvm_vcpu_events.flags. */

@@ -4,10 +4,10 @@
  */
 import {
   CPU_FCS, CPU_FCW, CPU_FDP, CPU_FDS, CPU_FIP, CPU_FOP, CPU_FSW, CPU_FTAG, CPU_FTOP, CPU_MXCSR, CPU_ST, CPU_XCR0, CPU_XMM, VKVM_GHCB_XCR0,
-} from '../generated/layout.js'
-import { viewOf } from './dispatch.js'
-import type { VcpuRow } from './vcpu-ioctls.js'
-import type { VcpuFd } from './vcpu.js'
+} from '../generated/layout.ts'
+import { viewOf } from './dispatch.ts'
+import type { VcpuRow } from './vcpu-ioctls.ts'
+import type { VcpuFd } from './vcpu.ts'
 
 /** State components. */
 const X87 = 1n

@@ -1,13 +1,15 @@
 /** The table of vCPU requests. */
-import type { Kernel } from './kernel.js'
-import { type Handler, type HandlerOptions, type IoctlTable, ioctlTable, type RequestName } from './dispatch.js'
-import { debugHandlers } from './vcpu-debug.js'
-import { eventHandlers } from './vcpu-events.js'
-import { fpuHandlers } from './vcpu-fpu.js'
-import { miscHandlers } from './vcpu-misc.js'
-import { msrHandlers } from './vcpu-msrs.js'
-import { registerHandlers } from './vcpu-registers.js'
-import type { VcpuFd } from './vcpu.js'
+import type { Kernel } from './kernel.ts'
+import { type Handler, type HandlerOptions, type IoctlTable, ioctlTable, type RequestName } from './dispatch.ts'
+import { debugHandlers } from './vcpu-debug.ts'
+import { eventHandlers } from './vcpu-events.ts'
+import { fpuHandlers } from './vcpu-fpu.ts'
+import { miscHandlers } from './vcpu-misc.ts'
+import { oneRegHandlers } from './one-reg.ts'
+import { StatsFd } from './stats.ts'
+import { msrHandlers } from './vcpu-msrs.ts'
+import { registerHandlers } from './vcpu-registers.ts'
+import type { VcpuFd } from './vcpu.ts'
 
 export type VcpuRow = readonly [name: RequestName, handler: Handler<VcpuFd>, options?: HandlerOptions]
 
@@ -22,10 +24,15 @@ const run: VcpuRow = [
   },
 ]
 
+const statsFd: VcpuRow = [
+  'KVM_GET_STATS_FD',
+  (vcpu) => vcpu.kernel.install(new StatsFd(vcpu.kernel, `kvm-1/vcpu-${vcpu.id}`, [['exits', () => vcpu.exits], ['instructions', () => vcpu.instructions]])),
+]
+
 export function vcpuTable(kernel: Kernel): IoctlTable<VcpuFd> {
   let table = tables.get(kernel)
   if (table === undefined) {
-    table = ioctlTable<VcpuFd>(kernel.policy, [run, ...registerHandlers, ...fpuHandlers, ...debugHandlers, ...msrHandlers, ...eventHandlers, ...miscHandlers])
+    table = ioctlTable<VcpuFd>(kernel.policy, [run, ...registerHandlers, ...fpuHandlers, ...debugHandlers, ...msrHandlers, ...eventHandlers, ...miscHandlers, ...oneRegHandlers, statsFd])
     tables.set(kernel, table)
   }
   return table

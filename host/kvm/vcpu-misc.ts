@@ -1,9 +1,9 @@
 /** CPUID tables, TSC, translation and the small rest of vCPU requests (arch/x86/kvm/{cpuid,x86}.c). */
-import { CPUID_ENTRY_SIZE } from '../cpuid/entries.js'
-import { CPU_TSC_OFFSET, VCPU_CPUID, VM_TSC_KHZ } from '../generated/layout.js'
-import { viewOf } from './dispatch.js'
-import type { VcpuRow } from './vcpu-ioctls.js'
-import type { VcpuFd } from './vcpu.js'
+import { CPUID_ENTRY_SIZE } from '../cpuid/entries.ts'
+import { CPU_TSC_OFFSET, VCPU_CPUID, VM_TSC_KHZ } from '../generated/layout.ts'
+import { viewOf } from './dispatch.ts'
+import type { VcpuRow } from './vcpu-ioctls.ts'
+import type { VcpuFd } from './vcpu.ts'
 
 const X86 = 'arch/x86/kvm/x86.c'
 /** KVM_MAX_CPUID_ENTRIES. */

@@ -3,12 +3,12 @@
  * through cannot be read: the legacy VM type reads 0 and drops writes, the others stop the loop
  * (svm_get_msr, svm_set_msr; facts/kvm.md 2.2).
  */
-import { VM_TYPE } from '../generated/kvm-abi.js'
-import { CPU_MC_BANKS, CPU_MCG_CAP, CPU_MCG_CTL } from '../generated/layout.js'
-import { isPassThrough } from './msr-lists.js'
-import { viewOf } from './dispatch.js'
-import type { VcpuRow } from './vcpu-ioctls.js'
-import type { VcpuFd } from './vcpu.js'
+import { VM_TYPE } from '../generated/kvm-abi.ts'
+import { CPU_MC_BANKS, CPU_MCG_CAP, CPU_MCG_CTL } from '../generated/layout.ts'
+import { isPassThrough } from './msr-lists.ts'
+import { viewOf } from './dispatch.ts'
+import type { VcpuRow } from './vcpu-ioctls.ts'
+import type { VcpuFd } from './vcpu.ts'
 
 const MAX_IO_MSRS = 256
 const IA32_XSS = 0xda0

@@ -2,12 +2,12 @@
 import {
   CPU_APIC_BASE, CPU_CR0, CPU_CR4, CPU_CR8, CPU_EFER, EVENT_INTERRUPT, VKVM_GHCB_RAX, VKVM_GHCB_RBX, VKVM_GHCB_RCX, VKVM_GHCB_RDX, VKVM_GHCB_RSI,
   VKVM_INTERRUPT, VM_PHYS_MASK,
-} from '../generated/layout.js'
-import { viewOf } from './dispatch.js'
-import { getRegs, getSregs, REGS_RIP, setRegs, setSregs, SREGS, validSregs } from './registers.js'
-import { trackedControl } from './sev-vm.js'
-import type { VcpuRow } from './vcpu-ioctls.js'
-import type { SealedCopies, VcpuFd } from './vcpu.js'
+} from '../generated/layout.ts'
+import { viewOf } from './dispatch.ts'
+import { getRegs, getSregs, REGS_RIP, setRegs, setSregs, SREGS, validSregs } from './registers.ts'
+import { trackedControl } from './sev-vm.ts'
+import type { VcpuRow } from './vcpu-ioctls.ts'
+import type { SealedCopies, VcpuFd } from './vcpu.ts'
 
 const IA32_APIC_BASE = 0x1b
 

@@ -2,20 +2,20 @@
  * A vCPU file descriptor: its views on the core's memory and KVM_RUN. The other requests live beside
  * it (vcpu-registers, -fpu, -debug, -msrs, -events, -misc) and meet in vcpu-ioctls.
  */
-import { ERRNO, VCPU_MMAP_SIZE } from '../generated/kvm-abi.js'
+import { ERRNO, VCPU_MMAP_SIZE } from '../generated/kvm-abi.ts'
 import {
   CPU_BUDGET, CPU_EVENT, CPU_ICOUNT, EVENT_KICK, VCPU_KVM, VCPU_KVM_SIZE, VCPU_RUN, VCPU_STATE_SIZE, VKVM_WHY, WHY_BUDGET,
-} from '../generated/layout.js'
-import type { PolicyEntry } from '../policy/table.js'
-import { dispatch, type IoctlTable, type Target } from './dispatch.js'
-import { RUN } from './exits.js'
-import type { FileDescriptor, IoctlArgument, Kernel } from './kernel.js'
-import type { Mapping } from './mapping.js'
-import { VmsaPage } from './sev-vm.js'
-import { loadSyncRegs, storeSyncRegs } from './sync-regs.js'
-import { GUESTDBG } from './vcpu-debug.js'
-import { vcpuTable } from './vcpu-ioctls.js'
-import type { VmFd } from './vm.js'
+} from '../generated/layout.ts'
+import type { PolicyEntry } from '../policy/table.ts'
+import { dispatch, type IoctlTable, type Target } from './dispatch.ts'
+import { RUN } from './exits.ts'
+import type { FileDescriptor, IoctlArgument, Kernel } from './kernel.ts'
+import type { Mapping } from './mapping.ts'
+import { VmsaPage } from './sev-vm.ts'
+import { loadSyncRegs, storeSyncRegs } from './sync-regs.ts'
+import { GUESTDBG } from './vcpu-debug.ts'
+import { vcpuTable } from './vcpu-ioctls.ts'
+import type { VmFd } from './vm.ts'
 
 /** Instructions per entry into the core: short until V8 has tiered up (it swaps code at entry), then long. */
 const COLD_SLICE = 200_000
@@ -171,6 +171,11 @@ export class VcpuFd implements FileDescriptor, Target {
   /** Stops the running vCPU with -EINTR, as a signal would. Callable from another thread. */
   kick(): void {
     this.signal(EVENT_KICK)
+  }
+
+  /** Times the core was entered. */
+  get exits(): bigint {
+    return BigInt(this.#entries)
   }
 
   /** Instructions retired. */

@@ -1,13 +1,14 @@
 /** The table of VM requests. */
-import { type Handler, type HandlerOptions, type IoctlTable, ioctlTable, type RequestName } from './dispatch.js'
-import type { Kernel } from './kernel.js'
-import { MAX_VCPUS } from './caps.js'
-import { initSevVcpu } from './sev-vm.js'
-import { irqHandlers } from './vm-irq.js'
-import { memoryHandlers } from './vm-memory.js'
-import { miscVmHandlers } from './vm-misc.js'
-import { VcpuFd } from './vcpu.js'
-import type { VmFd } from './vm.js'
+import { type Handler, type HandlerOptions, type IoctlTable, ioctlTable, type RequestName } from './dispatch.ts'
+import type { Kernel } from './kernel.ts'
+import { MAX_VCPUS } from './caps.ts'
+import { initSevVcpu } from './sev-vm.ts'
+import { irqHandlers } from './vm-irq.ts'
+import { StatsFd } from './stats.ts'
+import { memoryHandlers } from './vm-memory.ts'
+import { miscVmHandlers } from './vm-misc.ts'
+import { VcpuFd } from './vcpu.ts'
+import type { VmFd } from './vm.ts'
 
 export type VmRow = readonly [name: RequestName, handler: Handler<VmFd>, options?: HandlerOptions]
 
@@ -35,12 +36,17 @@ const createVcpu: VmRow = [
   },
 ]
 
+const statsFd: VmRow = [
+  'KVM_GET_STATS_FD',
+  (vm) => vm.kernel.install(new StatsFd(vm.kernel, 'kvm-1', [['vcpus', () => BigInt(vm.vcpus.size)], ['slots', () => BigInt(vm.slots.size)]])),
+]
+
 const tables = new WeakMap<Kernel, IoctlTable<VmFd>>()
 
 export function vmTable(kernel: Kernel): IoctlTable<VmFd> {
   let table = tables.get(kernel)
   if (table === undefined) {
-    table = ioctlTable<VmFd>(kernel.policy, [createVcpu, ...memoryHandlers, ...irqHandlers, ...miscVmHandlers])
+    table = ioctlTable<VmFd>(kernel.policy, [createVcpu, ...memoryHandlers, ...irqHandlers, ...miscVmHandlers, statsFd])
     tables.set(kernel, table)
   }
   return table

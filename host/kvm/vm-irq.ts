@@ -1,9 +1,9 @@
 /** In-kernel interrupt controllers, routing and timers of a VM (arch/x86/kvm/{x86,irq}.c, virt/kvm/eventfd.c). */
-import { STAGING } from '../generated/layout.js'
-import { viewOf } from './dispatch.js'
-import { EventFd } from './eventfd.js'
-import type { VmRow } from './vm-ioctls.js'
-import type { VmFd } from './vm.js'
+import { STAGING } from '../generated/layout.ts'
+import { viewOf } from './dispatch.ts'
+import { EventFd } from './eventfd.ts'
+import type { VmRow } from './vm-ioctls.ts'
+import type { VmFd } from './vm.ts'
 
 const X86 = 'arch/x86/kvm/x86.c'
 const IRQ = 'arch/x86/kvm/irq.c'

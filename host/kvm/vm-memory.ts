@@ -1,8 +1,8 @@
 /** Memory slots: KVM_SET_USER_MEMORY_REGION(2) (virt/kvm/kvm_main.c kvm_set_memory_region). */
-import { viewOf } from './dispatch.js'
-import type { Kernel } from './kernel.js'
-import type { VmRow } from './vm-ioctls.js'
-import type { VmFd } from './vm.js'
+import { viewOf } from './dispatch.ts'
+import type { Kernel } from './kernel.ts'
+import type { VmRow } from './vm-ioctls.ts'
+import type { VmFd } from './vm.ts'
 
 export interface Slot {
   readonly id: number

@@ -1,6 +1,6 @@
 /** KVM_CAP_VM_TYPES of the modelled host. */
-import { VM_TYPE } from '../generated/kvm-abi.js'
-import type { Kernel } from './kernel.js'
+import { VM_TYPE } from '../generated/kvm-abi.ts'
+import type { Kernel } from './kernel.ts'
 
 export function supportedVmTypes(kernel: Kernel): number {
   const common = 1 << VM_TYPE.DEFAULT

@@ -3,7 +3,7 @@
  * `rfc-2020` defines TDX (seed mail 000) and legacy SEV-ES (seed mails 001, 004), its other columns
  * inherit `upstream`.
  */
-import type { PolicyType } from '../generated/kvm-policy.js'
+import type { PolicyType } from '../generated/kvm-policy.ts'
 
 export const PROFILES = ['upstream', 'rfc-2020'] as const
 export type Profile = (typeof PROFILES)[number]

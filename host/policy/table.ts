@@ -3,10 +3,10 @@
  * it before every ioctl; `cloister policy` prints it; the tests walk it. A profile is a list of
  * replaced cells, never code.
  */
-import { POLICY, POLICY_TYPES, type PolicyRow, type PolicyType } from '../generated/kvm-policy.js'
-import { OVERLAYS } from './profiles.js'
+import { POLICY, POLICY_TYPES, type PolicyRow, type PolicyType } from '../generated/kvm-policy.ts'
+import { OVERLAYS } from './profiles.ts'
 
-export { POLICY_TYPES, type PolicyType } from '../generated/kvm-policy.js'
+export { POLICY_TYPES, type PolicyType } from '../generated/kvm-policy.ts'
 
 export type PolicyResult = 'ok' | 'ok-zeros' | 'ok-partial' | 'ok-ignored' | 'ok-dropped' | 'error' | 'special'
 export type PolicyPhase = 'before' | 'after'

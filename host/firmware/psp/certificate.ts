@@ -2,8 +2,8 @@
  * SEV certificates (SEV API 55766, appendix C; layout as in virtee/sev certs/sev/cert/v1): 2084 bytes,
  * little endian, one P-384 key, up to two signatures over the first 0x414 bytes.
  */
-import { fromBytes, type KeyPair, onCurve, type Point, type Signature, sign, toBytes, verify } from '../../crypto/p384.js'
-import { SEV_API, SEV_SIZE } from '../../generated/psp.js'
+import { fromBytes, type KeyPair, onCurve, type Point, type Signature, sign, toBytes, verify } from '../../crypto/p384.ts'
+import { SEV_API, SEV_SIZE } from '../../generated/psp.ts'
 
 /** Key usages. */
 export const USAGE = { ARK: 0, ASK: 0x13, INVALID: 0x1000, OCA: 0x1001, PEK: 0x1002, PDH: 0x1003, CEK: 0x1004 } as const

@@ -5,14 +5,14 @@
  * States: UNINIT -LAUNCH_START-> LAUNCH_UPDATE -LAUNCH_MEASURE-> LAUNCH_SECRET -LAUNCH_FINISH-> RUNNING;
  * LAUNCH_FINISH is accepted from LAUNCH_UPDATE too, as the kernel's selftests expect.
  */
-import { aes128Ctr } from '../../crypto/aes.js'
-import { sharedSecret, sign } from '../../crypto/p384.js'
-import { equalBytes, Sha256 } from '../../crypto/sha256.js'
-import { FIRMWARE_STATUS as FW, GUEST_STATE, SEV_API, SEV_POLICY, SEV_SIZE } from '../../generated/psp.js'
-import { STAGING, STAGING_SIZE } from '../../generated/layout.js'
-import { ALGORITHM, certificateKey, encodeSignature, USAGE } from './certificate.js'
-import type { Platform } from './platform.js'
-import { launchMeasurement, secretMac, type TransportKeys, unwrapSession } from './session.js'
+import { aes128Ctr } from '../../crypto/aes.ts'
+import { sharedSecret, sign } from '../../crypto/p384.ts'
+import { equalBytes, Sha256 } from '../../crypto/sha256.ts'
+import { FIRMWARE_STATUS as FW, GUEST_STATE, SEV_API, SEV_POLICY, SEV_SIZE } from '../../generated/psp.ts'
+import { STAGING, STAGING_SIZE } from '../../generated/layout.ts'
+import { ALGORITHM, certificateKey, encodeSignature, USAGE } from './certificate.ts'
+import type { Platform } from './platform.ts'
+import { launchMeasurement, secretMac, type TransportKeys, unwrapSession } from './session.ts'
 
 /** A place in guest memory as the kernel names it to the firmware. */
 export interface Memory {

@@ -2,12 +2,12 @@
  * The SEV platform: its state, keys and certificate chain (SEV API 55766, chapter 5). In silicon the
  * CEK is fused and signed by AMD's ASK; the model's is its own, self-signed, and no AMD root vouches for it.
  */
-import type { Core } from '../../engine/core.js'
-import { type KeyPair, keyPair } from '../../crypto/p384.js'
-import { FIRMWARE_STATUS as FW, PLATFORM_STATE, SEV_API, SEV_SIZE } from '../../generated/psp.js'
-import { ALGORITHM, encodeCertificate, signCertificate, USAGE } from './certificate.js'
-import { Guest } from './guest.js'
-import { Random } from './random.js'
+import type { Core } from '../../engine/core.ts'
+import { type KeyPair, keyPair } from '../../crypto/p384.ts'
+import { FIRMWARE_STATUS as FW, PLATFORM_STATE, SEV_API, SEV_SIZE } from '../../generated/psp.ts'
+import { ALGORITHM, encodeCertificate, signCertificate, USAGE } from './certificate.ts'
+import { Guest } from './guest.ts'
+import { Random } from './random.ts'
 
 /** ASIDs as CPUID 0x8000001F reports them on Milan: 1..MIN_SEV-1 are for SEV-ES and SNP guests. */
 export const ASID = { MIN_SEV: 100, MAX: 509 } as const

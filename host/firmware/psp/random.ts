@@ -1,5 +1,5 @@
 /** The firmware's random numbers: seeded, so that a run repeats. SHA-256 of seed, purpose and a counter. */
-import { sha256 } from '../../crypto/sha256.js'
+import { sha256 } from '../../crypto/sha256.ts'
 
 export class Random {
   readonly #seed: Uint8Array

@@ -3,12 +3,12 @@
  * src/session): how guest owner and firmware agree on TEK and TIK. Both sides live here; the owner's
  * is `createLaunchSession`. The shared value z is the x coordinate of the ECDH point, 48 bytes big endian.
  */
-import { aes128Ctr } from '../../crypto/aes.js'
-import { type KeyPair, keyPair, sharedSecret } from '../../crypto/p384.js'
-import { equalBytes, hmacSha256 } from '../../crypto/sha256.js'
-import { CloisterError } from '../../errors.js'
-import { SEV_API, SEV_SIZE } from '../../generated/psp.js'
-import { ALGORITHM, certificateKey, encodeCertificate, USAGE } from './certificate.js'
+import { aes128Ctr } from '../../crypto/aes.ts'
+import { type KeyPair, keyPair, sharedSecret } from '../../crypto/p384.ts'
+import { equalBytes, hmacSha256 } from '../../crypto/sha256.ts'
+import { CloisterError } from '../../errors.ts'
+import { SEV_API, SEV_SIZE } from '../../generated/psp.ts'
+import { ALGORITHM, certificateKey, encodeCertificate, USAGE } from './certificate.ts'
 
 /** Transport encryption and integrity keys. */
 export interface TransportKeys {
