@@ -1,6 +1,17 @@
 /** Cloister: confidential virtual machines and the KVM interface that launches and runs them. */
 export { CloisterError, KvmError, type Refusal } from './errors.ts'
-export { CAP, ERRNO, EXIT, REQUEST, SEV_COMMAND, SEV_ISSUE, SEV_ISSUE_CMD, TDX_COMMAND, VCPU_MMAP_SIZE, VM_TYPE } from './generated/kvm-abi.ts'
+export {
+  CAP,
+  ERRNO,
+  EXIT,
+  REQUEST,
+  SEV_COMMAND,
+  SEV_ISSUE,
+  SEV_ISSUE_CMD,
+  TDX_COMMAND,
+  VCPU_MMAP_SIZE,
+  VM_TYPE,
+} from './generated/kvm-abi.ts'
 export { FIRMWARE_STATUS, GUEST_STATE, SEV_POLICY } from './generated/psp.ts'
 export type { CpuidEntry } from './cpuid/entries.ts'
 export { decodeExit, type Exit, type ExitReason, exitName, RUN } from './kvm/exits.ts'
@@ -11,4 +22,11 @@ export { type MsrValue, Vcpu } from './kvm/typed-vcpu.ts'
 export { type LaunchStart, type MemoryRegion, type SevResult, Vm } from './kvm/typed-vm.ts'
 export * from './policy/index.ts'
 export const version = '0.1.0'
-export { createLaunchSession, type LaunchSession, launchMeasurement, packSecret, type SecretPacket, type TransportKeys } from './firmware/psp/session.ts'
+export {
+  createLaunchSession,
+  type LaunchSession,
+  launchMeasurement,
+  packSecret,
+  type SecretPacket,
+  type TransportKeys,
+} from './firmware/psp/session.ts'

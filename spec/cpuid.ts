@@ -1,21 +1,25 @@
 /**
  * What KVM_GET_SUPPORTED_CPUID answers, as data: [leaf, subleaf or null, eax, ebx, ecx, edx]. Layout: APM vol 3,
  * appendix E; KVM's choices: Linux 7.3 arch/x86/kvm/cpuid.c __do_cpuid_func. Only features that the engine
- * executes are offered: no AVX, AES, SHA, CLMUL, SSE4.2 strings yet. No behaviour here.
+ * executes are offered: no AVX yet. No behaviour here.
  */
 export type CpuidRow = readonly [leaf: number, subleaf: number | null, eax: number, ebx: number, ecx: number, edx: number]
 
 /** CPUID(1).EAX of the CPU models by QEMU's names (target/i386/cpu.c). */
 export const CPUID_SIGNATURE = {
-  EPYC: 0x800f12, 'EPYC-v4': 0x800f12, 'EPYC-Rome': 0x830f10, 'EPYC-Milan': 0xa00f11, 'EPYC-Genoa': 0xa10f10,
+  EPYC: 0x800f12,
+  'EPYC-v4': 0x800f12,
+  'EPYC-Rome': 0x830f10,
+  'EPYC-Milan': 0xa00f11,
+  'EPYC-Genoa': 0xa10f10,
 } as const
 
-/** SSE3, SSSE3, CX16, PCID, SSE4.1, x2APIC, MOVBE, POPCNT, TSC deadline, XSAVE, RDRAND, hypervisor. */
-const LEAF_1_ECX = 0xc5ea2201
+/** SSE3, PCLMULQDQ, SSSE3, CX16, PCID, SSE4.1, SSE4.2, x2APIC, MOVBE, POPCNT, TSC deadline, AES, XSAVE, RDRAND, hypervisor. */
+const LEAF_1_ECX = 0xc7fa2203
 /** FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2. */
 const LEAF_1_EDX = 0x078bfbff
-/** FSGSBASE SMEP ERMS INVPCID RDSEED ADX SMAP CLFLUSHOPT CLWB. */
-const LEAF_7_EBX = 0x019c0681
+/** FSGSBASE SMEP ERMS INVPCID RDSEED ADX SMAP CLFLUSHOPT CLWB SHA. */
+const LEAF_7_EBX = 0x219c0681
 /** UMIP, RDPID. */
 const LEAF_7_ECX = 0x00400004
 /** FSRM. */
@@ -48,8 +52,8 @@ export const CPUID_AMD: readonly CpuidRow[] = [
   ...XSTATE,
   ...KVM_SIGNATURE,
   [0x80000000, null, 0x80000021, 0x68747541, 0x444d4163, 0x69746e65],
-  // LAHF, CR8 legacy, LZCNT, 3DNow prefetch, TOPOEXT; SYSCALL NX MMXEXT FXSR_OPT 1 GiB pages RDTSCP LM.
-  [0x80000001, null, 0xa00f11, 0x40000000, 0x00400131, 0x2fd3fbff],
+  // LAHF, CR8 legacy, LZCNT, SSE4A, 3DNow prefetch, TOPOEXT; SYSCALL NX MMXEXT FXSR_OPT 1 GiB pages RDTSCP LM.
+  [0x80000001, null, 0xa00f11, 0x40000000, 0x00400171, 0x2fd3fbff],
   // "AMD EPYC-Milan Processor".
   [0x80000002, null, 0x20444d41, 0x43595045, 0x6c694d2d, 0x50206e61],
   [0x80000003, null, 0x65636f72, 0x726f7373, 0, 0],

@@ -20,7 +20,8 @@ export function encodeCpuid(entries: readonly CpuidEntry[]): Uint8Array<ArrayBuf
   view.setUint32(0, entries.length, true)
   entries.forEach((e, i) => {
     const at = 8 + i * CPUID_ENTRY_SIZE
-    for (const [j, value] of [e.function, e.index, e.flags, e.eax, e.ebx, e.ecx, e.edx].entries()) view.setUint32(at + j * 4, value >>> 0, true)
+    for (const [j, value] of [e.function, e.index, e.flags, e.eax, e.ebx, e.ecx, e.edx].entries())
+      view.setUint32(at + j * 4, value >>> 0, true)
   })
   return bytes
 }

@@ -73,7 +73,12 @@ export function dispatch<T extends Target>(
 ): number {
   const entry = table.get(request >>> 0)
   if (entry === undefined) {
-    return target.kernel.refuse(unknown, `0x${(request >>> 0).toString(16)}`, 'no such request on this kind of file descriptor', 'unknown ioctl')
+    return target.kernel.refuse(
+      unknown,
+      `0x${(request >>> 0).toString(16)}`,
+      'no such request on this kind of file descriptor',
+      'unknown ioctl',
+    )
   }
   const { kernel } = target
   // Scalar requests.

@@ -82,20 +82,57 @@ export interface UnknownExit {
 /** Exits without payload, and those whose payload later issues decode. */
 export interface PlainExit {
   readonly reason:
-    | 'KVM_EXIT_HLT' | 'KVM_EXIT_SHUTDOWN' | 'KVM_EXIT_INTR' | 'KVM_EXIT_IRQ_WINDOW_OPEN' | 'KVM_EXIT_SET_TPR' | 'KVM_EXIT_TPR_ACCESS'
-    | 'KVM_EXIT_NMI' | 'KVM_EXIT_HYPERV' | 'KVM_EXIT_DIRTY_RING_FULL' | 'KVM_EXIT_AP_RESET_HOLD' | 'KVM_EXIT_X86_BUS_LOCK'
-    | 'KVM_EXIT_XEN' | 'KVM_EXIT_NOTIFY' | 'KVM_EXIT_TDX' | 'KVM_EXIT_SNP_REQ_CERTS'
+    | 'KVM_EXIT_HLT'
+    | 'KVM_EXIT_SHUTDOWN'
+    | 'KVM_EXIT_INTR'
+    | 'KVM_EXIT_IRQ_WINDOW_OPEN'
+    | 'KVM_EXIT_SET_TPR'
+    | 'KVM_EXIT_TPR_ACCESS'
+    | 'KVM_EXIT_NMI'
+    | 'KVM_EXIT_HYPERV'
+    | 'KVM_EXIT_DIRTY_RING_FULL'
+    | 'KVM_EXIT_AP_RESET_HOLD'
+    | 'KVM_EXIT_X86_BUS_LOCK'
+    | 'KVM_EXIT_XEN'
+    | 'KVM_EXIT_NOTIFY'
+    | 'KVM_EXIT_TDX'
+    | 'KVM_EXIT_SNP_REQ_CERTS'
 }
 
 export type Exit =
-  | IoExit | MmioExit | HypercallExit | MsrExit | FailEntryExit | InternalErrorExit | SystemEventExit | MemoryFaultExit
-  | DebugExit | ExceptionExit | IoapicEoiExit | UnknownExit | PlainExit
+  | IoExit
+  | MmioExit
+  | HypercallExit
+  | MsrExit
+  | FailEntryExit
+  | InternalErrorExit
+  | SystemEventExit
+  | MemoryFaultExit
+  | DebugExit
+  | ExceptionExit
+  | IoapicEoiExit
+  | UnknownExit
+  | PlainExit
 
 /** Offsets in struct kvm_run. */
 export const RUN = {
-  REQUEST_INTERRUPT_WINDOW: 0, IMMEDIATE_EXIT: 1, EXIT_REASON: 8, READY_FOR_INTERRUPT_INJECTION: 12, IF_FLAG: 13, FLAGS: 14,
-  CR8: 16, APIC_BASE: 24, PAYLOAD: 32, VALID_REGS: 288, DIRTY_REGS: 296, SYNC_REGS: 304, SYNC_SREGS: 448, SYNC_EVENTS: 760,
-  HYPERCALL_RET: 88, MSR_ERROR: 32, MSR_DATA: 48,
+  REQUEST_INTERRUPT_WINDOW: 0,
+  IMMEDIATE_EXIT: 1,
+  EXIT_REASON: 8,
+  READY_FOR_INTERRUPT_INJECTION: 12,
+  IF_FLAG: 13,
+  FLAGS: 14,
+  CR8: 16,
+  APIC_BASE: 24,
+  PAYLOAD: 32,
+  VALID_REGS: 288,
+  DIRTY_REGS: 296,
+  SYNC_REGS: 304,
+  SYNC_SREGS: 448,
+  SYNC_EVENTS: 760,
+  HYPERCALL_RET: 88,
+  MSR_ERROR: 32,
+  MSR_DATA: 48,
 } as const
 
 const names: readonly (ExitReason | undefined)[] = (() => {

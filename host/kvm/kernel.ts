@@ -99,6 +99,11 @@ export class Kernel {
       return this.refuse('ENOSYS', ioctl, error.message, 'cloister', { unimplemented: true })
     }
     this.internalErrors.push(error)
-    return this.refuse('EIO', ioctl, `internal error: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`, 'cloister')
+    return this.refuse(
+      'EIO',
+      ioctl,
+      `internal error: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`,
+      'cloister',
+    )
   }
 }

@@ -37,7 +37,8 @@ export interface KvmOptions {
 export async function openKvm(options: KvmOptions = {}): Promise<Kvm> {
   const { host = 'amd', profile = 'upstream', linux = '7.3', seed = 0 } = options
   if (host !== 'amd' && host !== 'intel') throw new CloisterError('ERR_ARGUMENT', `host must be amd or intel, not ${String(host)}`)
-  if (!PROFILES.includes(profile)) throw new CloisterError('ERR_ARGUMENT', `profile must be one of ${PROFILES.join(', ')}, not ${String(profile)}`)
+  if (!PROFILES.includes(profile))
+    throw new CloisterError('ERR_ARGUMENT', `profile must be one of ${PROFILES.join(', ')}, not ${String(profile)}`)
   if (linux !== '6.12' && linux !== '7.3') throw new CloisterError('ERR_ARGUMENT', `linux must be 6.12 or 7.3, not ${String(linux)}`)
   const core = await loadCore({
     ...(options.wasm === undefined ? {} : { wasm: options.wasm }),
@@ -47,8 +48,13 @@ export async function openKvm(options: KvmOptions = {}): Promise<Kvm> {
 }
 
 const VM_TYPES: Readonly<Record<VmType, number>> = {
-  default: VM_TYPE.DEFAULT, 'sev-legacy': VM_TYPE.DEFAULT, 'sev-es-legacy': VM_TYPE.DEFAULT, sev: VM_TYPE.SEV, 'sev-es': VM_TYPE.SEV_ES,
-  snp: VM_TYPE.SNP, tdx: VM_TYPE.TDX,
+  default: VM_TYPE.DEFAULT,
+  'sev-legacy': VM_TYPE.DEFAULT,
+  'sev-es-legacy': VM_TYPE.DEFAULT,
+  sev: VM_TYPE.SEV,
+  'sev-es': VM_TYPE.SEV_ES,
+  snp: VM_TYPE.SNP,
+  tdx: VM_TYPE.TDX,
 }
 
 /** Bytes that the typed wrappers keep for structs behind pointers. */
@@ -96,7 +102,7 @@ export class Kvm {
     try {
       return file.ioctl(request, arg)
     } catch (error) {
-      return kernel.internal(`0x${(request >>> 0).toString(16)}`, error)
+      return kernel.internal(`0x${Number(request).toString(16)}`, error)
     }
   }
 

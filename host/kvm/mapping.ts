@@ -10,6 +10,8 @@ const FIRST_ADDRESS = 0x7f00_0000_0000
 /** Unmapped bytes between two mappings: a pointer that runs over the end faults. */
 const GUARD = 0x10_0000
 const PAGE = 4096
+/** 4 GiB is the budget of one device. */
+const MOST_PAGES = 0x100000
 
 /** Memory shared between the caller and the kernel floor. What it shows is what the host would see. */
 export class Mapping {
@@ -100,6 +102,7 @@ export class AddressSpace {
   /** Anonymous memory; null if the core has no room for it. */
   anonymous(length: number): Mapping | null {
     const pages = Math.ceil(length / PAGE)
+    if (pages >= MOST_PAGES) return null
     const backing = this.#core.call.backingCreate(pages) >>> 0
     if (backing === 0) return null
     return this.#add(new Mapping(this.#core, this.#next, pages * PAGE, backing))

@@ -3,8 +3,32 @@
  * and the derived mode state belong to the core, which is called for them.
  */
 import {
-  CPU_APIC_BASE, CPU_CPL, CPU_CR0, CPU_CR2, CPU_CR3, CPU_CR4, CPU_CR8, CPU_EFER, CPU_GPR, CPU_RIP, CPU_SEGMENTS, SEG_ATTRIB, SEG_BASE, SEG_CS,
-  SEG_DS, SEG_ES, SEG_FS, SEG_GDTR, SEG_GS, SEG_IDTR, SEG_LDTR, SEG_LIMIT, SEG_SELECTOR, SEG_SS, SEG_TR, SIZEOF_SEG,
+  CPU_APIC_BASE,
+  CPU_CPL,
+  CPU_CR0,
+  CPU_CR2,
+  CPU_CR3,
+  CPU_CR4,
+  CPU_CR8,
+  CPU_EFER,
+  CPU_GPR,
+  CPU_RIP,
+  CPU_SEGMENTS,
+  SEG_ATTRIB,
+  SEG_BASE,
+  SEG_CS,
+  SEG_DS,
+  SEG_ES,
+  SEG_FS,
+  SEG_GDTR,
+  SEG_GS,
+  SEG_IDTR,
+  SEG_LDTR,
+  SEG_LIMIT,
+  SEG_SELECTOR,
+  SEG_SS,
+  SEG_TR,
+  SIZEOF_SEG,
 } from '../generated/layout.ts'
 import type { CoreExports } from '../engine/exports.ts'
 
@@ -17,7 +41,24 @@ export const REGS_RFLAGS = 136
 
 /** Names of struct kvm_regs, in order. */
 export const REG_NAMES = [
-  'rax', 'rbx', 'rcx', 'rdx', 'rsi', 'rdi', 'rsp', 'rbp', 'r8', 'r9', 'r10', 'r11', 'r12', 'r13', 'r14', 'r15', 'rip', 'rflags',
+  'rax',
+  'rbx',
+  'rcx',
+  'rdx',
+  'rsi',
+  'rdi',
+  'rsp',
+  'rbp',
+  'r8',
+  'r9',
+  'r10',
+  'r11',
+  'r12',
+  'r13',
+  'r14',
+  'r15',
+  'rip',
+  'rflags',
 ] as const
 export type Regs = { [K in (typeof REG_NAMES)[number]]: bigint }
 
@@ -55,12 +96,30 @@ export interface TableRegister {
 
 /** Segments in the order of struct kvm_sregs. */
 const SEGMENT_ORDER = [
-  ['cs', SEG_CS], ['ds', SEG_DS], ['es', SEG_ES], ['fs', SEG_FS], ['gs', SEG_GS], ['ss', SEG_SS], ['tr', SEG_TR], ['ldt', SEG_LDTR],
+  ['cs', SEG_CS],
+  ['ds', SEG_DS],
+  ['es', SEG_ES],
+  ['fs', SEG_FS],
+  ['gs', SEG_GS],
+  ['ss', SEG_SS],
+  ['tr', SEG_TR],
+  ['ldt', SEG_LDTR],
 ] as const
 const KVM_SEGMENT = 24
 /** Offsets in struct kvm_sregs; sregs2 has flags and pdptrs from INTERRUPT_BITMAP on. */
 export const SREGS = {
-  GDT: 192, IDT: 208, CR0: 224, CR2: 232, CR3: 240, CR4: 248, CR8: 256, EFER: 264, APIC_BASE: 272, INTERRUPT_BITMAP: 280, FLAGS: 280, PDPTRS: 288,
+  GDT: 192,
+  IDT: 208,
+  CR0: 224,
+  CR2: 232,
+  CR3: 240,
+  CR4: 248,
+  CR8: 256,
+  EFER: 264,
+  APIC_BASE: 272,
+  INTERRUPT_BITMAP: 280,
+  FLAGS: 280,
+  PDPTRS: 288,
 } as const
 const UNUSABLE = 0x8000
 
@@ -92,8 +151,15 @@ function setSegment(cpu: DataView, index: number, from: DataView, at: number): v
   cpu.setUint16(to + SEG_SELECTOR, from.getUint16(at + 12, true), true)
   // svm_set_segment: an unusable segment is stored with its type bits and P clear.
   const attrib =
-    (from.getUint8(at + 14) & 15) | (bit(18) << 4) | ((from.getUint8(at + 16) & 3) << 5) | ((unusable ? 0 : bit(15)) << 7) |
-    (bit(21) << 8) | (bit(19) << 9) | (bit(17) << 10) | (bit(20) << 11) | (unusable ? UNUSABLE : 0)
+    (from.getUint8(at + 14) & 15) |
+    (bit(18) << 4) |
+    ((from.getUint8(at + 16) & 3) << 5) |
+    ((unusable ? 0 : bit(15)) << 7) |
+    (bit(21) << 8) |
+    (bit(19) << 9) |
+    (bit(17) << 10) |
+    (bit(20) << 11) |
+    (unusable ? UNUSABLE : 0)
   cpu.setUint16(to + SEG_ATTRIB, attrib, true)
 }
 
@@ -102,7 +168,10 @@ export function getSregs(cpu: DataView, out: DataView): void {
   SEGMENT_ORDER.forEach(([, index], i) => {
     getSegment(cpu, index, out, i * KVM_SEGMENT)
   })
-  for (const [index, at] of [[SEG_GDTR, SREGS.GDT], [SEG_IDTR, SREGS.IDT]] as const) {
+  for (const [index, at] of [
+    [SEG_GDTR, SREGS.GDT],
+    [SEG_IDTR, SREGS.IDT],
+  ] as const) {
     const from = CPU_SEGMENTS + index * SIZEOF_SEG
     out.setBigUint64(at, cpu.getBigUint64(from + SEG_BASE, true), true)
     out.setUint16(at + 8, cpu.getUint32(from + SEG_LIMIT, true), true)
@@ -113,7 +182,12 @@ export function getSregs(cpu: DataView, out: DataView): void {
 }
 
 const CONTROL = [
-  [CPU_CR0, SREGS.CR0], [CPU_CR2, SREGS.CR2], [CPU_CR3, SREGS.CR3], [CPU_CR4, SREGS.CR4], [CPU_CR8, SREGS.CR8], [CPU_EFER, SREGS.EFER],
+  [CPU_CR0, SREGS.CR0],
+  [CPU_CR2, SREGS.CR2],
+  [CPU_CR3, SREGS.CR3],
+  [CPU_CR4, SREGS.CR4],
+  [CPU_CR8, SREGS.CR8],
+  [CPU_EFER, SREGS.EFER],
   [CPU_APIC_BASE, SREGS.APIC_BASE],
 ] as const
 
@@ -155,7 +229,10 @@ export function setSregs(cpu: DataView, from: DataView): void {
   SEGMENT_ORDER.forEach(([, index], i) => {
     setSegment(cpu, index, from, i * KVM_SEGMENT)
   })
-  for (const [index, at] of [[SEG_GDTR, SREGS.GDT], [SEG_IDTR, SREGS.IDT]] as const) {
+  for (const [index, at] of [
+    [SEG_GDTR, SREGS.GDT],
+    [SEG_IDTR, SREGS.IDT],
+  ] as const) {
     const to = CPU_SEGMENTS + index * SIZEOF_SEG
     cpu.setBigUint64(to + SEG_BASE, from.getBigUint64(at, true), true)
     cpu.setUint32(to + SEG_LIMIT, from.getUint16(at + 8, true), true)
@@ -188,7 +265,13 @@ export interface Sregs {
 }
 
 const CONTROL_NAMES = [
-  ['cr0', SREGS.CR0], ['cr2', SREGS.CR2], ['cr3', SREGS.CR3], ['cr4', SREGS.CR4], ['cr8', SREGS.CR8], ['efer', SREGS.EFER], ['apicBase', SREGS.APIC_BASE],
+  ['cr0', SREGS.CR0],
+  ['cr2', SREGS.CR2],
+  ['cr3', SREGS.CR3],
+  ['cr4', SREGS.CR4],
+  ['cr8', SREGS.CR8],
+  ['efer', SREGS.EFER],
+  ['apicBase', SREGS.APIC_BASE],
 ] as const
 
 export function decodeSregs(view: DataView): Sregs {
@@ -225,7 +308,10 @@ export function encodeSregs(sregs: Sregs, view: DataView): void {
       view.setUint8(at + 14 + j, b)
     })
   })
-  for (const [table, at] of [[sregs.gdt, SREGS.GDT], [sregs.idt, SREGS.IDT]] as const) {
+  for (const [table, at] of [
+    [sregs.gdt, SREGS.GDT],
+    [sregs.idt, SREGS.IDT],
+  ] as const) {
     view.setBigUint64(at, table.base, true)
     view.setUint16(at + 8, table.limit, true)
   }

@@ -81,7 +81,8 @@ function fault(call: SevCall): number {
 /** KVM_SEV_INIT, KVM_SEV_ES_INIT (sev_guest_init). */
 function init(call: SevCall): number {
   const { vm } = call
-  if (vm.type !== VM_TYPE.DEFAULT) return refuse(call, 'EINVAL', 'only an ordinary VM (type 0) takes the legacy init commands', 'sev_guest_init')
+  if (vm.type !== VM_TYPE.DEFAULT)
+    return refuse(call, 'EINVAL', 'only an ordinary VM (type 0) takes the legacy init commands', 'sev_guest_init')
   const es = call.id === SEV_COMMAND.KVM_SEV_ES_INIT
   return guestInit(call, es, 0n, 0, 0, es ? 1 : 0)
 }
@@ -104,7 +105,8 @@ function guestInit(call: SevCall, es: boolean, features: bigint, flags: number, 
   if (flags !== 0) return refuse(call, 'EINVAL', 'flags must be 0', where)
   const snp = vm.type === VM_TYPE.SNP
   const valid = (es ? SEV_FEATURE.DEBUG_SWAP : 0n) | (snp ? SEV_FEATURE.SECURE_TSC : 0n)
-  if ((features & ~valid) !== 0n) return refuse(call, 'EINVAL', `vmsa_features 0x${features.toString(16)} are not supported for this VM type`, where)
+  if ((features & ~valid) !== 0n)
+    return refuse(call, 'EINVAL', `vmsa_features 0x${features.toString(16)} are not supported for this VM type`, where)
   if (version > GHCB_VERSION_MAX || (!es && version !== 0) || (snp && version === 1)) {
     return refuse(call, 'EINVAL', `ghcb_version ${version} is not possible for this VM type`, where)
   }
@@ -183,7 +185,8 @@ function launchUpdateVmsa(call: SevCall): number {
   for (const vcpu of vm.vcpus.values()) {
     if (vcpu.guestDebug !== 0) return refuse(call, 'EINVAL', `KVM_SET_GUEST_DEBUG is active on vCPU ${vcpu.id}`, where)
     if (vcpu.guestStateProtected) return refuse(call, 'EINVAL', `the state of vCPU ${vcpu.id} is protected already`, where)
-    if ((vcpu.cpu.getBigUint64(CPU_DR7, true) & ~DR7_FIXED) !== 0n) return refuse(call, 'EINVAL', `vCPU ${vcpu.id} has DR7 set`, 'sev_es_sync_vmsa')
+    if ((vcpu.cpu.getBigUint64(CPU_DR7, true) & ~DR7_FIXED) !== 0n)
+      return refuse(call, 'EINVAL', `vCPU ${vcpu.id} has DR7 set`, 'sev_es_sync_vmsa')
     if (!issues(call, info.fd) || info.guest === null) return badFd(call, where)
     const result = firmware(call, info.guest.launchUpdateVmsa(vmsaImage(vcpu)), where)
     if (result < 0) return result
@@ -202,7 +205,8 @@ function measured(call: SevCall, size: number, at: number, where: string, make: 
   const { view } = data
   const address = view.getBigUint64(at, true)
   const length = view.getUint32(at + 8, true)
-  if (length !== 0 && address !== 0n && length > SEV_SIZE.BLOB_MAX) return refuse(call, 'EINVAL', `length ${length} (at most ${SEV_SIZE.BLOB_MAX})`, where)
+  if (length !== 0 && address !== 0n && length > SEV_SIZE.BLOB_MAX)
+    return refuse(call, 'EINVAL', `length ${length} (at most ${SEV_SIZE.BLOB_MAX})`, where)
   if (!issues(call, info.fd) || info.guest === null) return badFd(call, where)
   const needed = at === 0 ? SEV_SIZE.MEASUREMENT : SEV_SIZE.ATTESTATION_REPORT
   let result: number
@@ -228,7 +232,13 @@ function launchMeasure(call: SevCall): number {
   if (guest && guest.state !== GUEST_STATE.LAUNCH_UPDATE && issues(call, call.vm.sev?.fd ?? 0)) {
     return struct(call, 16) === null ? fault(call) : firmware(call, FW.INVALID_GUEST_STATE, 'sev_launch_measure')
   }
-  return measured(call, 16, 0, 'sev_launch_measure', () => (call.vm.sev as SevInfo).guest?.launchMeasure() ?? { status: FW.INVALID_GUEST, data: null })
+  return measured(
+    call,
+    16,
+    0,
+    'sev_launch_measure',
+    () => (call.vm.sev as SevInfo).guest?.launchMeasure() ?? { status: FW.INVALID_GUEST, data: null },
+  )
 }
 
 function attestationReport(call: SevCall): number {
@@ -254,7 +264,11 @@ function launchSecret(call: SevCall): number {
   const header = blob(call, view.getBigUint64(0, true), view.getUint32(8, true), where)
   if (typeof header === 'number') return header
   if (!issues(call, info.fd) || info.guest === null) return badFd(call, where)
-  return firmware(call, info.guest.launchSecret(header, ciphertext, { backing: place.mapping.backing, offset: place.offset }, guestLength), where)
+  return firmware(
+    call,
+    info.guest.launchSecret(header, ciphertext, { backing: place.mapping.backing, offset: place.offset }, guestLength),
+    where,
+  )
 }
 
 function launchFinish(call: SevCall): number {
@@ -301,10 +315,12 @@ const COMMANDS: ReadonlyMap<number, (call: SevCall) => number> = new Map([
   [SEV_COMMAND.KVM_SEV_DBG_DECRYPT, (call: SevCall) => sevDebug(call, true)],
   [SEV_COMMAND.KVM_SEV_DBG_ENCRYPT, (call: SevCall) => sevDebug(call, false)],
   [SEV_COMMAND.KVM_SEV_GET_ATTESTATION_REPORT, attestationReport],
-  ...(['SEND_START', 'SEND_UPDATE_DATA', 'SEND_FINISH', 'SEND_CANCEL', 'RECEIVE_START', 'RECEIVE_UPDATE_DATA', 'RECEIVE_FINISH'] as const).map(
-    (name) => [SEV_COMMAND[`KVM_SEV_${name}`], migration] as const,
+  ...(
+    ['SEND_START', 'SEND_UPDATE_DATA', 'SEND_FINISH', 'SEND_CANCEL', 'RECEIVE_START', 'RECEIVE_UPDATE_DATA', 'RECEIVE_FINISH'] as const
+  ).map((name) => [SEV_COMMAND[`KVM_SEV_${name}`], migration] as const),
+  ...(['LAUNCH_START', 'LAUNCH_UPDATE', 'LAUNCH_FINISH', 'ENABLE_REQ_CERTS'] as const).map(
+    (name) => [SEV_COMMAND[`KVM_SEV_SNP_${name}`], snpCommand] as const,
   ),
-  ...(['LAUNCH_START', 'LAUNCH_UPDATE', 'LAUNCH_FINISH', 'ENABLE_REQ_CERTS'] as const).map((name) => [SEV_COMMAND[`KVM_SEV_SNP_${name}`], snpCommand] as const),
 ])
 
 const NAMES: ReadonlyMap<number, string> = new Map(Object.entries(SEV_COMMAND).map(([name, id]) => [id, name]))
@@ -316,7 +332,9 @@ export function sevCommand(vm: VmFd, bytes: Uint8Array): number {
   const view = viewOf(bytes)
   const id = view.getUint32(0, true)
   const call: SevCall = {
-    vm, kernel, id,
+    vm,
+    kernel,
+    id,
     name: NAMES.get(id) ?? `KVM_MEMORY_ENCRYPT_OP id ${id}`,
     data: view.getBigUint64(8, true),
     sevFd: view.getInt32(20, true),

@@ -19,7 +19,8 @@ export function snpCommand(call: SevCall): number {
       const view = viewOf(data)
       const policy = view.getBigUint64(0, true)
       if (view.getUint16(24, true) !== 0) return refuse(call, 'EINVAL', 'flags must be 0', 'snp_launch_start')
-      if ((policy & ~SNP_POLICY.MASK) !== 0n) return refuse(call, 'EINVAL', `policy 0x${policy.toString(16)} has unsupported bits`, 'snp_launch_start')
+      if ((policy & ~SNP_POLICY.MASK) !== 0n)
+        return refuse(call, 'EINVAL', `policy 0x${policy.toString(16)} has unsupported bits`, 'snp_launch_start')
       if ((policy & SNP_POLICY.REQUIRED) === 0n) return refuse(call, 'EINVAL', 'policy bit 17 must be set', 'snp_launch_start')
       return kernel.unimplemented(call.name, 'the SNP launch')
     }

@@ -3,8 +3,25 @@
  * the vCPUs: sealing their state into VMSAs.
  */
 import {
-  CPU_CR0, CPU_CR4, CPU_EFER, CPU_SEV_STATUS, CPU_XCR0, STAGING, VKVM_GHCB_RAX, VKVM_GHCB_RBX, VKVM_GHCB_RCX, VKVM_GHCB_RDX, VKVM_GHCB_RSI,
-  VKVM_GHCB_XCR0, VM_ASID, VM_C_BIT, VM_GHCB_VERSION, VM_LEGACY_ES, VM_PHYS_MASK, VM_SEV, VM_VMSA_FEATURES,
+  CPU_CR0,
+  CPU_CR4,
+  CPU_EFER,
+  CPU_SEV_STATUS,
+  CPU_XCR0,
+  STAGING,
+  VKVM_GHCB_RAX,
+  VKVM_GHCB_RBX,
+  VKVM_GHCB_RCX,
+  VKVM_GHCB_RDX,
+  VKVM_GHCB_RSI,
+  VKVM_GHCB_XCR0,
+  VM_ASID,
+  VM_C_BIT,
+  VM_GHCB_VERSION,
+  VM_LEGACY_ES,
+  VM_PHYS_MASK,
+  VM_SEV,
+  VM_VMSA_FEATURES,
 } from '../generated/layout.ts'
 import { REQUEST, VM_TYPE } from '../generated/kvm-abi.ts'
 import type { Guest } from '../firmware/psp/guest.ts'
@@ -102,7 +119,13 @@ function keepCopies(vcpu: VcpuFd): void {
   const xcr0 = vcpu.cpu.getBigUint64(CPU_XCR0, true)
   vcpu.kvm.setBigUint64(VKVM_GHCB_XCR0, xcr0, true)
   const view = viewOf(regs)
-  for (const [at, to] of [[0, VKVM_GHCB_RAX], [8, VKVM_GHCB_RBX], [16, VKVM_GHCB_RCX], [24, VKVM_GHCB_RDX], [32, VKVM_GHCB_RSI]] as const) {
+  for (const [at, to] of [
+    [0, VKVM_GHCB_RAX],
+    [8, VKVM_GHCB_RBX],
+    [16, VKVM_GHCB_RCX],
+    [24, VKVM_GHCB_RDX],
+    [32, VKVM_GHCB_RSI],
+  ] as const) {
     vcpu.kvm.setBigUint64(to, view.getBigUint64(at, true), true)
   }
 }

@@ -18,8 +18,10 @@ export class SevFd implements FileDescriptor {
 
   ioctl(request: number, argument: IoctlArgument): number {
     const { kernel } = this
-    if (request >>> 0 !== SEV_ISSUE_CMD) return kernel.refuse('EINVAL', `0x${request.toString(16)}`, 'only SEV_ISSUE_CMD is known', `${SEV_DEV} sev_ioctl`)
-    const bytes = argument instanceof Uint8Array ? (argument.length >= ISSUE_SIZE ? argument : null) : kernel.memory.copyIn(argument ?? 0, ISSUE_SIZE)
+    if (request >>> 0 !== SEV_ISSUE_CMD)
+      return kernel.refuse('EINVAL', `0x${request.toString(16)}`, 'only SEV_ISSUE_CMD is known', `${SEV_DEV} sev_ioctl`)
+    const bytes =
+      argument instanceof Uint8Array ? (argument.length >= ISSUE_SIZE ? argument : null) : kernel.memory.copyIn(argument ?? 0, ISSUE_SIZE)
     if (bytes === null) return kernel.badPointer('SEV_ISSUE_CMD')
     const view = viewOf(bytes)
     const command = view.getUint32(0, true)
@@ -29,7 +31,9 @@ export class SevFd implements FileDescriptor {
     view.setUint32(12, answer.status, true)
     if (!(argument instanceof Uint8Array) && !kernel.memory.copyOut(argument ?? 0, bytes)) return kernel.badPointer('SEV_ISSUE_CMD')
     if (answer.errno !== 0) return answer.errno
-    return answer.status === FW.SUCCESS ? 0 : kernel.refuse('EIO', name, `firmware status 0x${answer.status.toString(16)}`, `${SEV_DEV} __sev_do_cmd_locked`)
+    return answer.status === FW.SUCCESS
+      ? 0
+      : kernel.refuse('EIO', name, `firmware status 0x${answer.status.toString(16)}`, `${SEV_DEV} __sev_do_cmd_locked`)
   }
 
   close(): void {
@@ -63,11 +67,19 @@ export class SevFd implements FileDescriptor {
     const input = memory.copyIn(data, 24)
     if (input === null) return { errno: refuse.badPointer(name), status: FW.SUCCESS }
     const view = viewOf(input)
-    const [pdhAddress, pdhLength, chainAddress, chainLength] = [view.getBigUint64(0, true), view.getUint32(8, true), view.getBigUint64(12, true), view.getUint32(20, true)]
+    const [pdhAddress, pdhLength, chainAddress, chainLength] = [
+      view.getBigUint64(0, true),
+      view.getUint32(8, true),
+      view.getBigUint64(12, true),
+      view.getUint32(20, true),
+    ]
     const query = pdhAddress === 0n || pdhLength === 0 || chainAddress === 0n || chainLength === 0
     const chainSize = 3 * SEV_SIZE.CERTIFICATE
     if (!query && (pdhLength > SEV_SIZE.BLOB_MAX || chainLength > SEV_SIZE.BLOB_MAX)) {
-      return { errno: refuse.refuse('EFAULT', name, `a buffer above ${SEV_SIZE.BLOB_MAX} bytes`, `${SEV_DEV} sev_ioctl_do_pdh_export`), status: FW.SUCCESS }
+      return {
+        errno: refuse.refuse('EFAULT', name, `a buffer above ${SEV_SIZE.BLOB_MAX} bytes`, `${SEV_DEV} sev_ioctl_do_pdh_export`),
+        status: FW.SUCCESS,
+      }
     }
     view.setUint32(8, SEV_SIZE.CERTIFICATE, true)
     view.setUint32(20, chainSize, true)

@@ -35,7 +35,11 @@ export class SystemFd implements FileDescriptor, Target {
         ['KVM_GET_SUPPORTED_CPUID', (system, bytes) => system.#cpuid(bytes), { tail: cpuidTail }],
         ['KVM_GET_EMULATED_CPUID', (system, bytes) => system.#emulatedCpuid(bytes), { tail: cpuidTail }],
         ['KVM_GET_MSR_INDEX_LIST', (system, bytes) => system.#list('KVM_GET_MSR_INDEX_LIST', bytes, savedMsrs), { tail: listTail }],
-        ['KVM_GET_MSR_FEATURE_INDEX_LIST', (system, bytes) => system.#list('KVM_GET_MSR_FEATURE_INDEX_LIST', bytes, featureMsrs), { tail: listTail }],
+        [
+          'KVM_GET_MSR_FEATURE_INDEX_LIST',
+          (system, bytes) => system.#list('KVM_GET_MSR_FEATURE_INDEX_LIST', bytes, featureMsrs),
+          { tail: listTail },
+        ],
         ['KVM_X86_GET_MCE_CAP_SUPPORTED', (system, bytes) => system.#mce(bytes)],
         ['KVM_HAS_DEVICE_ATTR', (system, bytes) => (system.#attribute('KVM_HAS_DEVICE_ATTR', bytes) === null ? -6 : 0)],
         ['KVM_GET_DEVICE_ATTR', (system, bytes) => system.#getAttribute(bytes)],
@@ -64,9 +68,15 @@ export class SystemFd implements FileDescriptor, Target {
   #createVm(type: number): number {
     const { kernel } = this
     if (!(type >= 0 && type < 32) || (supportedVmTypes(kernel) & (1 << type)) === 0) {
-      return kernel.refuse('EINVAL', 'KVM_CREATE_VM', `VM type ${type} is not in KVM_CAP_VM_TYPES of this host`, 'arch/x86/kvm/x86.c kvm_arch_init_vm', {
-        switch: 'supported_vm_types',
-      })
+      return kernel.refuse(
+        'EINVAL',
+        'KVM_CREATE_VM',
+        `VM type ${type} is not in KVM_CAP_VM_TYPES of this host`,
+        'arch/x86/kvm/x86.c kvm_arch_init_vm',
+        {
+          switch: 'supported_vm_types',
+        },
+      )
     }
     const address = kernel.core.call.vmCreate() >>> 0
     if (address === 0) return kernel.refuse('ENOMEM', 'KVM_CREATE_VM', 'no memory left for a VM', 'cloister')
@@ -79,7 +89,13 @@ export class SystemFd implements FileDescriptor, Target {
     const room = view.getUint32(0, true)
     const table = encodeCpuid(supportedCpuid(kernel.options.host))
     const count = (table.length - 8) / CPUID_ENTRY_SIZE
-    if (room < count) return kernel.refuse('E2BIG', 'KVM_GET_SUPPORTED_CPUID', `${count} entries are there, ${room} asked for`, 'arch/x86/kvm/cpuid.c kvm_dev_ioctl_get_cpuid')
+    if (room < count)
+      return kernel.refuse(
+        'E2BIG',
+        'KVM_GET_SUPPORTED_CPUID',
+        `${count} entries are there, ${room} asked for`,
+        'arch/x86/kvm/cpuid.c kvm_dev_ioctl_get_cpuid',
+      )
     if (bytes.length < table.length) return kernel.badPointer('KVM_GET_SUPPORTED_CPUID', 'the entries run over the end of the buffer')
     bytes.set(table)
     return 0
@@ -96,7 +112,13 @@ export class SystemFd implements FileDescriptor, Target {
     const view = viewOf(bytes)
     const room = view.getUint32(0, true)
     view.setUint32(0, list.length, true)
-    if (room < list.length) return this.kernel.refuse('E2BIG', name, `${list.length} indices are there, ${room} asked for`, 'arch/x86/kvm/x86.c kvm_arch_dev_ioctl')
+    if (room < list.length)
+      return this.kernel.refuse(
+        'E2BIG',
+        name,
+        `${list.length} indices are there, ${room} asked for`,
+        'arch/x86/kvm/x86.c kvm_arch_dev_ioctl',
+      )
     if (bytes.length < 4 + list.length * 4) return this.kernel.badPointer(name, 'the indices run over the end of the buffer')
     list.forEach((index, i) => {
       view.setUint32(4 + i * 4, index, true)

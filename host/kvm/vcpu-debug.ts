@@ -5,7 +5,15 @@ import type { VcpuRow } from './vcpu-ioctls.ts'
 import type { VcpuFd } from './vcpu.ts'
 
 /** KVM_GUESTDBG_*: what may stand in `control`. */
-export const GUESTDBG = { ENABLE: 1, SINGLESTEP: 2, BLOCKIRQ: 0x100000, USE_SW_BP: 0x10000, USE_HW_BP: 0x20000, INJECT_DB: 0x40000, INJECT_BP: 0x80000 } as const
+export const GUESTDBG = {
+  ENABLE: 1,
+  SINGLESTEP: 2,
+  BLOCKIRQ: 0x100000,
+  USE_SW_BP: 0x10000,
+  USE_HW_BP: 0x20000,
+  INJECT_DB: 0x40000,
+  INJECT_BP: 0x80000,
+} as const
 const VALID = Object.values(GUESTDBG).reduce((all, bit) => all | bit, 0)
 
 /** A sealed legacy SEV-ES vCPU has KVM's copy only (vcpu.sealedDebug); its DR7 is swapped by hardware. */
@@ -27,7 +35,12 @@ function setDebugregs(vcpu: VcpuFd, bytes: Uint8Array): number {
   const dr6 = view.getBigUint64(32, true)
   const dr7 = view.getBigUint64(40, true)
   if (view.getBigUint64(48, true) !== 0n || dr6 >> 32n !== 0n || dr7 >> 32n !== 0n) {
-    return vcpu.kernel.refuse('EINVAL', 'KVM_SET_DEBUGREGS', 'flags must be 0 and DR6, DR7 fit 32 bits', 'arch/x86/kvm/x86.c kvm_vcpu_ioctl_x86_set_debugregs')
+    return vcpu.kernel.refuse(
+      'EINVAL',
+      'KVM_SET_DEBUGREGS',
+      'flags must be 0 and DR6, DR7 fit 32 bits',
+      'arch/x86/kvm/x86.c kvm_vcpu_ioctl_x86_set_debugregs',
+    )
   }
   if (vcpu.sealed !== null) {
     vcpu.sealed.debug.set(bytes.subarray(0, 48))
@@ -42,8 +55,10 @@ function setDebugregs(vcpu: VcpuFd, bytes: Uint8Array): number {
 /** guest_debug is 0 again when ENABLE is missing. Hardware breakpoints and steps are refused at KVM_RUN until the core has them. */
 function setGuestDebug(vcpu: VcpuFd, bytes: Uint8Array): number {
   const control = viewOf(bytes).getUint32(0, true)
-  if ((control & (GUESTDBG.INJECT_DB | GUESTDBG.INJECT_BP)) !== 0) return vcpu.kernel.unimplemented('KVM_SET_GUEST_DEBUG', 'injection of #DB and #BP')
-  if ((control & ~VALID) !== 0) return vcpu.kernel.refuse('EINVAL', 'KVM_SET_GUEST_DEBUG', `control 0x${control.toString(16)}`, 'virt/kvm/kvm_main.c')
+  if ((control & (GUESTDBG.INJECT_DB | GUESTDBG.INJECT_BP)) !== 0)
+    return vcpu.kernel.unimplemented('KVM_SET_GUEST_DEBUG', 'injection of #DB and #BP')
+  if ((control & ~VALID) !== 0)
+    return vcpu.kernel.refuse('EINVAL', 'KVM_SET_GUEST_DEBUG', `control 0x${control.toString(16)}`, 'virt/kvm/kvm_main.c')
   vcpu.guestDebug = (control & GUESTDBG.ENABLE) !== 0 ? control : 0
   return 0
 }

@@ -1,6 +1,14 @@
 /** Events, interrupts, MP state and local APIC of a vCPU (arch/x86/kvm/x86.c, irq.c). */
 import {
-  CPU_HALTED, CPU_INTERRUPT_SHADOW, CPU_NMI_BLOCKED, EVENT_INTERRUPT, EVENT_NMI, EVENT_SIPI, STAGING, VKVM_INTERRUPT, VKVM_NMI_PENDING,
+  CPU_HALTED,
+  CPU_INTERRUPT_SHADOW,
+  CPU_NMI_BLOCKED,
+  EVENT_INTERRUPT,
+  EVENT_NMI,
+  EVENT_SIPI,
+  STAGING,
+  VKVM_INTERRUPT,
+  VKVM_NMI_PENDING,
   VKVM_SIPI_VECTOR,
 } from '../generated/layout.ts'
 import { viewOf } from './dispatch.ts'
@@ -37,7 +45,8 @@ function setEvents(vcpu: VcpuFd, bytes: Uint8Array): number {
   const { kernel, vm } = vcpu
   const view = viewOf(bytes)
   const flags = view.getUint32(20, true)
-  const refuse = (reason: string): number => kernel.refuse('EINVAL', 'KVM_SET_VCPU_EVENTS', reason, `${X86} kvm_vcpu_ioctl_x86_set_vcpu_events`)
+  const refuse = (reason: string): number =>
+    kernel.refuse('EINVAL', 'KVM_SET_VCPU_EVENTS', reason, `${X86} kvm_vcpu_ioctl_x86_set_vcpu_events`)
   let allowed = vm.rfc2020 && vcpu.guestStateProtected ? VALID.NMI_PENDING : 0x3f
   if (!vm.exceptionPayload) allowed &= ~VALID.PAYLOAD
   if (!vm.tripleFaultEvent) allowed &= ~VALID.TRIPLE_FAULT
@@ -49,7 +58,8 @@ function setEvents(vcpu: VcpuFd, bytes: Uint8Array): number {
   if ((flags & VALID.SMM) !== 0 && view.getUint8(24) !== 0) return kernel.unimplemented('KVM_SET_VCPU_EVENTS', 'system management mode')
   if (injected || pending) return kernel.unimplemented('KVM_SET_VCPU_EVENTS', 'injection of an exception')
   if (view.getUint8(12) !== 0) return kernel.unimplemented('KVM_SET_VCPU_EVENTS', 'an NMI in injection')
-  if ((flags & VALID.TRIPLE_FAULT) !== 0 && view.getUint8(28) !== 0) return kernel.unimplemented('KVM_SET_VCPU_EVENTS', 'a pending triple fault')
+  if ((flags & VALID.TRIPLE_FAULT) !== 0 && view.getUint8(28) !== 0)
+    return kernel.unimplemented('KVM_SET_VCPU_EVENTS', 'a pending triple fault')
   if (vm.irqchip === 'none') vcpu.kvm.setUint32(VKVM_INTERRUPT, view.getUint8(8) !== 0 ? QUEUED | view.getUint8(9) : 0, true)
   if ((flags & VALID.SHADOW) !== 0 && !vcpu.guestStateProtected) vcpu.cpu.setUint32(CPU_INTERRUPT_SHADOW, view.getUint8(11) & 3, true)
   if ((flags & VALID.NMI_PENDING) !== 0) vcpu.kvm.setUint32(VKVM_NMI_PENDING, Math.min(2, view.getUint8(13)), true)
@@ -76,9 +86,15 @@ function interrupt(vcpu: VcpuFd, bytes: Uint8Array): number {
 function smi(vcpu: VcpuFd): number {
   // kvm_x86_has_emulated_msr(kvm, MSR_IA32_SMBASE): false from the SEV-ES init command on.
   if (vcpu.vm.sevEs) {
-    return vcpu.kernel.refuse('ENOTTY', 'KVM_SMI', 'no system management mode for a guest with encrypted state', `${X86} kvm_inject_smi (has_emulated_msr SMBASE)`, {
-      switch: 'has_emulated_msr(SMBASE)',
-    })
+    return vcpu.kernel.refuse(
+      'ENOTTY',
+      'KVM_SMI',
+      'no system management mode for a guest with encrypted state',
+      `${X86} kvm_inject_smi (has_emulated_msr SMBASE)`,
+      {
+        switch: 'has_emulated_msr(SMBASE)',
+      },
+    )
   }
   return vcpu.kernel.unimplemented('KVM_SMI', 'system management mode')
 }
@@ -109,7 +125,9 @@ function setMpState(vcpu: VcpuFd, bytes: Uint8Array): number {
 }
 
 function lapic(vcpu: VcpuFd, name: string): number {
-  return vcpu.vm.irqchip === 'none' ? vcpu.kernel.refuse('EINVAL', name, 'the local APIC is not in the kernel', `${X86} kvm_arch_vcpu_ioctl`) : 0
+  return vcpu.vm.irqchip === 'none'
+    ? vcpu.kernel.refuse('EINVAL', name, 'the local APIC is not in the kernel', `${X86} kvm_arch_vcpu_ioctl`)
+    : 0
 }
 
 function getLapic(vcpu: VcpuFd, bytes: Uint8Array): number {

@@ -3,7 +3,20 @@
  * KVM's copy of a sealed SEV-ES vCPU is confidential: zeros for the legacy VM type, refused for the others.
  */
 import {
-  CPU_FCS, CPU_FCW, CPU_FDP, CPU_FDS, CPU_FIP, CPU_FOP, CPU_FSW, CPU_FTAG, CPU_FTOP, CPU_MXCSR, CPU_ST, CPU_XCR0, CPU_XMM, VKVM_GHCB_XCR0,
+  CPU_FCS,
+  CPU_FCW,
+  CPU_FDP,
+  CPU_FDS,
+  CPU_FIP,
+  CPU_FOP,
+  CPU_FSW,
+  CPU_FTAG,
+  CPU_FTOP,
+  CPU_MXCSR,
+  CPU_ST,
+  CPU_XCR0,
+  CPU_XMM,
+  VKVM_GHCB_XCR0,
 } from '../generated/layout.ts'
 import { viewOf } from './dispatch.ts'
 import type { VcpuRow } from './vcpu-ioctls.ts'
@@ -122,10 +135,12 @@ function setXsave(vcpu: VcpuFd, bytes: Uint8Array): number {
     return kernel.refuse('EINVAL', 'KVM_SET_XSAVE', `xstate_bv 0x${components.toString(16)} has components that this CPU lacks`, source)
   }
   for (let at = XSTATE_BV + 8; at < YMM_AT; at += 8) {
-    if (view.getBigUint64(at, true) !== 0n) return kernel.refuse('EINVAL', 'KVM_SET_XSAVE', 'xcomp_bv and reserved header bytes must be 0', source)
+    if (view.getBigUint64(at, true) !== 0n)
+      return kernel.refuse('EINVAL', 'KVM_SET_XSAVE', 'xcomp_bv and reserved header bytes must be 0', source)
   }
   const mxcsr = view.getUint32(24, true)
-  if ((mxcsr & ~MXCSR_MASK) !== 0) return kernel.refuse('EINVAL', 'KVM_SET_XSAVE', `MXCSR 0x${mxcsr.toString(16)} has reserved bits`, source)
+  if ((mxcsr & ~MXCSR_MASK) !== 0)
+    return kernel.refuse('EINVAL', 'KVM_SET_XSAVE', `MXCSR 0x${mxcsr.toString(16)} has reserved bits`, source)
   const initial = new Uint8Array(512)
   viewOf(initial).setUint16(0, 0x37f, true)
   loadX87(vcpu, (components & X87) !== 0n ? view : viewOf(initial))
@@ -144,7 +159,11 @@ function getXcrs(vcpu: VcpuFd, bytes: Uint8Array): number {
   bytes.fill(0, 0, 392)
   const view = viewOf(bytes)
   view.setUint32(0, 1, true)
-  view.setBigUint64(16, vcpu.guestStateProtected ? vcpu.kvm.getBigUint64(VKVM_GHCB_XCR0, true) : vcpu.cpu.getBigUint64(CPU_XCR0, true), true)
+  view.setBigUint64(
+    16,
+    vcpu.guestStateProtected ? vcpu.kvm.getBigUint64(VKVM_GHCB_XCR0, true) : vcpu.cpu.getBigUint64(CPU_XCR0, true),
+    true,
+  )
   return 0
 }
 
@@ -152,13 +171,19 @@ function setXcrs(vcpu: VcpuFd, bytes: Uint8Array): number {
   const view = viewOf(bytes)
   const count = view.getUint32(0, true)
   const source = 'arch/x86/kvm/x86.c kvm_vcpu_ioctl_x86_set_xcrs'
-  if (count > 16 || view.getUint32(4, true) !== 0) return vcpu.kernel.refuse('EINVAL', 'KVM_SET_XCRS', 'too many registers, or flags', source)
+  if (count > 16 || view.getUint32(4, true) !== 0)
+    return vcpu.kernel.refuse('EINVAL', 'KVM_SET_XCRS', 'too many registers, or flags', source)
   for (let i = 0; i < count; i++) {
     if (view.getUint32(8 + i * 16, true) !== 0) continue
     const value = view.getBigUint64(16 + i * 16, true)
     // __kvm_set_xcr: x87 always, AVX needs SSE, nothing that the CPU lacks.
     if ((value & X87) === 0n || (value & ~XCR0_SUPPORTED) !== 0n || ((value & YMM) !== 0n && (value & SSE) === 0n)) {
-      return vcpu.kernel.refuse('EINVAL', 'KVM_SET_XCRS', `XCR0 0x${value.toString(16)} is not possible`, 'arch/x86/kvm/x86.c __kvm_set_xcr')
+      return vcpu.kernel.refuse(
+        'EINVAL',
+        'KVM_SET_XCRS',
+        `XCR0 0x${value.toString(16)} is not possible`,
+        'arch/x86/kvm/x86.c __kvm_set_xcr',
+      )
     }
     if (vcpu.guestStateProtected) vcpu.kvm.setBigUint64(VKVM_GHCB_XCR0, value, true)
     else vcpu.cpu.setBigUint64(CPU_XCR0, value, true)

@@ -26,13 +26,29 @@ const run: VcpuRow = [
 
 const statsFd: VcpuRow = [
   'KVM_GET_STATS_FD',
-  (vcpu) => vcpu.kernel.install(new StatsFd(vcpu.kernel, `kvm-1/vcpu-${vcpu.id}`, [['exits', () => vcpu.exits], ['instructions', () => vcpu.instructions]])),
+  (vcpu) =>
+    vcpu.kernel.install(
+      new StatsFd(vcpu.kernel, `kvm-1/vcpu-${vcpu.id}`, [
+        ['exits', () => vcpu.exits],
+        ['instructions', () => vcpu.instructions],
+      ]),
+    ),
 ]
 
 export function vcpuTable(kernel: Kernel): IoctlTable<VcpuFd> {
   let table = tables.get(kernel)
   if (table === undefined) {
-    table = ioctlTable<VcpuFd>(kernel.policy, [run, ...registerHandlers, ...fpuHandlers, ...debugHandlers, ...msrHandlers, ...eventHandlers, ...miscHandlers, ...oneRegHandlers, statsFd])
+    table = ioctlTable<VcpuFd>(kernel.policy, [
+      run,
+      ...registerHandlers,
+      ...fpuHandlers,
+      ...debugHandlers,
+      ...msrHandlers,
+      ...eventHandlers,
+      ...miscHandlers,
+      ...oneRegHandlers,
+      statsFd,
+    ])
     tables.set(kernel, table)
   }
   return table

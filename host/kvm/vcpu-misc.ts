@@ -14,13 +14,16 @@ const TABLE_AT = 16
 function setCpuid2(vcpu: VcpuFd, bytes: Uint8Array): number {
   const { kernel } = vcpu
   const count = viewOf(bytes).getUint32(0, true)
-  if (count > MAX_CPUID_ENTRIES) return kernel.refuse('E2BIG', 'KVM_SET_CPUID2', `${count} entries (at most ${MAX_CPUID_ENTRIES})`, 'arch/x86/kvm/cpuid.c')
+  if (count > MAX_CPUID_ENTRIES)
+    return kernel.refuse('E2BIG', 'KVM_SET_CPUID2', `${count} entries (at most ${MAX_CPUID_ENTRIES})`, 'arch/x86/kvm/cpuid.c')
   const size = count * CPUID_ENTRY_SIZE
   if (bytes.length < 8 + size) return kernel.badPointer('KVM_SET_CPUID2', 'the entries run over the end of the buffer')
   const entries = new Uint8Array(bytes.subarray(8, 8 + size))
   if (vcpu.hasRun) {
     const same = entries.length === vcpu.cpuid.length && entries.every((b, i) => b === vcpu.cpuid[i])
-    return same ? 0 : kernel.refuse('EINVAL', 'KVM_SET_CPUID2', 'CPUID cannot change after the first KVM_RUN', 'arch/x86/kvm/cpuid.c kvm_set_cpuid')
+    return same
+      ? 0
+      : kernel.refuse('EINVAL', 'KVM_SET_CPUID2', 'CPUID cannot change after the first KVM_RUN', 'arch/x86/kvm/cpuid.c kvm_set_cpuid')
   }
   vcpu.cpuid = entries
   const table = kernel.core.bytes(vcpu.s + VCPU_CPUID, TABLE_AT + MAX_CPUID_ENTRIES * CPUID_ENTRY_SIZE)
@@ -35,7 +38,8 @@ function getCpuid2(vcpu: VcpuFd, bytes: Uint8Array): number {
   const { kernel, cpuid } = vcpu
   const view = viewOf(bytes)
   const count = cpuid.length / CPUID_ENTRY_SIZE
-  if (view.getUint32(0, true) < count) return kernel.refuse('E2BIG', 'KVM_GET_CPUID2', `${count} entries are there`, 'arch/x86/kvm/cpuid.c kvm_vcpu_ioctl_get_cpuid2')
+  if (view.getUint32(0, true) < count)
+    return kernel.refuse('E2BIG', 'KVM_GET_CPUID2', `${count} entries are there`, 'arch/x86/kvm/cpuid.c kvm_vcpu_ioctl_get_cpuid2')
   if (bytes.length < 8 + cpuid.length) return kernel.badPointer('KVM_GET_CPUID2', 'the entries run over the end of the buffer')
   bytes.set(cpuid, 8)
   view.setUint32(0, count, true)
@@ -49,7 +53,8 @@ function setTscKhz(vcpu: VcpuFd, _bytes: Uint8Array, value: number): number {
 
 function setTsc(vcpu: VcpuFd, name: string, khz: number): number {
   const own = Number(vcpu.vm.view.getBigUint64(VM_TSC_KHZ, true))
-  if (!(khz >= 0 && khz < 0x7fffffff)) return vcpu.kernel.refuse('EINVAL', name, `${khz} kHz is above the maximum`, `${X86} kvm_arch_vcpu_ioctl`)
+  if (!(khz >= 0 && khz < 0x7fffffff))
+    return vcpu.kernel.refuse('EINVAL', name, `${khz} kHz is above the maximum`, `${X86} kvm_arch_vcpu_ioctl`)
   return khz === 0 || khz === own ? 0 : vcpu.kernel.unimplemented(name, `a TSC of ${khz} kHz (it runs at ${own})`)
 }
 
@@ -58,7 +63,9 @@ function translate(vcpu: VcpuFd, bytes: Uint8Array): number {
   const view = viewOf(bytes)
   const none = 0xffffffffffffffffn
   // CR3 of a protected guest is not known to KVM: the walk fails.
-  const physical = vcpu.guestStateProtected ? none : BigInt.asUintN(64, vcpu.kernel.core.call.probe(vcpu.s, BigInt.asIntN(64, view.getBigUint64(0, true))))
+  const physical = vcpu.guestStateProtected
+    ? none
+    : BigInt.asUintN(64, vcpu.kernel.core.call.probe(vcpu.s, BigInt.asIntN(64, view.getBigUint64(0, true))))
   view.setBigUint64(8, physical, true)
   view.setUint8(16, physical === none ? 0 : 1)
   view.setUint8(17, 1)
@@ -116,7 +123,8 @@ export const miscHandlers: readonly VcpuRow[] = [
     'KVM_TPR_ACCESS_REPORTING',
     (vcpu, bytes) => {
       const view = viewOf(bytes)
-      if (view.getUint32(4, true) !== 0) return vcpu.kernel.refuse('EINVAL', 'KVM_TPR_ACCESS_REPORTING', 'flags must be 0', `${X86} vcpu_ioctl_tpr_access_reporting`)
+      if (view.getUint32(4, true) !== 0)
+        return vcpu.kernel.refuse('EINVAL', 'KVM_TPR_ACCESS_REPORTING', 'flags must be 0', `${X86} vcpu_ioctl_tpr_access_reporting`)
       return view.getUint32(0, true) === 0 ? 0 : vcpu.kernel.unimplemented('KVM_TPR_ACCESS_REPORTING', 'TPR access reporting')
     },
   ],
@@ -127,16 +135,27 @@ export const miscHandlers: readonly VcpuRow[] = [
         ? vcpu.kernel.refuse('EINVAL', 'KVM_SET_VAPIC_ADDR', 'the local APIC is not in the kernel', `${X86} kvm_arch_vcpu_ioctl`)
         : vcpu.kernel.unimplemented('KVM_SET_VAPIC_ADDR', 'the virtual APIC page'),
   ],
-  ['KVM_KVMCLOCK_CTRL', (vcpu) => vcpu.kernel.refuse('EINVAL', 'KVM_KVMCLOCK_CTRL', 'the guest has no kvmclock active', `${X86} kvm_set_guest_paused`)],
+  [
+    'KVM_KVMCLOCK_CTRL',
+    (vcpu) => vcpu.kernel.refuse('EINVAL', 'KVM_KVMCLOCK_CTRL', 'the guest has no kvmclock active', `${X86} kvm_set_guest_paused`),
+  ],
   [
     'KVM_SET_SIGNAL_MASK',
     (vcpu, bytes) => {
       const length = viewOf(bytes).getUint32(0, true)
-      return length === 8 ? 0 : vcpu.kernel.refuse('EINVAL', 'KVM_SET_SIGNAL_MASK', `len ${length} (must be 8)`, 'virt/kvm/kvm_main.c kvm_vcpu_ioctl')
+      return length === 8
+        ? 0
+        : vcpu.kernel.refuse('EINVAL', 'KVM_SET_SIGNAL_MASK', `len ${length} (must be 8)`, 'virt/kvm/kvm_main.c kvm_vcpu_ioctl')
     },
   ],
-  ['KVM_GET_NESTED_STATE', (vcpu) => vcpu.kernel.refuse('EINVAL', 'KVM_GET_NESTED_STATE', 'nested virtualisation is off', `${X86} kvm_arch_vcpu_ioctl`)],
-  ['KVM_SET_NESTED_STATE', (vcpu) => vcpu.kernel.refuse('EINVAL', 'KVM_SET_NESTED_STATE', 'nested virtualisation is off', `${X86} kvm_arch_vcpu_ioctl`)],
+  [
+    'KVM_GET_NESTED_STATE',
+    (vcpu) => vcpu.kernel.refuse('EINVAL', 'KVM_GET_NESTED_STATE', 'nested virtualisation is off', `${X86} kvm_arch_vcpu_ioctl`),
+  ],
+  [
+    'KVM_SET_NESTED_STATE',
+    (vcpu) => vcpu.kernel.refuse('EINVAL', 'KVM_SET_NESTED_STATE', 'nested virtualisation is off', `${X86} kvm_arch_vcpu_ioctl`),
+  ],
   [
     'KVM_MEMORY_ENCRYPT_OP',
     (vcpu) => {

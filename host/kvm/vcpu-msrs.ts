@@ -17,7 +17,8 @@ const IA32_XSS = 0xda0
 function forEachMsr(vcpu: VcpuFd, name: string, bytes: Uint8Array, each: (view: DataView, index: number, at: number) => boolean): number {
   const view = viewOf(bytes)
   const count = view.getUint32(0, true)
-  if (count >= MAX_IO_MSRS) return vcpu.kernel.refuse('E2BIG', name, `${count} entries (fewer than ${MAX_IO_MSRS})`, 'arch/x86/kvm/msrs.c msr_io')
+  if (count >= MAX_IO_MSRS)
+    return vcpu.kernel.refuse('E2BIG', name, `${count} entries (fewer than ${MAX_IO_MSRS})`, 'arch/x86/kvm/msrs.c msr_io')
   if (bytes.length < 8 + count * 16) return vcpu.kernel.badPointer(name, 'the entries run over the end of the buffer')
   for (let i = 0; i < count; i++) if (!each(view, view.getUint32(8 + i * 16, true), 16 + i * 16)) return i
   return count
@@ -73,7 +74,12 @@ function setupMce(vcpu: VcpuFd, bytes: Uint8Array): number {
   const banks = Number(cap & 0xffn)
   const valid = mceCapSupported(vcpu.kernel.options.host) | 0xff00ffn
   if (banks === 0 || banks > MAX_BANKS || (cap & ~valid) !== 0n) {
-    return vcpu.kernel.refuse('EINVAL', 'KVM_X86_SETUP_MCE', `mcg_cap 0x${cap.toString(16)}`, 'arch/x86/kvm/x86.c kvm_vcpu_ioctl_x86_setup_mce')
+    return vcpu.kernel.refuse(
+      'EINVAL',
+      'KVM_X86_SETUP_MCE',
+      `mcg_cap 0x${cap.toString(16)}`,
+      'arch/x86/kvm/x86.c kvm_vcpu_ioctl_x86_setup_mce',
+    )
   }
   vcpu.cpu.setBigUint64(CPU_MCG_CAP, cap, true)
   if ((cap & 0x100n) !== 0n) vcpu.cpu.setBigUint64(CPU_MCG_CTL, 0xffffffffffffffffn, true)

@@ -1,7 +1,18 @@
 /** KVM_GET/SET_REGS, SREGS and SREGS2 (arch/x86/kvm/regs.c of 7.3; x86.c before). */
 import {
-  CPU_APIC_BASE, CPU_CR0, CPU_CR4, CPU_CR8, CPU_EFER, EVENT_INTERRUPT, VKVM_GHCB_RAX, VKVM_GHCB_RBX, VKVM_GHCB_RCX, VKVM_GHCB_RDX, VKVM_GHCB_RSI,
-  VKVM_INTERRUPT, VM_PHYS_MASK,
+  CPU_APIC_BASE,
+  CPU_CR0,
+  CPU_CR4,
+  CPU_CR8,
+  CPU_EFER,
+  EVENT_INTERRUPT,
+  VKVM_GHCB_RAX,
+  VKVM_GHCB_RBX,
+  VKVM_GHCB_RCX,
+  VKVM_GHCB_RDX,
+  VKVM_GHCB_RSI,
+  VKVM_INTERRUPT,
+  VM_PHYS_MASK,
 } from '../generated/layout.ts'
 import { viewOf } from './dispatch.ts'
 import { getRegs, getSregs, REGS_RIP, setRegs, setSregs, SREGS, validSregs } from './registers.ts'
@@ -13,10 +24,17 @@ const IA32_APIC_BASE = 0x1b
 
 /** Legacy SEV-ES: only what the write traps and the GHCB told KVM is valid (facts/kvm.md 2.1). */
 function getProtectedSregs(vcpu: VcpuFd, out: DataView): void {
-  for (const [from, at] of [[CPU_CR0, SREGS.CR0], [CPU_CR4, SREGS.CR4], [CPU_EFER, SREGS.EFER]] as const) {
+  for (const [from, at] of [
+    [CPU_CR0, SREGS.CR0],
+    [CPU_CR4, SREGS.CR4],
+    [CPU_EFER, SREGS.EFER],
+  ] as const) {
     out.setBigUint64(at, trackedControl(vcpu, from), true)
   }
-  for (const [from, at] of [[CPU_CR8, SREGS.CR8], [CPU_APIC_BASE, SREGS.APIC_BASE]] as const) {
+  for (const [from, at] of [
+    [CPU_CR8, SREGS.CR8],
+    [CPU_APIC_BASE, SREGS.APIC_BASE],
+  ] as const) {
     out.setBigUint64(at, vcpu.cpu.getBigUint64(from, true), true)
   }
 }
@@ -80,7 +98,13 @@ function storeSregs(vcpu: VcpuFd, name: string, from: DataView): number {
 }
 
 /** Registers that the GHCB carries: offset in kvm_regs, KVM's copy. */
-const GHCB_REGS = [[0, VKVM_GHCB_RAX], [8, VKVM_GHCB_RBX], [16, VKVM_GHCB_RCX], [24, VKVM_GHCB_RDX], [32, VKVM_GHCB_RSI]] as const
+const GHCB_REGS = [
+  [0, VKVM_GHCB_RAX],
+  [8, VKVM_GHCB_RBX],
+  [16, VKVM_GHCB_RCX],
+  [24, VKVM_GHCB_RDX],
+  [32, VKVM_GHCB_RSI],
+] as const
 
 /**
  * A sealed vCPU of the legacy type: five registers from the latest GHCB, the others 0 since the last

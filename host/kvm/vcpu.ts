@@ -4,7 +4,16 @@
  */
 import { ERRNO, VCPU_MMAP_SIZE } from '../generated/kvm-abi.ts'
 import {
-  CPU_BUDGET, CPU_EVENT, CPU_ICOUNT, EVENT_KICK, VCPU_KVM, VCPU_KVM_SIZE, VCPU_RUN, VCPU_STATE_SIZE, VKVM_WHY, WHY_BUDGET,
+  CPU_BUDGET,
+  CPU_EVENT,
+  CPU_ICOUNT,
+  EVENT_KICK,
+  VCPU_KVM,
+  VCPU_KVM_SIZE,
+  VCPU_RUN,
+  VCPU_STATE_SIZE,
+  VKVM_WHY,
+  WHY_BUDGET,
 } from '../generated/layout.ts'
 import type { PolicyEntry } from '../policy/table.ts'
 import { dispatch, type IoctlTable, type Target } from './dispatch.ts'
@@ -125,7 +134,13 @@ export class VcpuFd implements FileDescriptor, Target {
       const short = left < slice
       const result = this.#run(this.s, short ? BigInt(Math.max(0, Math.trunc(left))) : warm ? WARM_SLICE_BIG : COLD_SLICE_BIG)
       this.#entries++
-      if (result !== -ERRNO.EINTR || short || left === slice || words[this.#why] !== WHY_BUDGET || this.runBytes[RUN.IMMEDIATE_EXIT] !== 0) {
+      if (
+        result !== -ERRNO.EINTR ||
+        short ||
+        left === slice ||
+        words[this.#why] !== WHY_BUDGET ||
+        this.runBytes[RUN.IMMEDIATE_EXIT] !== 0
+      ) {
         if (valid !== 0) storeSyncRegs(this, valid)
         return result
       }
@@ -138,18 +153,29 @@ export class VcpuFd implements FileDescriptor, Target {
     const { vm, kernel } = this
     if (vm.dead) return vm.refuseDead()
     if (((valid | dirty) & ~vm.syncMask) !== 0) {
-      return kernel.refuse('EINVAL', 'KVM_RUN', `kvm_valid_regs or kvm_dirty_regs outside 0x${vm.syncMask.toString(16)}`, 'arch/x86/kvm/x86.c kvm_arch_vcpu_ioctl_run (kvm_sync_valid_fields)', {
-        switch: 'has_protected_state',
-      })
+      return kernel.refuse(
+        'EINVAL',
+        'KVM_RUN',
+        `kvm_valid_regs or kvm_dirty_regs outside 0x${vm.syncMask.toString(16)}`,
+        'arch/x86/kvm/x86.c kvm_arch_vcpu_ioctl_run (kvm_sync_valid_fields)',
+        {
+          switch: 'has_protected_state',
+        },
+      )
     }
     if (dirty !== 0) {
       const refused = loadSyncRegs(this, dirty)
       if (refused < 0) return refused
     }
     if (vm.needInit) {
-      return kernel.refuse('EINVAL', 'KVM_RUN', 'KVM_SEV_INIT2 has not been issued', 'arch/x86/kvm/svm/svm.c svm_vcpu_pre_run', { switch: 'need_init' })
+      return kernel.refuse('EINVAL', 'KVM_RUN', 'KVM_SEV_INIT2 has not been issued', 'arch/x86/kvm/svm/svm.c svm_vcpu_pre_run', {
+        switch: 'need_init',
+      })
     }
-    if (vm.hasProtectedEoi) return kernel.refuse('EINVAL', 'KVM_RUN', 'the TD is not finalised', 'arch/x86/kvm/vmx/tdx.c tdx_vcpu_pre_run', { switch: 'td_state' })
+    if (vm.hasProtectedEoi)
+      return kernel.refuse('EINVAL', 'KVM_RUN', 'the TD is not finalised', 'arch/x86/kvm/vmx/tdx.c tdx_vcpu_pre_run', {
+        switch: 'td_state',
+      })
     if ((this.guestDebug & (GUESTDBG.SINGLESTEP | GUESTDBG.USE_HW_BP | GUESTDBG.USE_SW_BP)) !== 0) {
       return kernel.unimplemented('KVM_RUN', 'running with KVM_SET_GUEST_DEBUG steps or breakpoints')
     }

@@ -24,7 +24,9 @@ const createVcpu: VmRow = [
     if (vm.vcpus.size >= MAX_VCPUS) return kernel.refuse('EINVAL', 'KVM_CREATE_VCPU', 'too many vCPUs', source)
     if (vm.vcpus.has(id)) return kernel.refuse('EEXIST', 'KVM_CREATE_VCPU', `vCPU ${id} exists`, source)
     if (vm.hasProtectedEoi) {
-      return kernel.refuse('EIO', 'KVM_CREATE_VCPU', 'KVM_TDX_INIT_VM has not been issued', 'arch/x86/kvm/vmx/tdx.c tdx_vcpu_create', { switch: 'td_state' })
+      return kernel.refuse('EIO', 'KVM_CREATE_VCPU', 'KVM_TDX_INIT_VM has not been issued', 'arch/x86/kvm/vmx/tdx.c tdx_vcpu_create', {
+        switch: 'td_state',
+      })
     }
     const s = kernel.core.call.vcpuCreate(vm.address, id) >>> 0
     if (s === 0) return kernel.refuse('ENOMEM', 'KVM_CREATE_VCPU', 'no memory left for a vCPU arena', 'cloister')
@@ -38,7 +40,13 @@ const createVcpu: VmRow = [
 
 const statsFd: VmRow = [
   'KVM_GET_STATS_FD',
-  (vm) => vm.kernel.install(new StatsFd(vm.kernel, 'kvm-1', [['vcpus', () => BigInt(vm.vcpus.size)], ['slots', () => BigInt(vm.slots.size)]])),
+  (vm) =>
+    vm.kernel.install(
+      new StatsFd(vm.kernel, 'kvm-1', [
+        ['vcpus', () => BigInt(vm.vcpus.size)],
+        ['slots', () => BigInt(vm.slots.size)],
+      ]),
+    ),
 ]
 
 const tables = new WeakMap<Kernel, IoctlTable<VmFd>>()

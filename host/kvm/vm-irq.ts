@@ -16,9 +16,15 @@ function createIrqchip(vm: VmFd): number {
   const { kernel } = vm
   if (vm.irqchip !== 'none') return kernel.refuse('EEXIST', 'KVM_CREATE_IRQCHIP', 'there is one already', `${X86} kvm_arch_vm_ioctl`)
   if (vm.hasProtectedEoi) {
-    return kernel.refuse('ENOTTY', 'KVM_CREATE_IRQCHIP', 'EOIs of a TD cannot be intercepted: split irqchip only', `${X86} kvm_arch_vm_ioctl (has_protected_eoi)`, {
-      switch: 'has_protected_eoi',
-    })
+    return kernel.refuse(
+      'ENOTTY',
+      'KVM_CREATE_IRQCHIP',
+      'EOIs of a TD cannot be intercepted: split irqchip only',
+      `${X86} kvm_arch_vm_ioctl (has_protected_eoi)`,
+      {
+        switch: 'has_protected_eoi',
+      },
+    )
   }
   if (vm.vcpus.size > 0) return kernel.refuse('EINVAL', 'KVM_CREATE_IRQCHIP', 'vCPUs exist already', `${X86} kvm_arch_vm_ioctl`)
   kernel.core.call.createIrqchip(vm.address, 0)
@@ -29,7 +35,8 @@ function createIrqchip(vm: VmFd): number {
 function chipState(vm: VmFd, name: string, bytes: Uint8Array, set: boolean): number {
   const { kernel } = vm
   const { call, staging } = kernel.core
-  if (vm.irqchip !== 'full') return kernel.refuse('ENXIO', name, 'the interrupt controllers are not (all) in the kernel', `${X86} kvm_arch_vm_ioctl`)
+  if (vm.irqchip !== 'full')
+    return kernel.refuse('ENXIO', name, 'the interrupt controllers are not (all) in the kernel', `${X86} kvm_arch_vm_ioctl`)
   const id = viewOf(bytes).getUint32(0, true)
   if (id > 2) return kernel.refuse('EINVAL', name, `chip ${id}`, `${IRQ} kvm_vm_ioctl_get_irqchip`)
   // chip_id, pad, then the state: 16 bytes of a PIC or 216 of the IOAPIC.
@@ -51,7 +58,8 @@ function createPit(vm: VmFd, bytes: Uint8Array): number {
   const { kernel } = vm
   const flags = viewOf(bytes).getUint32(0, true)
   if (vm.pit) return kernel.refuse('EEXIST', 'KVM_CREATE_PIT2', 'there is one already', `${X86} kvm_arch_vm_ioctl`)
-  if (vm.irqchip !== 'full') return kernel.refuse('ENOENT', 'KVM_CREATE_PIT2', 'it needs the PIC in the kernel', `${X86} kvm_arch_vm_ioctl (pic_in_kernel)`)
+  if (vm.irqchip !== 'full')
+    return kernel.refuse('ENOENT', 'KVM_CREATE_PIT2', 'it needs the PIC in the kernel', `${X86} kvm_arch_vm_ioctl (pic_in_kernel)`)
   kernel.core.call.createPit(vm.address, flags)
   vm.pit = true
   return 0
@@ -101,7 +109,8 @@ function setRouting(vm: VmFd, bytes: Uint8Array): number {
       return type > 5 || type === 0 ? refuse(`route type ${type}`) : kernel.unimplemented(name, `route type ${type}`)
     }
     // The core's row: gsi, type, chip or address low, pin or address high, data.
-    for (const [j, value] of [u32(0), type, u32(16), u32(20), type === ROUTE_MSI ? u32(24) : 0, 0].entries()) out.setUint32(i * 24 + j * 4, value, true)
+    for (const [j, value] of [u32(0), type, u32(16), u32(20), type === ROUTE_MSI ? u32(24) : 0, 0].entries())
+      out.setUint32(i * 24 + j * 4, value, true)
   }
   kernel.core.call.setRouting(vm.address, STAGING, count)
   return 0
@@ -109,7 +118,8 @@ function setRouting(vm: VmFd, bytes: Uint8Array): number {
 
 function signalMsi(vm: VmFd, bytes: Uint8Array): number {
   const view = viewOf(bytes)
-  const refuse = (reason: string): number => vm.kernel.refuse('EINVAL', 'KVM_SIGNAL_MSI', reason, 'virt/kvm/irqchip.c kvm_send_userspace_msi')
+  const refuse = (reason: string): number =>
+    vm.kernel.refuse('EINVAL', 'KVM_SIGNAL_MSI', reason, 'virt/kvm/irqchip.c kvm_send_userspace_msi')
   if (vm.irqchip === 'none') return refuse('no interrupt controller in the kernel')
   if (view.getUint32(12, true) !== 0) return refuse('flags must be 0')
   return vm.kernel.core.call.signalMsi(view.getUint32(0, true), view.getUint32(4, true), view.getUint32(8, true), vm.address)
@@ -126,16 +136,20 @@ function irqfd(vm: VmFd, bytes: Uint8Array): number {
   const refuse = (reason: string): number => kernel.refuse('EINVAL', 'KVM_IRQFD', reason, 'virt/kvm/eventfd.c kvm_irqfd')
   if ((flags & ~3) !== 0) return refuse(`flags 0x${flags.toString(16)}`)
   const file = kernel.file(fd)
-  if (!(file instanceof EventFd)) return file === null ? kernel.refuse('EBADF', 'KVM_IRQFD', `no file descriptor ${fd}`, 'virt/kvm/eventfd.c') : refuse('not an eventfd')
+  if (!(file instanceof EventFd))
+    return file === null ? kernel.refuse('EBADF', 'KVM_IRQFD', `no file descriptor ${fd}`, 'virt/kvm/eventfd.c') : refuse('not an eventfd')
   if ((flags & IRQFD_DEASSIGN) !== 0) {
     file.listener = null
     return 0
   }
   if (vm.irqchip === 'none') return refuse('no interrupt controller in the kernel')
   if ((flags & IRQFD_RESAMPLE) !== 0) {
-    return vm.irqchip === 'full' ? kernel.unimplemented('KVM_IRQFD', 'KVM_IRQFD_FLAG_RESAMPLE') : refuse('RESAMPLE needs the IOAPIC in the kernel')
+    return vm.irqchip === 'full'
+      ? kernel.unimplemented('KVM_IRQFD', 'KVM_IRQFD_FLAG_RESAMPLE')
+      : refuse('RESAMPLE needs the IOAPIC in the kernel')
   }
-  if (file.listener !== null) return kernel.refuse('EBUSY', 'KVM_IRQFD', 'the eventfd is assigned already', 'virt/kvm/eventfd.c kvm_irqfd_assign')
+  if (file.listener !== null)
+    return kernel.refuse('EBUSY', 'KVM_IRQFD', 'the eventfd is assigned already', 'virt/kvm/eventfd.c kvm_irqfd_assign')
   file.listener = () => {
     if (vm.dead) return
     kernel.core.call.irqLine(vm.address, gsi, 1)

@@ -40,16 +40,23 @@ function setRegion(vm: VmFd, name: string, bytes: Uint8Array, two: boolean): num
     if ((flags & KVM_MEM_GUEST_MEMFD) !== 0) valid &= ~(KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY)
   }
   if (vm.hasProtectedState && (flags & KVM_MEM_READONLY) !== 0) {
-    return kernel.refuse('EINVAL', name, 'read-only slots are not possible: protected guests need RWX', 'virt/kvm/kvm_main.c check_memory_region_flags (kvm_arch_has_readonly_mem)', {
-      switch: 'has_protected_state',
-    })
+    return kernel.refuse(
+      'EINVAL',
+      name,
+      'read-only slots are not possible: protected guests need RWX',
+      'virt/kvm/kvm_main.c check_memory_region_flags (kvm_arch_has_readonly_mem)',
+      {
+        switch: 'has_protected_state',
+      },
+    )
   }
   if ((flags & ~valid) !== 0) return refuse(kernel, name, `flags 0x${flags.toString(16)} are not valid here`)
   const as = slot >>> 16
   const id = slot & 0xffff
   if ((size & 0xfffn) !== 0n) return refuse(kernel, name, 'memory_size is not a multiple of the page size')
   if ((gpa & 0xfffn) !== 0n) return refuse(kernel, name, 'guest_phys_addr is not page aligned')
-  if ((userspaceAddr & 0xfffn) !== 0n || userspaceAddr + size > USER_END) return refuse(kernel, name, 'userspace_addr is not a page-aligned user address')
+  if ((userspaceAddr & 0xfffn) !== 0n || userspaceAddr + size > USER_END)
+    return refuse(kernel, name, 'userspace_addr is not a page-aligned user address')
   if (as >= (vm.hasPrivateMem ? 1 : 2) || id >= SLOTS_NUM) return refuse(kernel, name, `no slot 0x${slot.toString(16)}`)
   if (gpa + size > 1n << 64n) return refuse(kernel, name, 'the region wraps around')
   if (size >> 12n > MAX_PAGES) return refuse(kernel, name, 'the region is too large')
@@ -76,7 +83,8 @@ function setRegion(vm: VmFd, name: string, bytes: Uint8Array, two: boolean): num
   }
   if ((flags & KVM_MEM_GUEST_MEMFD) !== 0) return kernel.unimplemented(name, 'KVM_MEM_GUEST_MEMFD')
   const place = kernel.memory.find(userspaceAddr, Number(size))
-  if (place === null || place.mapping.backing === 0) return kernel.badPointer(name, 'userspace_addr is not (wholly) inside an anonymous mapping')
+  if (place === null || place.mapping.backing === 0)
+    return kernel.badPointer(name, 'userspace_addr is not (wholly) inside an anonymous mapping')
   if (as === 0) {
     if (id >= CORE_SLOTS) return kernel.unimplemented(name, `slot number ${id} (the core holds ${CORE_SLOTS})`)
     const result = kernel.core.call.slotSet(vm.address, id, gpa, size, flags, place.mapping.backing, place.offset >>> 12)

@@ -23,7 +23,12 @@ function enableCap(vm: VmFd, bytes: Uint8Array): number {
     case CAP.KVM_CAP_SPLIT_IRQCHIP:
       if (value > BigInt(MAX_IRQ_ROUTES)) return refuse(`${value} routes (at most ${MAX_IRQ_ROUTES})`)
       if (vm.irqchip !== 'none' || vm.vcpus.size > 0) {
-        return kernel.refuse('EEXIST', 'KVM_ENABLE_CAP', 'an irqchip or vCPUs exist already', `${X86} kvm_vm_ioctl_enable_cap (SPLIT_IRQCHIP)`)
+        return kernel.refuse(
+          'EEXIST',
+          'KVM_ENABLE_CAP',
+          'an irqchip or vCPUs exist already',
+          `${X86} kvm_vm_ioctl_enable_cap (SPLIT_IRQCHIP)`,
+        )
       }
       kernel.core.call.createIrqchip(vm.address, 1)
       vm.irqchip = 'split'
@@ -43,7 +48,11 @@ function enableCap(vm: VmFd, bytes: Uint8Array): number {
       vm.tripleFaultEvent = (value & 1n) !== 0n
       return 0
     case CAP.KVM_CAP_X2APIC_API:
-      return (value & ~3n) !== 0n ? refuse('flags above 3') : value === 0n ? 0 : kernel.unimplemented('KVM_ENABLE_CAP', 'KVM_CAP_X2APIC_API')
+      return (value & ~3n) !== 0n
+        ? refuse('flags above 3')
+        : value === 0n
+          ? 0
+          : kernel.unimplemented('KVM_ENABLE_CAP', 'KVM_CAP_X2APIC_API')
     case CAP.KVM_CAP_MSR_PLATFORM_INFO:
       return 0
     case CAP.KVM_CAP_DISABLE_QUIRKS:
@@ -56,7 +65,8 @@ function enableCap(vm: VmFd, bytes: Uint8Array): number {
     case CAP.KVM_CAP_VM_COPY_ENC_CONTEXT_FROM:
     case CAP.KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM: {
       const source = kernel.file(Number(value))
-      if (source === null) return kernel.refuse('EBADF', 'KVM_ENABLE_CAP', `no file descriptor ${value}`, `${X86} sev_vm_copy_enc_context_from`)
+      if (source === null)
+        return kernel.refuse('EBADF', 'KVM_ENABLE_CAP', `no file descriptor ${value}`, `${X86} sev_vm_copy_enc_context_from`)
       if (source.kind !== 'vm') return refuse('not a VM')
       return kernel.unimplemented('KVM_ENABLE_CAP', 'copying and moving of encryption contexts')
     }
@@ -79,7 +89,8 @@ function getClock(vm: VmFd, bytes: Uint8Array): number {
 
 function setClock(vm: VmFd, bytes: Uint8Array): number {
   const view = viewOf(bytes)
-  if ((view.getUint32(8, true) & ~CLOCK_REALTIME) !== 0) return vm.kernel.refuse('EINVAL', 'KVM_SET_CLOCK', 'flags other than KVM_CLOCK_REALTIME', `${X86} kvm_vm_ioctl_set_clock`)
+  if ((view.getUint32(8, true) & ~CLOCK_REALTIME) !== 0)
+    return vm.kernel.refuse('EINVAL', 'KVM_SET_CLOCK', 'flags other than KVM_CLOCK_REALTIME', `${X86} kvm_vm_ioctl_set_clock`)
   vm.clockOffset = view.getBigUint64(0, true) - BigInt.asUintN(64, vm.kernel.core.call.vmClock(vm.address))
   return 0
 }
@@ -87,7 +98,8 @@ function setClock(vm: VmFd, bytes: Uint8Array): number {
 function setTscKhz(vm: VmFd, _bytes: Uint8Array, khz: number): number {
   const { kernel } = vm
   const own = Number(vm.view.getBigUint64(VM_TSC_KHZ, true))
-  if (!(khz >= 0 && khz < 0x7fffffff)) return kernel.refuse('EINVAL', 'KVM_SET_TSC_KHZ', `${khz} kHz is above the maximum`, `${X86} kvm_arch_vm_ioctl`)
+  if (!(khz >= 0 && khz < 0x7fffffff))
+    return kernel.refuse('EINVAL', 'KVM_SET_TSC_KHZ', `${khz} kHz is above the maximum`, `${X86} kvm_arch_vm_ioctl`)
   if (vm.vcpus.size > 0) return kernel.refuse('EINVAL', 'KVM_SET_TSC_KHZ', 'vCPUs exist already', `${X86} kvm_arch_vm_ioctl`)
   return khz === 0 || khz === own ? 0 : kernel.unimplemented('KVM_SET_TSC_KHZ', `a TSC of ${khz} kHz (it runs at ${own})`)
 }
@@ -100,12 +112,14 @@ function getDirtyLog(vm: VmFd, bytes: Uint8Array): number {
   const id = view.getUint32(0, true)
   const target = view.getBigUint64(8, true)
   const slot = vm.slots.get(id)
-  if (id >>> 16 > 1 || (id & 0xffff) >= 0x7fff) return kernel.refuse('EINVAL', 'KVM_GET_DIRTY_LOG', `no slot 0x${id.toString(16)}`, `${MAIN} kvm_get_dirty_log_protect`)
+  if (id >>> 16 > 1 || (id & 0xffff) >= 0x7fff)
+    return kernel.refuse('EINVAL', 'KVM_GET_DIRTY_LOG', `no slot 0x${id.toString(16)}`, `${MAIN} kvm_get_dirty_log_protect`)
   if (slot === undefined || (slot.flags & KVM_MEM_LOG_DIRTY_PAGES) === 0) {
     return kernel.refuse('ENOENT', 'KVM_GET_DIRTY_LOG', 'the slot does not log', `${MAIN} kvm_get_dirty_log_protect`)
   }
   const size = Number((((slot.size >> 12n) + 63n) / 64n) * 8n)
-  if (kernel.memory.find(target, size) === null) return kernel.badPointer('KVM_GET_DIRTY_LOG', 'the bitmap is not (wholly) inside a mapping')
+  if (kernel.memory.find(target, size) === null)
+    return kernel.badPointer('KVM_GET_DIRTY_LOG', 'the bitmap is not (wholly) inside a mapping')
   for (let done = 0; done < size; ) {
     const n = call.dirtyLog(vm.address, id & 0xffff, STAGING, done, Math.min(STAGING_SIZE, size - done))
     if (n <= 0) break
@@ -123,7 +137,8 @@ function setMemoryAttributes(vm: VmFd, bytes: Uint8Array): number {
   const refuse = (reason: string): number =>
     kernel.refuse('EINVAL', 'KVM_SET_MEMORY_ATTRIBUTES', reason, `${MAIN} kvm_vm_ioctl_set_mem_attributes`, { switch: 'has_private_mem' })
   if (flags !== 0n) return refuse('flags must be 0')
-  if ((attributes & ~(vm.hasPrivateMem ? 8n : 0n)) !== 0n) return refuse(`attributes 0x${attributes.toString(16)} are not possible for this VM type`)
+  if ((attributes & ~(vm.hasPrivateMem ? 8n : 0n)) !== 0n)
+    return refuse(`attributes 0x${attributes.toString(16)} are not possible for this VM type`)
   if (size === 0n || address + size > 1n << 64n) return refuse('size 0 or a wrapping range')
   if ((address & 0xfffn) !== 0n || (size & 0xfffn) !== 0n) return refuse('address and size must be page aligned')
   return attributes === 0n && !vm.hasPrivateMem ? 0 : kernel.unimplemented('KVM_SET_MEMORY_ATTRIBUTES', 'private memory')
@@ -136,7 +151,8 @@ function createGuestMemfd(vm: VmFd, bytes: Uint8Array): number {
   const size = view.getBigInt64(0, true)
   const flags = view.getBigUint64(8, true)
   const valid = kernel.options.linux === '6.12' ? 0n : vm.hasPrivateMem ? 1n : 3n
-  const refuse = (reason: string): number => kernel.refuse('EINVAL', 'KVM_CREATE_GUEST_MEMFD', reason, 'virt/kvm/guest_memfd.c kvm_gmem_create', { switch: 'has_private_mem' })
+  const refuse = (reason: string): number =>
+    kernel.refuse('EINVAL', 'KVM_CREATE_GUEST_MEMFD', reason, 'virt/kvm/guest_memfd.c kvm_gmem_create', { switch: 'has_private_mem' })
   if ((flags & ~valid) !== 0n) return refuse(`flags 0x${flags.toString(16)}`)
   if (size <= 0n || (size & 0xfffn) !== 0n) return refuse('size must be a positive multiple of the page size')
   return kernel.unimplemented('KVM_CREATE_GUEST_MEMFD', 'guest_memfd')
@@ -170,7 +186,16 @@ export const miscVmHandlers: readonly VmRow[] = [
   ['KVM_SET_TSC_KHZ', setTscKhz],
   ['KVM_GET_TSC_KHZ', (vm) => Number(vm.view.getBigUint64(VM_TSC_KHZ, true))],
   ['KVM_GET_DIRTY_LOG', getDirtyLog],
-  ['KVM_CLEAR_DIRTY_LOG', (vm) => vm.kernel.refuse('ENOENT', 'KVM_CLEAR_DIRTY_LOG', 'manual dirty-log protection is not enabled', `${MAIN} kvm_clear_dirty_log_protect`)],
+  [
+    'KVM_CLEAR_DIRTY_LOG',
+    (vm) =>
+      vm.kernel.refuse(
+        'ENOENT',
+        'KVM_CLEAR_DIRTY_LOG',
+        'manual dirty-log protection is not enabled',
+        `${MAIN} kvm_clear_dirty_log_protect`,
+      ),
+  ],
   ['KVM_SET_MEMORY_ATTRIBUTES', setMemoryAttributes],
   ['KVM_CREATE_GUEST_MEMFD', createGuestMemfd],
   [
@@ -185,16 +210,22 @@ export const miscVmHandlers: readonly VmRow[] = [
   [
     'KVM_SET_TSS_ADDR',
     (vm, _bytes, address) =>
-      address > 0xffffd000 ? vm.kernel.refuse('EINVAL', 'KVM_SET_TSS_ADDR', 'three pages do not fit below 4 GiB', `${X86} kvm_vm_ioctl_set_tss_addr`) : 0,
+      address > 0xffffd000
+        ? vm.kernel.refuse('EINVAL', 'KVM_SET_TSS_ADDR', 'three pages do not fit below 4 GiB', `${X86} kvm_vm_ioctl_set_tss_addr`)
+        : 0,
   ],
   [
     'KVM_SET_IDENTITY_MAP_ADDR',
-    (vm) => (vm.vcpus.size > 0 ? vm.kernel.refuse('EINVAL', 'KVM_SET_IDENTITY_MAP_ADDR', 'vCPUs exist already', `${X86} kvm_arch_vm_ioctl`) : 0),
+    (vm) =>
+      vm.vcpus.size > 0 ? vm.kernel.refuse('EINVAL', 'KVM_SET_IDENTITY_MAP_ADDR', 'vCPUs exist already', `${X86} kvm_arch_vm_ioctl`) : 0,
   ],
   ['KVM_CREATE_DEVICE', (vm, bytes) => createDevice(vm, viewOf(bytes).getUint32(0, true))],
   ['KVM_X86_SET_MSR_FILTER', (vm) => vm.kernel.unimplemented('KVM_X86_SET_MSR_FILTER', 'MSR filters')],
   ['KVM_SET_PMU_EVENT_FILTER', (vm) => vm.kernel.unimplemented('KVM_SET_PMU_EVENT_FILTER', 'the PMU')],
-  ['KVM_REINJECT_CONTROL', (vm) => (vm.pit ? 0 : vm.kernel.refuse('ENXIO', 'KVM_REINJECT_CONTROL', 'there is no PIT', `${X86} kvm_arch_vm_ioctl`))],
+  [
+    'KVM_REINJECT_CONTROL',
+    (vm) => (vm.pit ? 0 : vm.kernel.refuse('ENXIO', 'KVM_REINJECT_CONTROL', 'there is no PIT', `${X86} kvm_arch_vm_ioctl`)),
+  ],
   ['KVM_MEMORY_ENCRYPT_OP', encryptOp, { size: 24, nullable: true }],
   ['KVM_MEMORY_ENCRYPT_REG_REGION', (vm, bytes) => encRegion(vm, 'KVM_MEMORY_ENCRYPT_REG_REGION', bytes, true)],
   ['KVM_MEMORY_ENCRYPT_UNREG_REGION', (vm, bytes) => encRegion(vm, 'KVM_MEMORY_ENCRYPT_UNREG_REGION', bytes, false)],

@@ -83,7 +83,13 @@ test("memory slots: checks in the kernel's order", async () => {
 test('read-only slots are refused for types with protected state', async () => {
   const kvm = await open()
   const memory = kvm.mmap(-1, 0x1000)
-  for (const [type, want] of [['default', 0], ['sev', 0], ['sev-es', -ERRNO.EINVAL], ['snp', -ERRNO.EINVAL], ['sev-es-legacy', 0]] as const) {
+  for (const [type, want] of [
+    ['default', 0],
+    ['sev', 0],
+    ['sev-es', -ERRNO.EINVAL],
+    ['snp', -ERRNO.EINVAL],
+    ['sev-es-legacy', 0],
+  ] as const) {
     const vm = kvm.createVm(type)
     if (type === 'sev-es-legacy') vm.sevInit()
     assert.is(kvm.ioctl(vm.fd, REQUEST.KVM_SET_USER_MEMORY_REGION, region(0, 2, 0n, 0x1000n, memory.address)), want, type)
@@ -114,7 +120,10 @@ test('vCPUs: ids, registers, mapping', async () => {
   assert.is(sregs.cr0, 0x60000010n)
   vcpu.setSregs({ ...sregs, cs: { ...sregs.cs, base: 0x1000n, selector: 0x100 } })
   assert.is(vcpu.getSregs().cs.base, 0x1000n)
-  assert.throws(() => vcpu.setSregs({ ...sregs, cr0: 0x80000000n }), (e: unknown) => e instanceof KvmError && e.code === 'EINVAL')
+  assert.throws(
+    () => vcpu.setSregs({ ...sregs, cr0: 0x80000000n }),
+    (e: unknown) => e instanceof KvmError && e.code === 'EINVAL',
+  )
   const mapping = kvm.mmap(vcpu.fd, 12288)
   assert.is(mapping.length, 12288)
   assert.ok(mapping.bytes)

@@ -3,8 +3,21 @@ import { readFileSync } from 'node:fs'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import {
-  createLaunchSession, ERRNO, FIRMWARE_STATUS as FW, GUEST_STATE, type Kvm, KvmError, launchMeasurement, openKvm, packSecret, REQUEST, SEV_COMMAND,
-  SEV_ISSUE, type Vcpu, type Vm, type VmType,
+  createLaunchSession,
+  ERRNO,
+  FIRMWARE_STATUS as FW,
+  GUEST_STATE,
+  type Kvm,
+  KvmError,
+  launchMeasurement,
+  openKvm,
+  packSecret,
+  REQUEST,
+  SEV_COMMAND,
+  SEV_ISSUE,
+  type Vcpu,
+  type Vm,
+  type VmType,
 } from 'cloister'
 import { needs, ovmfPath } from '../support/needs.ts'
 import { measureVector, ovmf, sessionVector } from '../vectors/sev.ts'
@@ -52,8 +65,15 @@ const image = (): Uint8Array => new Uint8Array(readFileSync(ovmfPath() as string
 needs(test, 'ovmf', 'launch digests of OVMF equal the vectors', async () => {
   const bytes = image()
   const rows = [
-    ['sev', 1, 1, ovmf.sev], ['sev-legacy', 1, 1, ovmf.sev],
-    ...([1, 2, 4] as const).flatMap((n) => [['sev-es', n, 5, ovmf.sevEs[n]], ['sev-es-legacy', n, 5, ovmf.sevEsLegacy[n]]] as const),
+    ['sev', 1, 1, ovmf.sev],
+    ['sev-legacy', 1, 1, ovmf.sev],
+    ...([1, 2, 4] as const).flatMap(
+      (n) =>
+        [
+          ['sev-es', n, 5, ovmf.sevEs[n]],
+          ['sev-es-legacy', n, 5, ovmf.sevEsLegacy[n]],
+        ] as const,
+    ),
   ] as const
   for (const [type, cpus, policy, want] of rows) {
     const kvm = await open()
@@ -128,7 +148,10 @@ test("the guest owner's flow: session, measurement, secret", async () => {
   const secret = packSecret(owner, blob, new TextEncoder().encode('the secret of the owner, 32 byte'))
   const bad = { header: Uint8Array.from(secret.header), secret: secret.ciphertext, address, length: 32 }
   bad.header[30] = (bad.header[30] as number) ^ 1
-  assert.throws(() => vm.launchSecret(bad), (e: unknown) => e instanceof KvmError && e.code === 'EIO' && e.reason.includes('BAD_MEASUREMENT'))
+  assert.throws(
+    () => vm.launchSecret(bad),
+    (e: unknown) => e instanceof KvmError && e.code === 'EIO' && e.reason.includes('BAD_MEASUREMENT'),
+  )
   vm.launchSecret({ header: secret.header, address, length: 32, secret: secret.ciphertext })
   vm.launchFinish()
   assert.is(vm.guestStatus().state, GUEST_STATE.RUNNING)
@@ -213,7 +236,20 @@ test('command dispatch and errnos', async () => {
   assert.is(kvm.ioctl(plain.fd, REQUEST.KVM_MEMORY_ENCRYPT_OP, 0), 0)
   assert.is(kvm.ioctl(plain.fd, REQUEST.KVM_MEMORY_ENCRYPT_OP, 0x1000), -ERRNO.EFAULT)
   assert.is(kvm.ioctl(plain.fd, REQUEST.KVM_MEMORY_ENCRYPT_OP, new Uint8Array(23)), -ERRNO.EFAULT)
-  for (const name of ['LAUNCH_START', 'LAUNCH_UPDATE_DATA', 'LAUNCH_UPDATE_VMSA', 'LAUNCH_MEASURE', 'LAUNCH_SECRET', 'LAUNCH_FINISH', 'GUEST_STATUS', 'DBG_DECRYPT', 'GET_ATTESTATION_REPORT', 'SEND_START', 'RECEIVE_START', 'SNP_LAUNCH_START'] as const) {
+  for (const name of [
+    'LAUNCH_START',
+    'LAUNCH_UPDATE_DATA',
+    'LAUNCH_UPDATE_VMSA',
+    'LAUNCH_MEASURE',
+    'LAUNCH_SECRET',
+    'LAUNCH_FINISH',
+    'GUEST_STATUS',
+    'DBG_DECRYPT',
+    'GET_ATTESTATION_REPORT',
+    'SEND_START',
+    'RECEIVE_START',
+    'SNP_LAUNCH_START',
+  ] as const) {
     assert.is(plain.memoryEncrypt(`KVM_SEV_${name}`, new Uint8Array(72)).errno, -ERRNO.ENOTTY, name)
   }
   for (const id of [10, 14, 19, 22, 50, SEV_COMMAND.KVM_SEV_RECEIVE_UPDATE_DATA, SEV_COMMAND.KVM_SEV_SNP_LAUNCH_UPDATE, 104]) {
@@ -227,17 +263,32 @@ test('command dispatch and errnos', async () => {
     change(new DataView(data.buffer))
     return sev.memoryEncrypt('KVM_SEV_INIT2', data).errno
   }
-  assert.is(init((v) => v.setBigUint64(0, 32n, true)), -ERRNO.EINVAL)
-  assert.is(init((v) => v.setUint32(8, 1, true)), -ERRNO.EINVAL)
-  assert.is(init((v) => v.setUint16(12, 1, true)), -ERRNO.EINVAL)
+  assert.is(
+    init((v) => v.setBigUint64(0, 32n, true)),
+    -ERRNO.EINVAL,
+  )
+  assert.is(
+    init((v) => v.setUint32(8, 1, true)),
+    -ERRNO.EINVAL,
+  )
+  assert.is(
+    init((v) => v.setUint16(12, 1, true)),
+    -ERRNO.EINVAL,
+  )
   assert.is(sev.memoryEncrypt('KVM_SEV_LAUNCH_UPDATE_VMSA').errno, -ERRNO.ENOTTY)
   const early = kvm.createVm('sev')
   early.createVcpu(0)
   assert.is(early.memoryEncrypt('KVM_SEV_INIT2', new Uint8Array(48)).errno, -ERRNO.EINVAL)
   assert.is(early.vcpus[0]?.runRaw(10), -ERRNO.EINVAL)
   assert.is(kvm.lastRefusal()?.switch, 'need_init')
-  assert.is(init(() => {}), 0)
-  assert.is(init(() => {}), -ERRNO.EINVAL)
+  assert.is(
+    init(() => {}),
+    0,
+  )
+  assert.is(
+    init(() => {}),
+    -ERRNO.EINVAL,
+  )
   assert.is(sev.memoryEncrypt('KVM_SEV_LAUNCH_START', new Uint8Array(40)).errno, 0)
   const snp = kvm.createVm('snp')
   snp.sevInit()
@@ -268,8 +319,18 @@ test('protected registers: legacy reads copies, the newer type refuses (B6)', as
     vcpu.get('KVM_GET_XCRS')
     launch(vm, address, length, 5)
     const requests = [
-      ['KVM_GET_REGS', 144], ['KVM_SET_REGS', 144], ['KVM_GET_SREGS', 312], ['KVM_SET_SREGS', 312], ['KVM_GET_SREGS2', 320], ['KVM_GET_FPU', 416],
-      ['KVM_SET_FPU', 416], ['KVM_GET_XSAVE', 4096], ['KVM_SET_XSAVE', 4096], ['KVM_GET_XCRS', 392], ['KVM_SET_XCRS', 392], ['KVM_GET_DEBUGREGS', 128],
+      ['KVM_GET_REGS', 144],
+      ['KVM_SET_REGS', 144],
+      ['KVM_GET_SREGS', 312],
+      ['KVM_SET_SREGS', 312],
+      ['KVM_GET_SREGS2', 320],
+      ['KVM_GET_FPU', 416],
+      ['KVM_SET_FPU', 416],
+      ['KVM_GET_XSAVE', 4096],
+      ['KVM_SET_XSAVE', 4096],
+      ['KVM_GET_XCRS', 392],
+      ['KVM_SET_XCRS', 392],
+      ['KVM_GET_DEBUGREGS', 128],
       ['KVM_SET_DEBUGREGS', 128],
     ] as const
     if (type === 'sev-es') {
@@ -291,14 +352,23 @@ test('protected registers: legacy reads copies, the newer type refuses (B6)', as
       assert.is(sregs.cr0, 0x60000010n)
       assert.is(sregs.cs.base, 0n)
       assert.is(sregs.efer, 0n)
-      assert.equal([...vcpu.get('KVM_GET_FPU')].filter((b) => b !== 0), [])
-      assert.equal([...vcpu.get('KVM_GET_XSAVE')].filter((b) => b !== 0), [])
+      assert.equal(
+        [...vcpu.get('KVM_GET_FPU')].filter((b) => b !== 0),
+        [],
+      )
+      assert.equal(
+        [...vcpu.get('KVM_GET_XSAVE')].filter((b) => b !== 0),
+        [],
+      )
       vcpu.set('KVM_SET_XSAVE', new Uint8Array(4096).fill(0xff))
       const debug = vcpu.get('KVM_GET_DEBUGREGS')
       debug[0] = 0x55
       vcpu.set('KVM_SET_DEBUGREGS', debug)
       assert.is(vcpu.get('KVM_GET_DEBUGREGS')[0], 0x55)
-      assert.equal(vcpu.getMsrs([0x10, 0xc0000081, 0xda0]).map((m) => m.index), [0x10, 0xc0000081, 0xda0])
+      assert.equal(
+        vcpu.getMsrs([0x10, 0xc0000081, 0xda0]).map((m) => m.index),
+        [0x10, 0xc0000081, 0xda0],
+      )
       assert.is(vcpu.setMsrs([{ index: 0xc0000081, value: 1n }]), 1)
     }
     assert.is(kvm.ioctl(vcpu.fd, REQUEST.KVM_SET_GUEST_DEBUG, new Uint8Array(72)), -ERRNO.EINVAL)
@@ -334,7 +404,10 @@ test('guest debug: allowed before the seal, in the way of it, refused after (E1,
   new DataView(debug.buffer).setBigUint64(40, 0x400n, true)
   cpu.set('KVM_SET_DEBUGREGS', debug)
   another.vm.launchUpdateVmsa()
-  assert.throws(() => cpu.setGuestDebug(1), (e: unknown) => e instanceof KvmError && e.code === 'EINVAL')
+  assert.throws(
+    () => cpu.setGuestDebug(1),
+    (e: unknown) => e instanceof KvmError && e.code === 'EINVAL',
+  )
   assert.equal(kvm.kernel.internalErrors, [])
 })
 
@@ -349,7 +422,10 @@ test('FPU access: rfc-2020 refuses it from time zero, upstream until the seal (E
 
 test('synchronised registers are refused for types with protected state (A6)', async () => {
   const kvm = await open()
-  for (const [type, want] of [['sev-es', -ERRNO.EINVAL], ['sev-es-legacy', 0]] as const) {
+  for (const [type, want] of [
+    ['sev-es', -ERRNO.EINVAL],
+    ['sev-es-legacy', 0],
+  ] as const) {
     const { vcpus } = prepare(kvm, type, new Uint8Array(4096))
     const vcpu = vcpus[0] as Vcpu
     vcpu.runView.setBigUint64(288, 1n, true)
@@ -371,7 +447,10 @@ test('an unsealed or corrupted VMSA fails at entry', async () => {
   const page = vcpu.vmsaPage()
   assert.ok(page)
   const byte = page?.read(0x178, 1) ?? new Uint8Array(1)
-  page?.write(0x178, byte.map((b) => b ^ 1))
+  page?.write(
+    0x178,
+    byte.map((b) => b ^ 1),
+  )
   assert.is(vcpu.run({ maxInstructions: 10 }).reason, 'KVM_EXIT_FAIL_ENTRY')
   assert.equal(kvm.kernel.internalErrors, [])
 })

@@ -20,7 +20,13 @@ async function reach(type: VmType, after: boolean): Promise<State> {
   vm.createIrqchip()
   vm.createPit2()
   const memory = kvm.mmap(-1, 0x10000)
-  vm.setUserMemoryRegion({ slot: 0, flags: type === 'default' ? 1 : 0, guestPhysAddr: 0, memorySize: 0x10000, userspaceAddr: memory.address })
+  vm.setUserMemoryRegion({
+    slot: 0,
+    flags: type === 'default' ? 1 : 0,
+    guestPhysAddr: 0,
+    memorySize: 0x10000,
+    userspaceAddr: memory.address,
+  })
   const vcpu = vm.createVcpu(0)
   vcpu.setCpuid2(kvm.supportedCpuid())
   if (after && type !== 'default') {
@@ -39,8 +45,15 @@ function argument({ kvm, vcpu, address }: State, name: string, size: number): Ui
   const bytes = new Uint8Array(size)
   const view = new DataView(bytes.buffer)
   const pair: Record<string, keyof typeof REQUEST> = {
-    KVM_SET_SREGS: 'KVM_GET_SREGS', KVM_SET_SREGS2: 'KVM_GET_SREGS2', KVM_SET_VCPU_EVENTS: 'KVM_GET_VCPU_EVENTS', KVM_SET_LAPIC: 'KVM_GET_LAPIC',
-    KVM_SET_REGS: 'KVM_GET_REGS', KVM_SET_XSAVE: 'KVM_GET_XSAVE', KVM_SET_FPU: 'KVM_GET_FPU', KVM_SET_XCRS: 'KVM_GET_XCRS', KVM_SET_DEBUGREGS: 'KVM_GET_DEBUGREGS',
+    KVM_SET_SREGS: 'KVM_GET_SREGS',
+    KVM_SET_SREGS2: 'KVM_GET_SREGS2',
+    KVM_SET_VCPU_EVENTS: 'KVM_GET_VCPU_EVENTS',
+    KVM_SET_LAPIC: 'KVM_GET_LAPIC',
+    KVM_SET_REGS: 'KVM_GET_REGS',
+    KVM_SET_XSAVE: 'KVM_GET_XSAVE',
+    KVM_SET_FPU: 'KVM_GET_FPU',
+    KVM_SET_XCRS: 'KVM_GET_XCRS',
+    KVM_SET_DEBUGREGS: 'KVM_GET_DEBUGREGS',
   }
   const get = pair[name]
   if (get !== undefined) kvm.ioctl(vcpu.fd, REQUEST[get], bytes)
@@ -94,7 +107,11 @@ for (const type of ['default', 'sev', 'sev-legacy', 'sev-es', 'sev-es-legacy'] a
           assert.is(kvm.lastRefusal()?.unimplemented, true, where)
         } else if (line.result === 'error') assert.is(result, -ERRNO[line.errno as keyof typeof ERRNO], where)
         else assert.ok(result >= 0, where)
-        if (line.result === 'ok-zeros') assert.ok((arg as Uint8Array).every((b) => b === 0), where)
+        if (line.result === 'ok-zeros')
+          assert.ok(
+            (arg as Uint8Array).every((b) => b === 0),
+            where,
+          )
         firm++
       }
       assert.ok(firm > 25, String(firm))
@@ -165,10 +182,17 @@ test('hostile input: random requests and bytes never throw or trap', async () =>
     const requests = [...Object.values(REQUEST), 0xc0105300]
     for (let i = 0; i < 6000; i++) {
       const request = requests[random(requests.length)] as number
-      if (request === REQUEST.KVM_RUN || request === REQUEST.KVM_CREATE_VM || request === REQUEST.KVM_CREATE_VCPU || request === REQUEST.KVM_GET_STATS_FD) continue
+      if (
+        request === REQUEST.KVM_RUN ||
+        request === REQUEST.KVM_CREATE_VM ||
+        request === REQUEST.KVM_CREATE_VCPU ||
+        request === REQUEST.KVM_GET_STATS_FD
+      )
+        continue
       const bytes = new Uint8Array(random(3) ? 4200 : random(200))
       const fill = random(4)
-      for (let j = 0; j < Math.min(bytes.length, 64); j++) bytes[j] = fill === 0 ? 255 : fill === 1 ? random(256) : fill === 2 ? random(3) : 0
+      for (let j = 0; j < Math.min(bytes.length, 64); j++)
+        bytes[j] = fill === 0 ? 255 : fill === 1 ? random(256) : fill === 2 ? random(3) : 0
       if (bytes.length >= 32 && random(2)) {
         const view = new DataView(bytes.buffer)
         if (random(2)) view.setUint32(0, random(30), true)

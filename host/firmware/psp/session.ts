@@ -35,7 +35,13 @@ export function sessionKeys(z: Uint8Array, nonce: Uint8Array): { master: Uint8Ar
 }
 
 /** Session blob: nonce 16, wrapped TEK and TIK 32, IV 16, MAC of the wrapped keys 32, MAC of the policy 32. */
-export function wrapSession(z: Uint8Array, policy: number, keys: TransportKeys, nonce: Uint8Array, iv: Uint8Array): Uint8Array<ArrayBuffer> {
+export function wrapSession(
+  z: Uint8Array,
+  policy: number,
+  keys: TransportKeys,
+  nonce: Uint8Array,
+  iv: Uint8Array,
+): Uint8Array<ArrayBuffer> {
   const { kek, kik } = sessionKeys(z, nonce)
   const wrapped = aes128Ctr(kek, iv, Uint8Array.of(...keys.tek, ...keys.tik))
   const out = new Uint8Array(SEV_SIZE.SESSION)
@@ -69,7 +75,11 @@ export interface LaunchSession extends TransportKeys {
  * What a guest owner does before the launch: takes the platform's PDH certificate (SEV_PDH_CERT_EXPORT),
  * makes a session for this policy. `random` gives n random bytes (default: the runtime's).
  */
-export function createLaunchSession(pdhCertificate: Uint8Array, policy: number, random: (n: number) => Uint8Array = systemRandom): LaunchSession {
+export function createLaunchSession(
+  pdhCertificate: Uint8Array,
+  policy: number,
+  random: (n: number) => Uint8Array = systemRandom,
+): LaunchSession {
   const pdh = certificateKey(pdhCertificate)
   if (pdh === null) throw new CloisterError('ERR_CERTIFICATE', 'not a SEV certificate with a P-384 key')
   const owner: KeyPair = keyPair(random(56))
@@ -105,7 +115,12 @@ export interface SecretPacket {
 }
 
 /** The owner's side of LAUNCH_SECRET: encrypts a secret for the guest with this measurement. */
-export function packSecret(keys: TransportKeys, measurement: Uint8Array, secret: Uint8Array, iv: Uint8Array = systemRandom(16)): SecretPacket {
+export function packSecret(
+  keys: TransportKeys,
+  measurement: Uint8Array,
+  secret: Uint8Array,
+  iv: Uint8Array = systemRandom(16),
+): SecretPacket {
   const padded = new Uint8Array(Math.ceil(secret.length / 16) * 16)
   padded.set(secret)
   const ciphertext = aes128Ctr(keys.tek, iv, padded)
@@ -117,7 +132,12 @@ export function packSecret(keys: TransportKeys, measurement: Uint8Array, secret:
 
 /** mac = HMAC(TIK, 0x01 | flags | iv | guest_len | trans_len | ciphertext | MEASURE). */
 export function secretMac(
-  tik: Uint8Array, flags: Uint8Array, iv: Uint8Array, guestLength: number, ciphertext: Uint8Array, measurement: Uint8Array,
+  tik: Uint8Array,
+  flags: Uint8Array,
+  iv: Uint8Array,
+  guestLength: number,
+  ciphertext: Uint8Array,
+  measurement: Uint8Array,
 ): Uint8Array<ArrayBuffer> {
   return hmacSha256(tik, Uint8Array.of(0x01), flags, iv, u32(guestLength), u32(ciphertext.length), ciphertext, measurement.subarray(0, 32))
 }
