@@ -7,8 +7,8 @@ import {
   CPU_CPL, CPU_CR2, CPU_DEBUGCTL, CPU_DR6, CPU_DR7, CPU_EFLAGS, CPU_EXC_ERROR, CPU_EXC_FLAGS, CPU_EXC_VECTOR, CPU_HALTED, CPU_INTERRUPT_SHADOW, CPU_LEAVE,
   CPU_NMI_BLOCKED, CPU_PENDING_DB, CPU_RIP, CPU_RIP_MASK, CPU_STEP_CANCEL, CPU_STOP_DETAIL, CPU_STOP_INFO, CPU_STOP_NAME, CPU_STOP_REASON, CPU_TRIPLE_FAULT,
   EXCF_ERROR, EXCF_EXTERNAL, EXCF_INT3, EXCF_NMI, EXCF_SOFT, EXCF_TRAP, EXC_AC, EXC_BR, EXC_DB, EXC_DE, EXC_DF, EXC_GP, EXC_MC, EXC_NMI, EXC_NP, EXC_PF,
-  EXC_SS, EXC_TS, EXC_VC, LEAVE_EXIT_RETRY, LEAVE_FAULT, OP_LENGTH, OP_MODRM, SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_IDTR, SEG_LIMIT, SEG_SELECTOR, SEG_SS, SEG_TR,
-  STOP_EXIT, STOP_SHUTDOWN, STOP_UNIMPLEMENTED, UNIMPLEMENTED_DELIVERY_MMIO, UNIMPLEMENTED_VM86,
+  EXC_SS, EXC_TS, EXC_VC, LEAVE_EXIT_RETRY, LEAVE_FAULT, OP_LENGTH, OP_MODRM, SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS, SEG_IDTR, SEG_LIMIT, SEG_SELECTOR, SEG_SS, SEG_TR,
+  STOP_EXIT, STOP_SHUTDOWN, STOP_UNIMPLEMENTED, UNIMPLEMENTED_DELIVERY_MMIO,
 } from '../generated/layout'
 import { instructionRip } from '../execute/operands'
 import { sysRead } from '../memory/access'
@@ -19,7 +19,7 @@ import {
 import { TASK_DONE, TASK_GATE, TASK_REFUSED, taskSwitch } from './task'
 import {
   applyStack, attributes, beginStack64, beginStackCurrent, codeSegment, descriptor, descriptorError, descriptorLimit, fetchDescriptor, loadedStack,
-  markAccessed, readStackSegment, setDescriptorCache, setRealCache, stackPointer, stackPush, stackTop,
+  markAccessed, readStackSegment, setDescriptorCache, setNullCache, setRealCache, stackPointer, stackPush, stackTop,
 } from './segments'
 
 const RSP: usize = 32
@@ -188,10 +188,7 @@ function throughIdt(s: usize, vector: u32, error: u32, flags: u32, ret: u64, op:
   let ok: bool
   if (!protectedMode(s)) ok = realMode(s, vector, flags, ret)
   else if (longMode(s)) ok = longGate(s, vector, error, flags, ret)
-  else if (virtual8086(s)) {
-    unimplementedFeature(s, op, UNIMPLEMENTED_VM86)
-    return false
-  } else ok = legacyGate(s, vector, error, flags, ret, op)
+  else ok = legacyGate(s, vector, error, flags, ret)
   if (ok) enterHandler(s, vector, flags)
   return ok
 }
@@ -215,7 +212,7 @@ function realMode(s: usize, vector: u32, flags: u32, ret: u64): bool {
   return true
 }
 
-function legacyGate(s: usize, vector: u32, error: u32, flags: u32, ret: u64, op: usize): bool {
+function legacyGate(s: usize, vector: u32, error: u32, flags: u32, ret: u64): bool {
   const idtr = segment(s, SEG_IDTR)
   const x = ext(flags)
   const idtError = (vector << 3) | 2 | x
@@ -245,10 +242,16 @@ function legacyGate(s: usize, vector: u32, error: u32, flags: u32, ret: u64, op:
   if (inner < 0) return false
   const cs = descriptor()
   const newCpl = <u32>inner
+  const v86 = virtual8086(s)
+  if (v86 && newCpl != 0) return gateFault(s, EXC_GP, descriptorError(selector, x))
   if (newCpl < cpl) {
     if (!readStackSegment(s, newCpl, x)) return false
   } else beginStackCurrent(s, x)
   const oldSs = <u64>load<u16>(segment(s, SEG_SS), SEG_SELECTOR)
+  if (v86) {
+    if (!stackPush(s, size, <u64>load<u16>(segment(s, SEG_GS), SEG_SELECTOR)) || !stackPush(s, size, <u64>load<u16>(segment(s, SEG_FS), SEG_SELECTOR))) return false
+    if (!stackPush(s, size, <u64>load<u16>(segment(s, SEG_DS), SEG_SELECTOR)) || !stackPush(s, size, <u64>load<u16>(segment(s, SEG_ES), SEG_SELECTOR))) return false
+  }
   if (newCpl < cpl) {
     if (!stackPush(s, size, oldSs)) return false
     if (!stackPush(s, size, load<u64>(s, RSP))) return false
@@ -261,6 +264,12 @@ function legacyGate(s: usize, vector: u32, error: u32, flags: u32, ret: u64, op:
   if (!markAccessed(s, selector, cs)) return false
   if (newCpl < cpl) loadedStack(s)
   applyStack(s)
+  if (v86) {
+    setNullCache(s, SEG_GS, 0)
+    setNullCache(s, SEG_FS, 0)
+    setNullCache(s, SEG_DS, 0)
+    setNullCache(s, SEG_ES, 0)
+  }
   setDescriptorCache(s, SEG_CS, (selector & 0xfffc) | newCpl, cs)
   store<u32>(s, newCpl, CPU_CPL)
   const clear = <u64>TF | FLAG_NT | FLAG_RF | FLAG_VM | ((type & 1) == 0 ? <u64>IF : 0)

@@ -244,7 +244,7 @@ export function taskSwitch(s: usize, selector: u32, kind: u32, eip: u64, x: u32,
   for (let n: u32 = 0; n < 6; n++) {
     const at = segment(s, n)
     store<u16>(at, <u16>unchecked(incoming[n]), SEG_SELECTOR)
-    if (n != SEG_CS && n != SEG_SS) store<u16>(at, <u16>ATTR_UNUSABLE, SEG_ATTRIB)
+    if (n != SEG_CS) store<u16>(at, <u16>ATTR_UNUSABLE, SEG_ATTRIB)
   }
   store<u16>(segment(s, SEG_LDTR), <u16>ldt, SEG_SELECTOR)
   store<u16>(segment(s, SEG_LDTR), <u16>ATTR_UNUSABLE, SEG_ATTRIB)

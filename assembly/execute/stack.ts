@@ -1,5 +1,5 @@
 /** Stack instructions outside the hot switch, segment register moves, and flag instructions (SDM vol 2). */
-import { raise, raiseError, unimplementedFeature } from '../cpu/exceptions'
+import { raise, raiseError } from '../cpu/exceptions'
 import { CF, DF, IF, TF, arithmetic, getFlags, setArithmetic, setFlags } from '../cpu/flags'
 import { F_80000001_ECX, featureOrBare } from '../cpu/features'
 import {
@@ -9,11 +9,12 @@ import {
 import { applyStack, beginStackCurrent, loadSegment, stackPop, stackPush, stackSkip, stackTop } from '../cpu/segments'
 import {
   CPU_CPL, CPU_CR4, CPU_EFLAGS, CPU_LEAVE, CPU_STACK_MASK, EXC_BR, EXC_GP, EXC_UD, LEAVE_NEXT, OP_EXTRA, OP_IMM, OP_MODRM, SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS,
-  SEG_SELECTOR, SEG_SS, UNIMPLEMENTED_VM86,
+  SEG_SELECTOR, SEG_SS,
 } from '../generated/layout'
 import { readMem } from '../memory/access'
 import { selectTlb } from '../memory/tlb'
 import { ea, getReg, getRm, isMemory, operandSize, setReg, setRm, writeRegister } from './operands'
+import { popfVirtual, pushfVirtual } from './virtual8086'
 
 const RSP: usize = 32
 const RBP: usize = 40
@@ -192,7 +193,7 @@ export function bound(s: usize, op: usize): u32 {
 // Flags.
 
 export function pushf(s: usize, op: usize): u32 {
-  if (virtual8086(s)) return unimplementedFeature(s, op, UNIMPLEMENTED_VM86)
+  if (virtual8086(s)) return pushfVirtual(s, operandSize(op))
   beginStackCurrent(s, 0)
   if (!stackPush(s, operandSize(op), getFlags(s) & ~(FLAG_RF | FLAG_VM))) return load<u32>(s, CPU_LEAVE)
   applyStack(s)
@@ -200,7 +201,7 @@ export function pushf(s: usize, op: usize): u32 {
 }
 
 export function popf(s: usize, op: usize): u32 {
-  if (virtual8086(s)) return unimplementedFeature(s, op, UNIMPLEMENTED_VM86)
+  if (virtual8086(s)) return popfVirtual(s, operandSize(op))
   const size = operandSize(op)
   beginStackCurrent(s, 0)
   const value = stackPop(s, size)

@@ -2,7 +2,7 @@
  * Control transfers between segments: far JMP, CALL, RET, IRET, call gates, software interrupts
  * (SDM vol 2 JMP, CALL, RET, IRET, INT; vol 3, 5.8, 6.12; APM vol 2, 4.11, 8.9).
  */
-import { deliver, raiseError, softwareInterrupt, unimplementedFeature, vmmCommunication } from '../cpu/exceptions'
+import { deliver, raiseError, softwareInterrupt, vmmCommunication } from '../cpu/exceptions'
 import { IF, TF, getFlags, overflow, setFlags } from '../cpu/flags'
 import {
   ATTR_DB, ATTR_L, FLAG_AC, FLAG_ID, FLAG_IOPL, FLAG_NT, FLAG_RF, FLAG_VIF, FLAG_VIP, FLAG_VM, canonical, code64, leaveWith, longMode, protectedMode,
@@ -16,11 +16,12 @@ import {
 import {
   CPU_CPL, CPU_DEBUG_ARMED, CPU_LEAVE, CPU_NMI_BLOCKED, CPU_RIP, CPU_RIP_MASK, CPU_STOP_REASON, CPU_TRIPLE_FAULT, EXCF_INT3, EXCF_SOFT, EXCF_TRAP, EXC_BP, EXC_DB, EXC_GP, EXC_NP, EXC_OF, EXC_SS,
   LEAVE_BRANCH, LEAVE_EXIT_BRANCH, LEAVE_NEXT, OP_EXTRA, OP_IMM, OP_NEXT, SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS, SEG_LIMIT, SEG_SELECTOR, SEG_SS,
-  SEG_TR, UNIMPLEMENTED_VM86,
+  SEG_TR,
 } from '../generated/layout'
 import { TASK_CALL, TASK_FAULTED, TASK_JUMP, TASK_REFUSED, TASK_RETURN, taskSwitch } from '../cpu/task'
 import { readMem, sysRead } from '../memory/access'
 import { ea, operandSize } from './operands'
+import { enterVirtual, intVirtual, iretVirtual } from './virtual8086'
 
 const RSP: usize = 32
 
@@ -406,7 +407,7 @@ export function iret(s: usize, op: usize): u32 {
     if (left(s)) return load<u32>(s, CPU_LEAVE)
     return switched(s, taskSwitch(s, link, TASK_RETURN, nextRip(s, op), 0, false, 0))
   }
-  if (virtual8086(s)) return unimplementedFeature(s, op, UNIMPLEMENTED_VM86)
+  if (virtual8086(s)) return iretVirtual(s, size)
   beginStackCurrent(s, 0)
   const rip = stackPop(s, size)
   if (left(s)) return load<u32>(s, CPU_LEAVE)
@@ -424,7 +425,7 @@ export function iret(s: usize, op: usize): u32 {
     if ((flags & <u64>IF) == 0 && (image & <u64>IF) != 0) windowOpened(s)
     leave = arrive(s, rip)
   } else if ((image & FLAG_VM) != 0 && size == 4 && load<u32>(s, CPU_CPL) == 0 && !longMode(s)) {
-    return unimplementedFeature(s, op, UNIMPLEMENTED_VM86)
+    leave = enterVirtual(s, rip, selector, image)
   } else leave = returnTo(s, size, selector, rip, 0, true, image)
   if (leave == LEAVE_BRANCH) {
     if (load<u32>(s, CPU_NMI_BLOCKED)) {
@@ -436,7 +437,6 @@ export function iret(s: usize, op: usize): u32 {
 }
 
 function software(s: usize, op: usize, vector: u32, kind: u32): u32 {
-  if (virtual8086(s)) return unimplementedFeature(s, op, UNIMPLEMENTED_VM86)
   if (!softwareInterrupt(s, op, vector, kind, nextRip(s, op))) return stoppedOrFault(s)
   return leaveWith(s, LEAVE_BRANCH)
 }
@@ -447,7 +447,12 @@ function stoppedOrFault(s: usize): u32 {
 }
 
 export function intN(s: usize, op: usize): u32 {
-  return software(s, op, <u32>load<u64>(op, OP_IMM) & 0xff, EXCF_SOFT)
+  const vector = <u32>load<u64>(op, OP_IMM) & 0xff
+  if (virtual8086(s)) {
+    const leave = intVirtual(s, vector, nextRip(s, op))
+    if (leave) return leave
+  }
+  return software(s, op, vector, EXCF_SOFT)
 }
 
 export function int3(s: usize, op: usize): u32 {
