@@ -4,11 +4,12 @@
  * and dirty log are all decided at fill. Owns VCPU_TLB_*, VCPU_TLB2, VCPU_PSC, the MMU structure, CPU_TLB_BASE.
  *
  * L2 entry (16 bytes): u64 tag {44:0 virtual page, 56:45 PCID, 57 global, 63:58 generation}, u32 data (L2_*), u32 0.
- * PSC entry (16 bytes): u64 tag {35:0 VA >> 21, 56:45 PCID, 63:58 generation}, u32 address of the page table, u32 PSC_*.
+ * PSC entry (16 bytes): u64 tag {35:0 VA >> 21, 44:36 PSC generation, 56:45 PCID, 63:58 generation}, u32 address of the table
+ * that the walk goes on in, u32 rights so far and level (paging/walk.ts).
  */
 import {
   CPU_CPL, CPU_CR0, CPU_CR3, CPU_CR4, CPU_DEBUG_ARMED, CPU_EFLAGS, CPU_JUMP_KEY, CPU_TLB_BASE, CPU_TLB_GENERATION, DEBUG_DATA, FRAME_CODE, FRAME_DIRTY, FRAME_KEY, GLOBAL,
-  GLOBAL_VCPUS, GLOBAL_VCPU_COUNT, MMU_FLUSHES, MMU_GLOBAL_GENERATION, MMU_LARGE_BASE, MMU_LARGE_MASK, MMU_USED, MMU_WRITE_COUNT,
+  GLOBAL_VCPUS, GLOBAL_VCPU_COUNT, MMU_FLUSHES, MMU_GLOBAL_GENERATION, MMU_LARGE_BASE, MMU_LARGE_MASK, MMU_PSC_GENERATION, MMU_USED, MMU_WRITE_COUNT,
   MMU_WRITE_LIST, TLB_ADDEND, TLB_CODE, TLB_EXEC, TLB_READ, TLB_WRITE, VCPU_JUMP, VCPU_JUMP_SIZE, VCPU_PSC, VCPU_PSC_SIZE, VCPU_TLB2,
   VCPU_TLB2_SIZE, VCPU_TLB_USER, VCPU_TLB_USER_SIZE, VCPU_WRITE_LIST
 } from '../generated/layout'
@@ -136,7 +137,7 @@ export function pcid(s: usize): u64 {
 }
 
 export function pscTag(s: usize, va: u64): u64 {
-  return ((va >> 21) & 0xfffffffff) | (pcid(s) << 45) | (<u64>load<u32>(s, CPU_TLB_GENERATION) << 58)
+  return ((va >> 21) & 0xfffffffff) | (<u64>load<u32>(s, VCPU_WRITE_LIST + MMU_PSC_GENERATION) << 36) | (pcid(s) << 45) | (<u64>load<u32>(s, CPU_TLB_GENERATION) << 58)
 }
 
 export function pscEntry(s: usize, va: u64): usize {
@@ -159,7 +160,7 @@ export function noteLarge(s: usize, va: u64, size: u64): void {
   store<u64>(s, mask, VCPU_WRITE_LIST + MMU_LARGE_MASK)
 }
 
-/** INVLPG: every translation of the page, global ones too, and the paging-structure entries that lead to it. */
+/** INVLPG: every translation of the page, global ones too, and all paging-structure entries (SDM vol 3, 4.10.4.1). */
 export function invalidatePage(s: usize, va: u64): void {
   const l2 = l2Entry(s, va)
   const tag = load<u64>(l2)
@@ -173,7 +174,9 @@ export function invalidatePage(s: usize, va: u64): void {
   }
   store<u64>(l2, 0)
   store<u32>(l2, 0, 8)
-  store<u32>(pscEntry(s, va), 0, 8)
+  const generation = (load<u32>(s, VCPU_WRITE_LIST + MMU_PSC_GENERATION) + 1) & 511
+  store<u32>(s, generation, VCPU_WRITE_LIST + MMU_PSC_GENERATION)
+  if (generation == 0) memory.fill(s + VCPU_PSC, 0, VCPU_PSC_SIZE)
   const page = va & ~0xfff
   const offset = <usize>((va >> 7) & 0x7fe0)
   for (let i: u32 = 0; i < 3; i++) {

@@ -24,6 +24,8 @@ export const WALK_FAULT: u32 = 1
 /** No frame for a page table: the budget is spent. */
 export const WALK_MEMORY: u32 = 2
 
+/** Word 12 of a PSC entry holds L2_W, L2_U and L2_X of the way there, and this: it leads to the directory of a 2 MiB page. */
+const PSC_LEVEL2: u32 = 1
 // Another processor changed an entry that needed A or D; the second time without the paging-structure cache.
 const AGAIN: u32 = 3
 const AGAIN_UNCACHED: u32 = 4
@@ -171,8 +173,9 @@ function attempt(s: usize, vm: usize, va: u64, access: u32, user: bool, smap: bo
   const psc = pscEntry(s, va)
   if (usePsc && load<u32>(psc, 8) != 0 && load<u64>(psc) == pscTag(s, va)) {
     table = <usize>load<u32>(psc, 8)
-    rights = load<u32>(psc, 12)
-    level = 1
+    const word = load<u32>(psc, 12)
+    rights = word & ~PSC_LEVEL2
+    level = word & PSC_LEVEL2 ? 2 : 1
     cached = true
   }
   while (true) {
@@ -181,10 +184,10 @@ function attempt(s: usize, vm: usize, va: u64, access: u32, user: bool, smap: bo
       if (table == 1) return WALK_MEMORY
       if (table == 0) return fault(s, ERROR_P | ERROR_RSVD, access, user) // reads as all ones
       table += <usize>(tableGpa & 0xfff) // PAE: 32-byte aligned PDPT
-      if (level == 1 && !quiet) {
+      if (level <= 2 && !quiet) {
         store<u64>(psc, pscTag(s, va))
         store<u32>(psc, <u32>table, 8)
-        store<u32>(psc, rights, 12)
+        store<u32>(psc, level == 2 ? rights | PSC_LEVEL2 : rights, 12)
       }
     }
     const pdpte = !long && level == 3
@@ -224,6 +227,7 @@ function attempt(s: usize, vm: usize, va: u64, access: u32, user: bool, smap: bo
     }
     tableGpa = entry & physical
     level--
+    cached = false
   }
 }
 

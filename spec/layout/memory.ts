@@ -9,6 +9,6 @@ export const mmu = struct('MMU', 'Translation state, at the start of VCPU_WRITE_
   ['WALKS', 'u64', 'page walks since creation'],
   ['FLUSHES', 'u64', 'whole-L1 flushes since creation'],
   ['WRITE_COUNT', 'u32', 'length of WRITE_LIST; beyond its size the list is incomplete'],
-  ['WRITE_PAD', 'u32', ''],
+  ['PSC_GENERATION', 'u32', 'second generation (9 bits) in the tags of the paging-structure cache: INVLPG empties all of it'],
   ['WRITE_LIST', 'u32', 'addresses of L1 entries that were given a write tag', 1000],
 ], 0x1000)

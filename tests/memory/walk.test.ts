@@ -283,6 +283,29 @@ test('PAE paging', () => {
   assert.is(g.peek(0x3028), 0x9000n | all | A | D)
 })
 
+test('INVLPG of one page empties the paging-structure cache', () => {
+  const g = setUp({ kind: 'r', result: '' }, long, 4)
+  const read = (va: bigint): bigint => call64(g.m.core, 'readMem', g.m.s, OP, va, 8)
+  g.poke(0x9000, 1n)
+  g.poke(0x3008, 0x6000n | all) // second page table, at 2 MiB
+  g.poke(0x6000, 0xa000n | all)
+  g.poke(0x6008, 0x9000n | all | A)
+  g.poke(0xa000, 2n)
+  assert.is(read(0x200000n), 2n)
+  // Another directory: page 1 of that region was never translated, its table pointer was cached.
+  g.poke(0x2000, 0x7000n | all)
+  g.poke(0x7000, 0x4000n | all)
+  g.poke(0x7008, 0x8000n | all)
+  g.poke(0x8000, 0x9000n | all)
+  g.poke(0x8008, 0xa000n | all)
+  assert.is(read(0x201000n), 1n, 'through the cached pointer')
+  for (let i = 0; i < 600; i++) { // generations of the cache wrap
+    call(g.m.core, 'invalidatePage', g.m.s, 0x5000n)
+    if (i === 0) call(g.m.core, 'invalidatePage', g.m.s, 0x201000n)
+    assert.is(read(0x201000n), 2n, `round ${i}`)
+  }
+})
+
 test('tables outside of any slot read as ones', () => {
   const g = setUp({ kind: 'r', result: '' }, long, 4)
   g.poke(0x1008, 0x80000000n | all)
