@@ -1,0 +1,63 @@
+/** What the host reads of a running SEV-ES guest of the legacy type: values of the last GHCB exit, and nothing else (B6). */
+import { readFileSync } from 'node:fs'
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import type { Vcpu } from 'cloister'
+import { Machine } from 'cloister/vmm'
+
+const LOAD = 0x200000
+const image = (): Uint8Array => new Uint8Array(readFileSync(new URL('../../../tests/guests/sev-es.bin', import.meta.url)))
+
+async function start(type: 'sev-es' | 'sev-es-legacy'): Promise<{ machine: Machine; vcpu: Vcpu }> {
+  const machine = await Machine.create({ type, image: { bytes: image(), load: LOAD, entry: LOAD, mode: 'long64' }, memory: 16 << 20 })
+  await machine.launch()
+  return { machine, vcpu: machine.vcpus[0] as Vcpu }
+}
+
+test('RAX as the GHCB gave it, other registers zero, RIP as at the launch', async () => {
+  const { machine, vcpu } = await start('sev-es-legacy')
+  const before = vcpu.getRegs()
+  let text = ''
+  for (let exits = 0; exits < 200; exits++) {
+    const exit = vcpu.run({ maxInstructions: 1_000_000 })
+    if (exit.reason !== 'KVM_EXIT_IO' || exit.direction !== 'out') break
+    text += new TextDecoder().decode(exit.data)
+    const regs = vcpu.getRegs()
+    if (exit.count === 1 && exit.size === 1) assert.is(Number(regs.rax & 0xffn), exit.data[0])
+    for (const name of ['rdi', 'rsp', 'rbp', 'r8', 'r9', 'r10', 'r11', 'r12', 'r13', 'r14', 'r15'] as const) assert.is(regs[name], 0n, name)
+    assert.is(regs.rip, before.rip)
+    const sregs = vcpu.getSregs()
+    assert.is(sregs.cr3, 0n)
+    assert.is(sregs.cs.selector, 0)
+    // EFER.LME and LMA are what the launch set; SVME is the hardware's own.
+    assert.is(sregs.efer & 0x1500n, 0x500n)
+  }
+  assert.ok(text.length > 20, text)
+  assert.equal(machine.kvm.kernel.internalErrors, [])
+  machine[Symbol.dispose]()
+})
+
+test('the newer type refuses every read, and the guest runs on', async () => {
+  const { machine, vcpu } = await start('sev-es')
+  const exit = vcpu.run({ maxInstructions: 1_000_000 })
+  assert.is(exit.reason, 'KVM_EXIT_IO')
+  assert.throws(() => vcpu.getRegs(), /guest_state_protected/)
+  assert.is(vcpu.run({ maxInstructions: 1_000_000 }).reason, 'KVM_EXIT_IO')
+  machine[Symbol.dispose]()
+})
+
+test('a flipped ciphertext bit makes the guest fail', async () => {
+  const { machine, vcpu } = await start('sev-es')
+  // The page that is executed: its granules decrypt to garbage.
+  const slot = [...vcpu.vm.file.slots.values()].find((s) => BigInt(LOAD) >= s.gpa && BigInt(LOAD) < s.gpa + s.size)
+  assert.ok(slot)
+  const address = (slot?.userspaceAddr ?? 0n) + BigInt(LOAD) - (slot?.gpa ?? 0n)
+  const { memory } = machine.kvm.kernel
+  const bytes = memory.copyIn(address, 64) as Uint8Array
+  assert.ok(memory.copyOut(address, bytes.map((b) => b ^ 1)))
+  const exit = vcpu.run({ maxInstructions: 1_000_000 })
+  assert.is.not(exit.reason, 'KVM_EXIT_IO')
+  machine[Symbol.dispose]()
+})
+
+test.run()
