@@ -7,6 +7,7 @@ import {
   EXC_GP, EXC_NM, EXC_UD, LEAVE_NEXT, MODE_CS64, MODE_CS_MASK, VCPU_FPU,
 } from '../generated/layout'
 import { raise, raiseError } from '../cpu/exceptions'
+import { intelCompatible } from '../cpu/features'
 import { leaving, plainRead, plainWrite, readBytes, slowModify, writeBytes } from '../memory/access'
 import { ea, eaWrite, getRm, operandSize, setRm } from './operands'
 import { left, sseUsable } from './sse-operands'
@@ -17,8 +18,10 @@ const CR0_TS: u64 = 1 << 3
 const CR4_OSFXSR: u64 = 1 << 9
 // APM vol 2, 3.1.7: fast FXSAVE leaves XMM registers out at CPL 0 in 64-bit mode.
 const EFER_FFXSR: u64 = 1 << 14
-/** Valid MXCSR bits: 15:0 and MM (AMD). */
-export const MXCSR_MASK: u32 = 0x2ffff
+/** Valid MXCSR bits: 15:0, and MM on AMD. */
+export function mxcsrMask(s: usize): u32 {
+  return intelCompatible(s) ? 0xffff : 0x2ffff
+}
 
 export function longMode(s: usize): bool {
   return (load<u32>(s, CPU_MODE) & MODE_CS_MASK) == MODE_CS64
@@ -29,8 +32,8 @@ export function buildX87(s: usize, p: usize, wide: bool): void {
   store<u16>(p, <u16>load<u32>(s, CPU_FCW))
   store<u16>(p, <u16>statusWord(s), 2)
   store<u16>(p, <u16>load<u32>(s, CPU_FTAG), 4)
-  // Pointers are saved only while an exception is pending (APM vol 5, FXSAVE; the reference CPU writes zeros otherwise).
-  const pending = (load<u32>(s, CPU_FSW) & FSW_ES) != 0
+  // AMD saves pointers only while an exception is pending (APM vol 5, FXSAVE; the reference CPU writes zeros otherwise).
+  const pending = intelCompatible(s) || (load<u32>(s, CPU_FSW) & FSW_ES) != 0
   store<u16>(p, pending ? <u16>load<u32>(s, CPU_FOP) : 0, 6)
   const ip = pending ? load<u64>(s, CPU_FIP) : 0
   const dp = pending ? load<u64>(s, CPU_FDP) : 0
@@ -147,7 +150,7 @@ export function fxsave(s: usize, op: usize): u32 {
   }
   const mxcsr = load<u64>(p, 24)
   buildX87(s, p, operandSize(op) == 8)
-  store<u64>(p, osfxsr ? <u64>load<u32>(s, CPU_MXCSR) | ((<u64>MXCSR_MASK) << 32) : mxcsr, 24)
+  store<u64>(p, osfxsr ? <u64>load<u32>(s, CPU_MXCSR) | ((<u64>mxcsrMask(s)) << 32) : mxcsr, 24)
   if (xmm) buildXmm(s, p)
   return writeArea(s, op, va, p, n)
 }
@@ -160,7 +163,7 @@ export function fxrstor(s: usize, op: usize): u32 {
   const osfxsr = (load<u64>(s, CPU_CR4) & CR4_OSFXSR) != 0
   if (osfxsr) {
     const mxcsr = load<u32>(p, 24)
-    if ((mxcsr & ~MXCSR_MASK) != 0) return raiseError(s, EXC_GP, 0)
+    if ((mxcsr & ~mxcsrMask(s)) != 0) return raiseError(s, EXC_GP, 0)
     store<u32>(s, mxcsr, CPU_MXCSR)
   }
   loadX87(s, p, operandSize(op) == 8)
@@ -172,7 +175,7 @@ export function ldmxcsr(s: usize, op: usize): u32 {
   if (!sseUsable(s)) return left(s)
   const value = <u32>getRm(s, op, 4)
   if (leaving(s)) return left(s)
-  if ((value & ~MXCSR_MASK) != 0) return raiseError(s, EXC_GP, 0)
+  if ((value & ~mxcsrMask(s)) != 0) return raiseError(s, EXC_GP, 0)
   store<u32>(s, value, CPU_MXCSR)
   return 0
 }

@@ -1,8 +1,13 @@
 /** SHA extensions (SDM vol 2, SHA1RNDS4..SHA256MSG2). Owns no state. */
 import { CPU_XMM, OP_EXTRA } from '../generated/layout'
-import { left, source, xmmReg } from './sse-operands'
+import { intelCompatible } from '../cpu/features'
+import { left, source, sourceOf, xmmReg } from './sse-operands'
 import { immediate } from './sse-integer'
 
+/** Intel demands alignment (exception type 4); the AMD reference CPU does not. */
+function operand(s: usize, op: usize): usize {
+  return intelCompatible(s) ? source(s, op) : sourceOf(s, op, 16)
+}
 /** Doublewords in the order 3 (bits 127:96) .. 0. */
 function put(at: usize, d3: u32, d2: u32, d1: u32, d0: u32): u32 {
   store<u32>(at, d0)
@@ -13,7 +18,7 @@ function put(at: usize, d3: u32, d2: u32, d1: u32, d0: u32): u32 {
 }
 
 export function sha1rnds4(s: usize, op: usize): u32 {
-  const p = source(s, op)
+  const p = operand(s, op)
   if (!p) return left(s)
   const at = xmmReg(s, op)
   const kind = immediate(op) & 3
@@ -37,7 +42,7 @@ export function sha1rnds4(s: usize, op: usize): u32 {
 
 /** SHA1NEXTE C8, SHA1MSG1 C9, SHA1MSG2 CA. */
 export function sha1(s: usize, op: usize): u32 {
-  const p = source(s, op)
+  const p = operand(s, op)
   if (!p) return left(s)
   const at = xmmReg(s, op)
   const kind = load<u32>(op, OP_EXTRA)
@@ -62,7 +67,7 @@ function sigma1(x: u32): u32 {
   return rotr<u32>(x, 17) ^ rotr<u32>(x, 19) ^ (x >> 10)
 }
 export function sha256rnds2(s: usize, op: usize): u32 {
-  const p = source(s, op)
+  const p = operand(s, op)
   if (!p) return left(s)
   const at = xmmReg(s, op)
   let a = load<u32>(p, 12)
@@ -89,7 +94,7 @@ export function sha256rnds2(s: usize, op: usize): u32 {
 }
 /** SHA256MSG1 CC, SHA256MSG2 CD. */
 export function sha256(s: usize, op: usize): u32 {
-  const p = source(s, op)
+  const p = operand(s, op)
   if (!p) return left(s)
   const at = xmmReg(s, op)
   const a0 = load<u32>(at)

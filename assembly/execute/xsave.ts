@@ -7,7 +7,7 @@ import {
 } from '../generated/layout'
 import { raise, raiseError } from '../cpu/exceptions'
 import { leaving } from '../memory/access'
-import { buildX87, buildXmm, loadX87, loadXmm, MXCSR_MASK, readArea, writeArea, xmmCount } from './fxsave'
+import { buildX87, buildXmm, loadX87, loadXmm, mxcsrMask, readArea, writeArea, xmmCount } from './fxsave'
 import { ea, eaWrite, operandSize } from './operands'
 import { left } from './sse-operands'
 import { initX87 } from './x87-state'
@@ -68,7 +68,7 @@ function save(s: usize, op: usize, va: u64, parts: u64, mxcsr: bool, header: u32
   if (leave) return leave
   const kept = load<u64>(p, 24)
   if ((parts & X87) != 0) buildX87(s, p, operandSize(op) == 8)
-  store<u64>(p, mxcsr ? <u64>load<u32>(s, CPU_MXCSR) | (<u64>MXCSR_MASK << 32) : kept, 24)
+  store<u64>(p, mxcsr ? <u64>load<u32>(s, CPU_MXCSR) | ((<u64>mxcsrMask(s)) << 32) : kept, 24)
   if ((parts & SSE) != 0) buildXmm(s, p)
   store<u64>(p + HEADER, state)
   if (header == 16) store<u64>(p + HEADER, compaction, 8)
@@ -130,7 +130,7 @@ function restore(s: usize, op: usize, supervisor: bool): u32 {
   if (compact) bad = bad || (state & ~compaction) != 0 || (compaction & ~(enabled | COMPACTED)) != 0
   else bad = bad || compaction != 0 || (state & ~enabled) != 0
   const loadsMxcsr = compact ? (mask & state & SSE) != 0 : (mask & MXCSR_OWNERS) != 0
-  if (bad || (loadsMxcsr && (load<u32>(p, 24) & ~MXCSR_MASK) != 0)) return raiseError(s, EXC_GP, 0)
+  if (bad || (loadsMxcsr && (load<u32>(p, 24) & ~mxcsrMask(s)) != 0)) return raiseError(s, EXC_GP, 0)
   if ((mask & X87) != 0) {
     if ((state & X87) != 0) loadX87(s, p, operandSize(op) == 8)
     else {

@@ -1,7 +1,7 @@
 /* Runs instructions natively with the whole x87, SSE and general-register state loaded before and stored after each.
    stdin: records { u8 length, u8 code[15], u64 gpr[4] (rax rcx rdx rbx), u64 rflags, u8 fx[512], u8 memory[1024] };
    stdout: records { u64 vector (0xff none), u64 gpr[4], u64 rflags, u8 fx[512], u8 memory[1024] }.
-   The memory block is at 0x380000; rsi and rdi hold its address. */
+   The memory block is at 0x37fe00 (across a page boundary); rsi and rdi hold its address. */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <signal.h>
@@ -34,7 +34,8 @@ static uint8_t *put(uint8_t *p, const void *b, int n) { memcpy(p, b, n); return 
 
 int main(void) {
   code = mmap((void *)0x30000000, 4096, 7, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-  mem = mmap((void *)0x380000, 4096, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+  mem = mmap((void *)0x37f000, 8192, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+  mem += 0xe00;
   io = mmap((void *)0x28000000, 4096, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
   stack_t alt = { .ss_sp = malloc(1 << 16), .ss_size = 1 << 16 };
   sigaltstack(&alt, 0);
@@ -51,7 +52,7 @@ int main(void) {
     /* push qword [0x28000028]; popfq; mov rax,rcx,rdx,rbx from 08..20; mov esi, 0x20000000 */
     p = put(p, "\xff\x34\x25\x28\x00\x00\x28\x9d", 8);
     p = put(p, "\x48\x8b\x04\x25\x08\x00\x00\x28\x48\x8b\x0c\x25\x10\x00\x00\x28\x48\x8b\x14\x25\x18\x00\x00\x28\x48\x8b\x1c\x25\x20\x00\x00\x28", 32);
-    p = put(p, "\xbe\x00\x00\x38\x00\xbf\x00\x00\x38\x00", 10);
+    p = put(p, "\xbe\x00\xfe\x37\x00\xbf\x00\xfe\x37\x00", 10);
     p = put(p, c.code, c.n);
     /* store them back: mov [..], r; pushfq; pop [0x28000028]; fxsave64; mov rsp,[...]; pop rsi rbp rbx; ret */
     p = put(p, "\x48\x89\x04\x25\x08\x00\x00\x28\x48\x89\x0c\x25\x10\x00\x00\x28\x48\x89\x14\x25\x18\x00\x00\x28\x48\x89\x1c\x25\x20\x00\x00\x28", 32);

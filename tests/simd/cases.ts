@@ -97,10 +97,12 @@ function widened(d: bigint): [bigint, bigint] {
   return [TOP | (m << 11n), sign | BigInt(e - 1023 + 16383)]
 }
 
-/** `masked`: all exceptions; `unmasked`: a random choice; `pending`: sticky flags set beforehand. */
-export type Style = 'masked' | 'unmasked' | 'pending'
+/** `masked`: all exceptions; `unmasked`: a random choice; `sticky`: masked, flags set beforehand; `pending`: both, so x87 exceptions may be due. */
+export type Style = 'masked' | 'unmasked' | 'sticky' | 'pending'
+/** Displacements of a memory operand: aligned to 64 and 16, not aligned, and across the page boundary at 0x200. */
+const displacements = [0, 0, 0, 0, 0, 64, 16, 8, 1, 0x1f0, 0x1f8, 0x1fc, 0x1fe, 0x1ff]
 
-function encode(row: Opcode, r: Random, memory: boolean): number[] {
+function encode(row: Opcode, r: Random, memory: boolean, displacement: number): number[] {
   const code: number[] = []
   if (row.prefix !== 'any' && row.prefix !== 'NP') code.push(Number.parseInt(row.prefix, 16))
   const has = (letters: RegExp): boolean => row.operands.some((o) => letters.test(o))
@@ -112,9 +114,10 @@ function encode(row: Opcode, r: Random, memory: boolean): number[] {
   const rex = 0x40 | (wide ? 8 : 0) | ((reg >> 3) << 2) | (rm >> 3)
   if (rex !== 0x40) code.push(rex)
   code.push(...[[], [0x0f], [0x0f, 0x38], [0x0f, 0x3a]][row.map] as number[], row.opcode)
-  let modrm = (memory ? 0 : 0xc0) | ((reg & 7) << 3) | (rm & 7)
+  let modrm = (memory ? (displacement === 0 ? 0 : 0x80) : 0xc0) | ((reg & 7) << 3) | (rm & 7)
   if (row.exact !== undefined) modrm = row.exact
   if (row.modrm) code.push(modrm)
+  if (memory && displacement !== 0) code.push(displacement & 0xff, displacement >> 8, 0, 0)
   if (row.immediate === 'Ub' || row.immediate === 'Ib') code.push(r.below(3) === 0 || /DP|ROUND/.test(row.mnemonic) ? r.below(256) : r.below(64))
   if (row.immediate === 'Iw') code.push(r.below(256), r.below(256))
   return code
@@ -122,14 +125,16 @@ function encode(row: Opcode, r: Random, memory: boolean): number[] {
 
 export function makeCase(row: Opcode, r: Random, style: Style): Case {
   const memory = row.mod === 'mem' || (row.mod === 'any' && row.modrm && row.exact === undefined && r.below(3) === 0)
-  const code = encode(row, r, memory)
+  const large = /^(F?X|FN?SAVE|FRSTOR|FN?STENV|FLDENV)/.test(row.mnemonic)
+  const displacement = large ? r.pick([0, 0, 0, 64, 64, 16, 1]) : r.pick(displacements)
+  const code = encode(row, r, memory, displacement)
   const fx = new Uint8Array(512)
   const d = new DataView(fx.buffer)
   const n = row.mnemonic
   let control = (0x37f & ~0xf00) | (r.below(4) << 10) | (r.pick([0, 2, 3, 3, 3]) << 8)
-  if (style === 'unmasked') control &= ~r.below(64)
+  if (style === 'unmasked' || style === 'pending') control &= ~r.below(64)
   d.setUint16(0, control, true)
-  d.setUint16(2, (r.below(8) << 11) | (r.below(0x10000) & 0x4700) | (style === 'pending' ? r.below(64) : 0), true)
+  d.setUint16(2, (r.below(8) << 11) | (r.below(0x10000) & 0x4700) | (style === 'sticky' || style === 'pending' ? r.below(64) : 0), true)
   fx[4] = r.below(4) === 0 ? r.below(256) : 0xff
   let mxcsr = 0x1f80 | (r.below(2) << 5) | (r.below(2) === 0 ? r.below(4) << 13 : 0) | (r.below(6) === 0 ? 0x8000 : 0) | (r.below(6) === 0 ? 0x40 : 0)
   if (style === 'unmasked') mxcsr &= ~(r.below(64) << 7)
@@ -157,13 +162,14 @@ export function makeCase(row: Opcode, r: Random, style: Style): Case {
     if (r.below(4) === 0) fx.fill(0, 160, 416)
     if (r.below(4) === 0) d.setUint32(24, 0x1f80, true)
   }
-  return { row, code, state: { gpr, flags: r.below(2) === 0 ? 0x202n : 0xad7n, fx, memory: memoryFor(n, r) } }
+  return { row, code, state: { gpr, flags: r.below(2) === 0 ? 0x202n : 0xad7n, fx, memory: memoryFor(n, r, displacement) } }
 }
 
-function memoryFor(mnemonic: string, r: Random): Uint8Array {
-  const memory = new Uint8Array(BLOCK_SIZE)
-  const d = new DataView(memory.buffer)
-  for (let i = 0; i < BLOCK_SIZE / 4; i++) d.setUint32(i * 4, r.u32(), true)
+function memoryFor(mnemonic: string, r: Random, displacement: number): Uint8Array {
+  const block = new Uint8Array(BLOCK_SIZE)
+  const memory = block.subarray(displacement)
+  const d = new DataView(block.buffer, displacement)
+  for (let i = 0; i < BLOCK_SIZE; i++) block[i] = r.u32()
   for (let i = 0; i < 8; i++) d.setBigUint64(i * 8, r.below(2) === 0 ? r.f64() : r.f32() | (r.f32() << 32n), true)
   if (mnemonic === 'FBLD') for (let i = 0; i < 10; i++) memory[i] = r.below(10) | (r.below(10) << 4)
   else if (mnemonic === 'FXRSTOR' || mnemonic === 'XRSTOR') d.setUint32(24, r.below(4) === 0 ? r.below(0x20000) : 0x1f80, true)
@@ -179,5 +185,5 @@ function memoryFor(mnemonic: string, r: Random): Uint8Array {
     d.setBigUint64(0, m, true)
     d.setUint16(8, Number(e), true)
   }
-  return memory
+  return block
 }

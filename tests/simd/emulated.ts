@@ -29,7 +29,7 @@ export class Emulated {
     const { view, bytes } = m.core
     const s = m.s
     const rip = this.next
-    this.next = rip + SLOT < BLOCK ? rip + SLOT : CODE
+    this.next = rip + SLOT < BLOCK - 0x1000 ? rip + SLOT : CODE
     this.write(rip, Uint8Array.from([...code, 0xf4]))
     this.write(BLOCK, state.memory)
     const fx = new DataView(state.fx.buffer, state.fx.byteOffset)

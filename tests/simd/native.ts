@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
-/** Bytes of guest memory that a case may read and write, and their address in both worlds. */
-export const BLOCK = 0x380000
+/** Bytes of guest memory that a case may read and write, and their address in both worlds: half of them on either side of a page boundary. */
+export const BLOCK = 0x37fe00
 export const BLOCK_SIZE = 1024
 /** No exception. */
 export const NONE = 0xff

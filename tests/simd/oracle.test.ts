@@ -80,7 +80,7 @@ function describe(c: Case, found: string[]): string {
 }
 
 const test = suite('oracle')
-for (const style of ['masked', 'unmasked', 'pending'] as const satisfies readonly Style[]) {
+for (const style of ['masked', 'unmasked', 'sticky', 'pending'] as const satisfies readonly Style[]) {
   needs(test, 'gcc', `SSE and x87 against this CPU, exceptions ${style}`, () => {
     const r = new Random(seed)
     const cases = rows.flatMap((row) => Array.from({ length: perRow }, () => makeCase(row, r, style)))
