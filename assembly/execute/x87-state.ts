@@ -121,7 +121,10 @@ export function emms(s: usize, op: usize): u32 {
   store<u32>(s, 0, CPU_FTAG)
   return 0
 }
-/** FNENI, FNDISI, FNSETPM: 8087 and 80287 left-overs that do nothing. */
+/** FNENI, FNDISI, FNSETPM: 8087 and 80287 left-overs that do nothing and do not wait. */
+export function fneni(s: usize, op: usize): u32 {
+  return x87Available(s) ? 0 : left(s)
+}
 export function fnop(s: usize, op: usize): u32 {
   return x87Usable(s) ? 0 : left(s)
 }

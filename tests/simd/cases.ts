@@ -136,7 +136,7 @@ export function makeCase(row: Opcode, r: Random, style: Style): Case {
   d.setUint16(0, control, true)
   d.setUint16(2, (r.below(8) << 11) | (r.below(0x10000) & 0x4700) | (style === 'sticky' || style === 'pending' ? r.below(64) : 0), true)
   fx[4] = r.below(4) === 0 ? r.below(256) : 0xff
-  let mxcsr = 0x1f80 | (r.below(2) << 5) | (r.below(2) === 0 ? r.below(4) << 13 : 0) | (r.below(6) === 0 ? 0x8000 : 0) | (r.below(6) === 0 ? 0x40 : 0)
+  let mxcsr = 0x1f80 | (r.below(2) << 5) | (r.below(2) === 0 ? r.below(4) << 13 : 0) | (r.below(6) === 0 ? 0x8000 : 0) | (r.below(6) === 0 ? 0x40 : 0) | (r.below(6) === 0 ? 0x20000 : 0)
   if (style === 'unmasked') mxcsr &= ~(r.below(64) << 7)
   d.setUint32(24, mxcsr, true)
   for (let i = 0; i < 8; i++) {
