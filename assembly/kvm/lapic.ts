@@ -7,12 +7,13 @@ import { lapicOf, NEVER, signal, vmOf } from './state'
 import { timerCancel, timerCount, timerModeChanged, timerStart } from './lapic-timer'
 import {
   APIC_DFR, APIC_EOI, APIC_ESR, APIC_ICR, APIC_ICR2, APIC_ID, APIC_IRR, APIC_ISR, APIC_LDR, APIC_LVT0, APIC_LVT1, APIC_LVTERR, APIC_LVTPC, APIC_LVTT, APIC_LVTTHMR,
-  APIC_PPR, APIC_SELF_IPI, APIC_SVR, APIC_TDCR, APIC_TMCCT, APIC_TMICT, APIC_TMR, APIC_TPR, APIC_VERSION, CPU_APIC_BASE, CPU_CR8, CPU_HALTED, CPU_ID, CPU_INDEX, EVENT_INIT,
+  APIC_PPR, APIC_SELF_IPI, APIC_SVR, APIC_TDCR, APIC_TMCCT, APIC_TMICT, APIC_TMR, APIC_TPR, APIC_VERSION, CPU_APIC_BASE, CPU_CR8, CPU_HALTED, CPU_ID, CPU_INDEX, CPU_NMI_BLOCKED, EVENT_INIT,
   EVENT_INTERRUPT, EVENT_NMI, EVENT_SIPI, LAPIC_ARBITRATION, LAPIC_LAST_VECTOR, LAPIC_PERIOD, LAPIC_PRESENT, LAPIC_TIMER_DEADLINE, LAPIC_TSC_DEADLINE, VKVM_NMI_PENDING,
   VKVM_SIPI_VECTOR, VM_BSP_ID, VM_IRQCHIP, VM_VCPU_COUNT, VM_VCPUS,
 } from '../generated/layout'
 import { vkvm } from './state'
 import { now } from './time'
+import { physicalBits } from '../cpu/features'
 import { cpuidAnswer, cpuidEcx } from './cpuid'
 
 export const LVT_MASKED: u32 = 0x10000
@@ -153,7 +154,9 @@ function accept(s: usize, mode: u32, vector: u32, level: bool, assert: bool): i3
 export function queueNmi(s: usize): void {
   const k = vkvm(s)
   const waiting = load<u32>(k, VKVM_NMI_PENDING)
-  if (waiting < 2) store<u32>(k, waiting + 1, VKVM_NMI_PENDING)
+  // process_nmi: one beside a handler that runs, else two.
+  const limit: u32 = load<u32>(s, CPU_NMI_BLOCKED) ? 1 : 2
+  if (waiting < limit) store<u32>(k, waiting + 1, VKVM_NMI_PENDING)
   signal(s, EVENT_NMI)
 }
 
@@ -397,7 +400,7 @@ export function tscDeadlineWrite(s: usize, value: u64): void {
 export function apicBaseWrite(s: usize, value: u64, host: bool): bool {
   cpuidAnswer(s, 1, 0)
   const offersX2 = (cpuidEcx(s) & (1 << 21)) != 0
-  const reserved: u64 = 0xfff00000000002ff | (offersX2 ? 0 : BASE_X2APIC)
+  const reserved: u64 = ~((<u64>1 << <u64>physicalBits(s)) - 1) | 0x2ff | (offersX2 ? 0 : BASE_X2APIC)
   const old = load<u64>(s, CPU_APIC_BASE)
   if (value & reserved) return false
   const from = old & (BASE_ENABLE | BASE_X2APIC)
