@@ -101,7 +101,8 @@ export function readArea(s: usize, op: usize, va: u64, to: usize, n: u32): u32 {
 /** Copies `n` bytes to guest memory; a fault on a later page is raised before the first byte is written. */
 export function writeArea(s: usize, op: usize, va: u64, from: usize, n: u32): u32 {
   const last = va + n - 1
-  if ((va ^ last) >> 12 && !plainWrite(s, last) && slowModify(s, op, last, 1) == 0) return left(s)
+  const page = last & ~(<u64>4095)
+  if (page > va && !plainWrite(s, page) && slowModify(s, op, page, 1) == 0) return left(s)
   let retired: u32 = 0
   for (let done: u32 = 0; done < n;) {
     const at = va + done
