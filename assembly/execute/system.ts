@@ -23,7 +23,7 @@ import {
 import { flushTlb, flushTlbLocal, invalidatePage, selectTlb } from '../memory/tlb'
 import { readMem, writeMem } from '../memory/access'
 import { vmmcall } from './vmgexit'
-import { pollTsc } from '../kvm/pio'
+import { pollPause, pollTsc } from '../kvm/pio'
 import { tscNow } from '../kvm/time'
 import { cpuidAnswer, cpuidEax, cpuidEbx, cpuidEcx, cpuidEdx } from '../kvm/cpuid'
 import { addressMask, ea, getRm, instructionRip, isMemory, operandSize, setRm, writeRegister } from './operands'
@@ -204,6 +204,7 @@ export function wbinvd(s: usize, op: usize): u32 {
 }
 
 export function pause(s: usize, op: usize): u32 {
+  pollPause(s)
   return 0
 }
 

@@ -118,6 +118,16 @@ function inject(s: usize): u32 {
   return deliverInterrupt(s, takeVector(s))
 }
 
+/** The host queued an NMI or an interrupt without the event word (KVM_SET_VCPU_EVENTS, KVM_INTERRUPT). */
+export function injected(k: usize): bool {
+  return load<u32>(k, VKVM_NMI_PENDING) != 0 || load<u32>(k, VKVM_INTERRUPT) != 0
+}
+
+/** Their bits in the event word. */
+export function injectedEvents(k: usize): u32 {
+  return (load<u32>(k, VKVM_NMI_PENDING) != 0 ? EVENT_NMI : 0) | (load<u32>(k, VKVM_INTERRUPT) != 0 ? EVENT_INTERRUPT : 0)
+}
+
 /** Called by the loop when ICOUNT would pass BUDGET. 0 = go on, else STOP_*. */
 export function pollEvents(s: usize): u32 {
   const k = vkvm(s)
@@ -133,19 +143,19 @@ export function pollEvents(s: usize): u32 {
   const user = expireTimers(s)
   rearm(s)
   const event = atomic.load<u32>(s + CPU_EVENT)
-  if (event) {
+  if (event || injected(k)) {
     clearEvent(s, EVENT_TIMER | EVENT_FLUSH)
     if (event & EVENT_KICK) return STOP_EVENT
     if (event & (EVENT_INIT | EVENT_SIPI)) {
       acceptInit(s)
       if (load<u32>(s, CPU_HALTED) != 0) return STOP_EVENT
     }
-    if ((event & (EVENT_NMI | EVENT_INTERRUPT)) != 0 || load<u32>(k, VKVM_NMI_PENDING) != 0) {
-      if (load<u32>(s, CPU_INTERRUPT_SHADOW)) {
-        // one more instruction first; the loop ends the shadow after it
-        if (icount + 1 < load<u64>(s, CPU_BUDGET)) store<u64>(s, icount + 1, CPU_BUDGET)
-        return icount >= load<u64>(s, CPU_SLICE_END) ? STOP_BUDGET : 0
-      }
+    if (load<u32>(s, CPU_INTERRUPT_SHADOW)) {
+      // one more instruction first; the loop ends the shadow after it
+      if (icount + 1 < load<u64>(s, CPU_BUDGET)) store<u64>(s, icount + 1, CPU_BUDGET)
+      return icount >= load<u64>(s, CPU_SLICE_END) ? STOP_BUDGET : 0
+    }
+    if ((event & (EVENT_NMI | EVENT_INTERRUPT)) != 0 || injected(k)) {
       const stop = inject(s)
       if (stop) return stop
     }

@@ -9,7 +9,7 @@ import { chipOf, vkvm, vmOf } from './state'
 import { advance, DEVICE_NS, now } from './time'
 import {
   CHIP_PIC_PRESENT, CHIP_PIT_PRESENT, CPU_DEADLINE, CPU_ICOUNT, CPU_POLL_COUNT, CPU_POLL_KEY, VCPU_PIO, VKVM_POLL_ICOUNT, VKVM_POLL_JUMPS, VKVM_POLL_NS, VKVM_TSC_COUNT,
-  VKVM_TSC_RIP, VKVM_TSC_ICOUNT,
+  VKVM_TSC_ICOUNT, VKVM_TSC_PAUSED, VKVM_TSC_RIP,
 } from '../generated/layout'
 
 /** A jump is never longer than this, so that short waits stay short. */
@@ -56,11 +56,28 @@ export function pollEnd(s: usize): void {
   store<u32>(vkvm(s), 0, VKVM_TSC_COUNT)
 }
 
-/** RDTSC at `rip`: a loop of RDTSC and PAUSE (delay loops) lets time jump like a polled port. */
+/** RDTSC, PAUSE, RDTSC .. at one place: rounds before time starts to jump, and instructions one round may have. */
+const TSC_START: u32 = 32
+const TSC_WINDOW: u64 = 256
+
+/** RDTSC at `rip`: a loop of RDTSC and PAUSE (delay and wait loops) lets time jump like a polled port. */
 export function pollTsc(s: usize, rip: u64): void {
   const k = vkvm(s)
-  store<u64>(k, load<u64>(s, CPU_ICOUNT), VKVM_TSC_ICOUNT)
+  const icount = load<u64>(s, CPU_ICOUNT)
+  if (load<u64>(k, VKVM_TSC_RIP) == rip && load<u32>(k, VKVM_TSC_PAUSED) != 0 && icount - load<u64>(k, VKVM_TSC_ICOUNT) < TSC_WINDOW) {
+    const count = load<u32>(k, VKVM_TSC_COUNT) + 1
+    store<u32>(k, count, VKVM_TSC_COUNT)
+    if (count >= TSC_START) pollJump(s, count - TSC_START)
+  } else {
+    store<u32>(k, 0, VKVM_TSC_COUNT)
+  }
+  store<u32>(k, 0, VKVM_TSC_PAUSED)
+  store<u64>(k, icount, VKVM_TSC_ICOUNT)
   store<u64>(k, rip, VKVM_TSC_RIP)
+}
+
+export function pollPause(s: usize): void {
+  store<u32>(vkvm(s), 1, VKVM_TSC_PAUSED)
 }
 
 export function pollWindow(ghcb: bool): u64 {

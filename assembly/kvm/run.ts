@@ -7,12 +7,12 @@ import { execute } from '../generated/execute'
 import { KVM_EXIT_INTERNAL_ERROR, RUN_IMMEDIATE_EXIT, RUN_REQUEST_INTERRUPT_WINDOW } from '../generated/kvm'
 import {
   CHIP_RUNNING, CHIP_USER_DEADLINE, CPU_EVENT, CPU_HALTED, CPU_ICOUNT, CPU_RIP, CPU_SLICE_END, CPU_STOP_DETAIL, CPU_STOP_REASON, CPU_TRIPLE_FAULT, EVENT_KICK,
-  EVENT_WINDOW, STOP_BUDGET, STOP_EVENT, STOP_EXIT, STOP_FETCH_MMIO, STOP_OUT_OF_MEMORY, STOP_SHUTDOWN, STOP_UNIMPLEMENTED, VKVM_BLOCKED_AT, VKVM_BLOCKED_ONCE, VKVM_NMI_PENDING, VKVM_PENDING, VKVM_PROTECTED, VKVM_WHY, VM_CLOCK,
+  EVENT_WINDOW, STOP_BUDGET, STOP_EVENT, STOP_EXIT, STOP_FETCH_MMIO, STOP_OUT_OF_MEMORY, STOP_SHUTDOWN, STOP_UNIMPLEMENTED, VKVM_BLOCKED_AT, VKVM_BLOCKED_ONCE, VKVM_PENDING, VKVM_PROTECTED, VKVM_WHY, VM_CLOCK,
   VM_VCPU_COUNT, VM_VCPUS, WHY_BLOCKED, WHY_BUDGET, WHY_HALTED_FOREVER, WHY_KICK, WHY_NONE, WHY_USER_DEADLINE, WHY_WAIT_SIPI,
 } from '../generated/layout'
 import { apReset } from './ap'
 import { complete } from './complete'
-import { acceptInit, expireTimers, nearestDeadline, rearm, wakes } from './events'
+import { acceptInit, expireTimers, injected, injectedEvents, nearestDeadline, rearm, wakes } from './events'
 import { exitEmulation, exitIntr, exitShutdown, exitWindow, saveRunState, userApic, windowOpen } from './exits'
 import { unmapGhcb } from './ghcb'
 import { esEnter, esLeave } from './vmsa'
@@ -133,7 +133,7 @@ function loop(s: usize): i32 {
     }
     if (isSevEs(s)) unmapGhcb(s)
     rearm(s)
-    if (atomic.load<u32>(s + CPU_EVENT) != 0 || load<u32>(k, VKVM_NMI_PENDING) != 0) signal(s, 0)
+    if (atomic.load<u32>(s + CPU_EVENT) != 0 || injected(k)) signal(s, injectedEvents(k))
     execute(s)
     switch (load<u32>(s, CPU_STOP_REASON)) {
       case STOP_EXIT:
