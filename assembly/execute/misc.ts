@@ -3,7 +3,7 @@
  * Owns CPU_RANDOM (splitmix64 state, seeded by the host: runs are reproducible).
  */
 import {
-  CPU_LEAVE, CPU_MODE, CPU_RANDOM, CPU_RIP, CPU_RIP_MASK, CPU_SCRATCH, EXC_GP, LEAVE_BRANCH, LEAVE_NONE, MODE_CS64, MODE_CS_MASK, OPF_REP, OPF_REPNE,
+  CPU_LEAVE, CPU_RANDOM, CPU_RIP, CPU_RIP_MASK, CPU_SCRATCH, EXC_GP, LEAVE_BRANCH, LEAVE_NONE, OPF_REP, OPF_REPNE,
   OP_FLAGS, OP_IMM,
   OP_REG, OP_RM, OP_SEG, SEG_ES,
 } from '../generated/layout'
@@ -58,7 +58,7 @@ export function cwd(s: usize, op: usize): u32 {
 function jump(s: usize, op: usize, taken: bool): u32 {
   let to = taken ? load<u64>(s, CPU_RIP) + load<u64>(op, OP_IMM) : nextRip(s, op)
   to &= load<u64>(s, CPU_RIP_MASK)
-  if (taken && operandSize(op) == 2 && (load<u32>(s, CPU_MODE) & MODE_CS_MASK) != MODE_CS64) to &= 0xffff
+  if (taken && operandSize(op) == 2) to &= 0xffff
   store<u64>(s, to, CPU_RIP)
   return LEAVE_BRANCH
 }

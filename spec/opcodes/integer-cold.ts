@@ -42,6 +42,6 @@ export const integerCold: readonly string[] = [
   'NP.0F38.F9 MOVDIRI M,Gy =movdiri mem', '66.0F38.F8 MOVDIR64B Gy,M =movdir64b mem',
   'NP.0F.C7/6r RDRAND Ev =rdrand', '66.0F.C7/6r RDRAND Ev =rdrand', 'NP.0F.C7/7r RDSEED Ev =rdrand', '66.0F.C7/7r RDSEED Ev =rdrand',
   '98 CBW =cbw', '99 CWD =cwd',
-  'E0 LOOPNE Jb =loopne end f64', 'E1 LOOPE Jb =loope end f64', 'E2 LOOP Jb =loop end f64', 'E3 JCXZ Jb =jcxz end f64',
+  'E0 LOOPNE Jb =loopne end d64', 'E1 LOOPE Jb =loope end d64', 'E2 LOOP Jb =loop end d64', 'E3 JCXZ Jb =jcxz end d64',
   'A0 MOV AL,Ob =movFromOffset', 'A1 MOV rAX,Ov =movFromOffset', 'A2 MOV Ob,AL =movToOffset', 'A3 MOV Ov,rAX =movToOffset',
 ]

@@ -8,6 +8,7 @@ const shifts = ['ROL', 'ROR', 'RCL', 'RCR', 'SHL', 'SHR', 'SHL', 'SAR']
 const conditions = ['O', 'NO', 'B', 'AE', 'E', 'NE', 'BE', 'A', 'S', 'NS', 'P', 'NP', 'L', 'GE', 'LE', 'G']
 const hex = (n: number): string => n.toString(16).toUpperCase().padStart(2, '0')
 
+// Near branches obey the operand-size prefix in 64-bit mode as AMD's do (APM vol 3, 1.2.2; measured): d64, not Intel's f64.
 export const integer: readonly string[] = [
   ...alu.flatMap((name, i) => {
     const lock = name === 'CMP' ? '' : ' lock'
@@ -75,16 +76,16 @@ export const integer: readonly string[] = [
   '6A PUSH Ib d64 =pushImmediate',
   'FF/6 PUSH Ev d64 =pushRm',
   '8F/0 POP Ev d64 =popRm',
-  'E8 CALL Jz f64 end =callRelative',
-  'E9 JMP Jz f64 end',
-  'EB JMP Jb f64 end',
-  'FF/2 CALL Ev f64 end =callRm',
-  'FF/4 JMP Ev f64 end =jumpRm',
-  'C3 RET f64 end =ret',
-  'C2 RET Iw f64 end =ret',
+  'E8 CALL Jz d64 end =callRelative',
+  'E9 JMP Jz d64 end',
+  'EB JMP Jb d64 end',
+  'FF/2 CALL Ev d64 end =callRm',
+  'FF/4 JMP Ev d64 end =jumpRm',
+  'C3 RET d64 end =ret',
+  'C2 RET Iw d64 end =ret',
   ...conditions.flatMap((c, i) => [
-    `7${i.toString(16).toUpperCase()} J${c} Jb f64 end`,
-    `0F.8${i.toString(16).toUpperCase()} J${c} Jz f64 end`,
+    `7${i.toString(16).toUpperCase()} J${c} Jb d64 end`,
+    `0F.8${i.toString(16).toUpperCase()} J${c} Jz d64 end`,
     `0F.9${i.toString(16).toUpperCase()} SET${c} Eb =setcc`,
     `0F.4${i.toString(16).toUpperCase()} CMOV${c} Gv,Ev =cmov`,
   ]),

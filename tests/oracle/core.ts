@@ -18,6 +18,7 @@ interface Exports {
   cpuGetFlags(s: number): bigint
   cpuSetFlags(s: number, value: bigint): void
   execute(s: number): void
+  decode(s: number, op: number, from: number, at: number, mode: number): number
   invalidateLines(s: number, frame: number, lines: number): number
 }
 
@@ -41,6 +42,8 @@ export class Emulated {
   private readonly snapshot: Uint8Array
   private readonly window = new Uint8Array(WINDOW)
   private dirty = false
+  /** OP_ID of #UD. */
+  private readonly undefinedId: number
 
   constructor() {
     const module = new WebAssembly.Module(readFileSync(new URL('../../../dist/core.wasm', import.meta.url)))
@@ -64,6 +67,10 @@ export class Emulated {
     this.gpr = new BigUint64Array(this.memory.buffer, this.s, 16)
     this.buildState()
     this.snapshot = this.bytes.slice(this.s, this.s + 0x1000)
+    // LOCK MOV r,r.
+    this.undefinedId = 0xffff
+    this.decode(Uint8Array.of(0xf0, 0x89, 0xc0, 0), L.MODE_CS64)
+    this.undefinedId = this.view.getUint16(L.STAGING + 64 + L.OP_ID, true)
   }
 
   /** Linear-memory address of a guest-physical page. */
@@ -206,7 +213,7 @@ export class Emulated {
       return outcome
     }
     if (view.getUint32(s + L.CPU_CPL, true) === 0) {
-      outcome.vector = Number((outcome.rip - HANDLERS - 1n) / 16n)
+      outcome.vector = Number((outcome.rip - HANDLERS) / 16n)
       const top = this.frame(P.STACK) + 4096
       outcome.rip = view.getBigUint64(top - 40, true)
       outcome.rflags = view.getBigUint64(top - 24, true)
@@ -223,5 +230,14 @@ export class Emulated {
     // The landing bytes must be what the other side has there.
     this.code(c.slot, undefined, c.length)
     return outcome
+  }
+
+  /** Decodes 16 bytes in a mode (MODE_CS*); `valid` is false where the op raises #UD or #GP whatever its operands are. */
+  decode(bytes: Uint8Array, mode: number): { length: number; valid: boolean } {
+    this.bytes.set(bytes, L.STAGING)
+    this.bytes.fill(0, L.STAGING + bytes.length, L.STAGING + 64)
+    const length = this.call.decode(this.s, L.STAGING + 64, L.STAGING, 0, mode) & 0xff
+    const id = this.view.getUint16(L.STAGING + 64 + L.OP_ID, true)
+    return { length, valid: id !== this.undefinedId }
   }
 }

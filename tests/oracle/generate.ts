@@ -99,7 +99,7 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
   if (row.prefix === '66') {
     prefixes.push(0x66)
     operand16 = true
-  } else if (row.prefix === 'any' && !branch && r.chance(25) && !claims.has(row, '66')) {
+  } else if (row.prefix === 'any' && r.chance(branch ? 5 : 25) && !claims.has(row, '66')) {
     prefixes.push(0x66)
     operand16 = true
   }
@@ -345,7 +345,7 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
       break
     }
     case 'Jz':
-      put((r.chance(50) ? 1 : -1) * (64 + r.below(0x4000)), 4)
+      put((r.chance(50) ? 1 : -1) * (64 + r.below(0x4000)), size === 2 ? 2 : 4)
       break
     case 'IwIb':
       put(r.below(64), 2)
