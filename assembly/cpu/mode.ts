@@ -111,7 +111,8 @@ export function updateMode(s: usize): void {
   } else {
     const wide = (attrib & ATTR_DB) != 0
     mode = wide ? MODE_CS32 : MODE_CS16
-    store<u64>(s, wide ? 0xffffffff : 0xffff, CPU_RIP_MASK)
+    // EIP runs on past 0xffff in a 16-bit segment whose limit allows it (OVMF's way of SEV-ES APs back to real mode)
+    store<u64>(s, wide || load<u32>(cs, SEG_LIMIT) > 0xffff ? 0xffffffff : 0xffff, CPU_RIP_MASK)
     if (<u32>load<u16>(ss, SEG_ATTRIB) & ATTR_DB) {
       mode |= MODE_SS32
       store<u64>(s, 0xffffffff, CPU_STACK_MASK)
