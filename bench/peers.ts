@@ -1,6 +1,6 @@
 /**
  * The same bare integer loops in Debian's Bochs and in Cloister, in one run: `node build/bench/peers.js [NAME…]`.
- * Both are measured as whole processes, with the time of an empty run (scale 0) subtracted; instructions are
+ * Both are measured as whole processes in CPU time, with that of an empty run (scale 0) subtracted; instructions are
  * Cloister's exact count, which is also what Bochs executes. Prints one line per loop and the ratio.
  */
 import { spawnSync } from 'node:child_process'
@@ -29,10 +29,19 @@ error: action=ignore
 info: action=report
 `
 
-function seconds(run: () => void): number {
-  const start = performance.now()
-  run()
-  return (performance.now() - start) / 1000
+/** CPU seconds (user and system) of a command in the work folder: steadier than wall time on a machine that is shared. */
+function cpuSeconds(command: readonly string[]): { time: number; status: number | null } {
+  const script = 'TIMEFORMAT="%U %S"; time "$@" >/dev/null 2>errors'
+  const r = spawnSync('bash', ['-c', script, 'bash', ...command], {
+    cwd: work,
+    env: { ...process.env, TERM: 'vt100' },
+    encoding: 'utf8',
+    stdio: ['ignore', 'ignore', 'pipe'],
+    timeout: 300_000,
+  })
+  if (r.error) throw r.error
+  const [user = 0, system = 0] = r.stderr.trim().split(/\s+/).map(Number)
+  return { time: user + system, status: r.status }
 }
 
 function bochs(which: number, scale: number): number {
@@ -42,16 +51,9 @@ function bochs(which: number, scale: number): number {
   writeFileSync(join(work, 'floppy.img'), floppy)
   writeFileSync(join(work, 'bochsrc'), configuration)
   writeFileSync(join(work, 'commands'), 'c\n')
-  return seconds(() => {
-    const r = spawnSync('bochs', ['-q', '-f', 'bochsrc', '-rc', 'commands'], {
-      cwd: work,
-      env: { ...process.env, TERM: 'vt100' },
-      stdio: ['ignore', 'ignore', 'ignore'],
-      timeout: 120_000,
-    })
-    if (r.error) throw r.error
-    if (!readFileSync(join(work, 'bochs.log'), 'utf8').includes('quit_sim')) throw new Error('Bochs did not reach the end of the loop')
-  })
+  const { time } = cpuSeconds(['bochs', '-q', '-f', 'bochsrc', '-rc', 'commands'])
+  if (!readFileSync(join(work, 'bochs.log'), 'utf8').includes('quit_sim')) throw new Error('Bochs did not reach the end of the loop')
+  return time
 }
 
 function cloister(which: number, scale: number): { time: number; instructions: number } {
@@ -59,14 +61,9 @@ function cloister(which: number, scale: number): { time: number; instructions: n
   const report = join(work, 'report.json')
   writeFileSync(image, loopImage(which, scale))
   const address = `0x${LOAD_ADDRESS.toString(16)}`
-  const time = seconds(() => {
-    const r = spawnSync(
-      process.execPath,
-      [cli, 'run', '--image', image, '--load', address, '--entry', address, '--mode', 'long64', '--memory', '32M', '--report', report],
-      { stdio: ['ignore', 'ignore', 'inherit'], timeout: 120_000 },
-    )
-    if (r.status !== 0) throw new Error(`cloister run ended with status ${r.status}`)
-  })
+  const run = ['run', '--image', image, '--load', address, '--entry', address, '--mode', 'long64', '--memory', '32M', '--report', report]
+  const { time, status } = cpuSeconds([process.execPath, cli, ...run])
+  if (status !== 0) throw new Error(`cloister run ended with status ${status}: ${readFileSync(join(work, 'errors'), 'utf8')}`)
   return { time, instructions: Number(JSON.parse(readFileSync(report, 'utf8')).instructions) }
 }
 
