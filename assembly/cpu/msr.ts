@@ -54,7 +54,7 @@ export function resetMsrs(s: usize): void {
   store<u64>(s, 0, CPU_MCG_CTL)
   store<u64>(s, 0, CPU_TSC_AUX)
   store<u64>(s, 0, CPU_TSC_ADJUST)
-  store<u64>(s, 1 << 24, CPU_HWCR)
+  store<u64>(s, 0, CPU_HWCR)
 }
 
 function bankAddress(s: usize, index: u32): usize {
@@ -98,7 +98,7 @@ export function msrRead(s: usize, index: u32, host: bool): bool {
     if ((<u32>load<u8>(at, 5) & MSRF_WRITE_ONLY) != 0) return host ? found(s, 0) : false
     if (kind == MSR_KIND_FIELD) return found(s, load<u64>(s + msrOffset(n)))
     if (kind == MSR_KIND_CONSTANT) return found(s, load<u64>(at, 16))
-    return specialRead(s, index)
+    return specialRead(s, index, host)
   }
   if ((index & 0xffffff00) == 0x800) return x2apicRead(s, index, s + CPU_MSR_VALUE)
   const bank = bankAddress(s, index)
@@ -106,12 +106,12 @@ export function msrRead(s: usize, index: u32, host: bool): bool {
   return false
 }
 
-function specialRead(s: usize, index: u32): bool {
+function specialRead(s: usize, index: u32, host: bool): bool {
   switch (index) {
     case 0x10: return found(s, tscNow(s))
     case 0x1b: return found(s, load<u64>(s, CPU_APIC_BASE))
     case 0x3b: return found(s, load<u64>(s, CPU_TSC_ADJUST))
-    case 0x17b: return found(s, load<u64>(s, CPU_MCG_CTL))
+    case 0x17b: return host || (load<u64>(s, CPU_MCG_CAP) & 0x100) != 0 ? found(s, load<u64>(s, CPU_MCG_CTL)) : false
     case 0x277: return found(s, load<u64>(s, CPU_PAT))
     case 0x2ff: return found(s, load<u64>(s, CPU_MTRR_DEF))
     case 0x6e0: return found(s, tscDeadlineRead(s))

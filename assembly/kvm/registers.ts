@@ -1,5 +1,6 @@
 /** What the host half needs to read and replace vCPU registers: lazy flags and derived mode state. Owns no state. */
 import { getFlags, setFlags } from '../cpu/flags'
+import { updateDebug } from '../cpu/debug'
 import { updateMode } from '../cpu/mode'
 import { flushTlb } from '../memory/tlb'
 
@@ -17,5 +18,6 @@ export function cpuSetFlags(s: usize, value: u64): void {
 /** After the host changed control registers, EFER or segments. */
 export function cpuModeChanged(s: usize): void {
   updateMode(s)
+  updateDebug(s)
   flushTlb(s)
 }

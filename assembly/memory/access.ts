@@ -6,8 +6,8 @@
  * Owns CPU_SCRATCH, CPU_COMMIT_*.
  */
 import {
-  CPU_COMMIT_SIZE, CPU_COMMIT_VA, CPU_DEBUG_ARMED, CPU_EFER, CPU_LEAVE, CPU_SCRATCH, CPU_TLB_BASE, CPU_VM, DEBUG_DATA, EXC_GP, EXC_SS, FRAME_CODE, FRAME_KEY, LEAVE_NEXT, OP_SEG, SEG_SS,
-  TLB_ADDEND, TLB_EXEC, TLB_READ, TLB_WRITE
+  CPU_COMMIT_SIZE, CPU_COMMIT_VA, CPU_DEBUG_ARMED, CPU_EFER, CPU_LEAVE, CPU_SCRATCH, CPU_TLB_BASE, CPU_VM, DEBUG_DATA, EXC_AC, EXC_GP, EXC_SS, FRAME_CODE, FRAME_KEY, LEAVE_NEXT, OP_SEG, SEG_SS,
+  TLB_ADDEND, TLB_EXEC, TLB_READ, TLB_WRITE, VCPU_TLB_EMPTY
 } from '../generated/layout'
 import { watchAccess } from '../cpu/watch'
 import { invalidateLines } from '../decode/cache'
@@ -40,6 +40,10 @@ function how(op: usize, access: u32): u32 {
 /** Resolves all pages of an access; false = leaving. Data breakpoints (DR7) are noticed here: their pages have no tags. */
 function resolve(s: usize, va: u64, size: u32, manner: u32): bool {
   if (!resolvePages(s, va, size, manner)) return false
+  if ((manner & IMPLICIT) == 0 && load<u32>(s, CPU_TLB_BASE) == <u32>(s + VCPU_TLB_EMPTY) && (size == 2 || size == 4 || size == 8) && (va & <u64>(size - 1)) != 0) {
+    raiseError(s, EXC_AC, 0)
+    return false
+  }
   if ((load<u32>(s, CPU_DEBUG_ARMED) & DEBUG_DATA) != 0 && (manner & 3) != EXEC) watchAccess(s, truncate(s, va), size, (manner & 3) == WRITE)
   return true
 }

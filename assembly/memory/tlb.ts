@@ -10,7 +10,7 @@
 import {
   CPU_CPL, CPU_CR0, CPU_CR3, CPU_CR4, CPU_DEBUG_ARMED, CPU_EFLAGS, CPU_JUMP_KEY, CPU_TLB_BASE, CPU_TLB_GENERATION, DEBUG_DATA, FRAME_CODE, FRAME_DIRTY, FRAME_KEY, GLOBAL,
   GLOBAL_VCPUS, GLOBAL_VCPU_COUNT, MMU_FLUSHES, MMU_GLOBAL_GENERATION, MMU_LARGE_BASE, MMU_LARGE_MASK, MMU_PSC_GENERATION, MMU_USED, MMU_WRITE_COUNT,
-  MMU_WRITE_LIST, TLB_ADDEND, TLB_CODE, TLB_EXEC, TLB_READ, TLB_WRITE, VCPU_JUMP, VCPU_JUMP_SIZE, VCPU_PSC, VCPU_PSC_SIZE, VCPU_TLB2,
+  MMU_WRITE_LIST, TLB_ADDEND, TLB_CODE, TLB_EXEC, TLB_READ, TLB_WRITE, VCPU_JUMP, VCPU_JUMP_SIZE, VCPU_PSC, VCPU_PSC_SIZE, VCPU_TLB2, VCPU_TLB_EMPTY, VCPU_TLB_EMPTY_SIZE,
   VCPU_TLB2_SIZE, VCPU_TLB_USER, VCPU_TLB_USER_SIZE, VCPU_WRITE_LIST
 } from '../generated/layout'
 import { watchedPage } from '../cpu/watch'
@@ -22,6 +22,7 @@ export const SUPERVISOR: u32 = 1
 export const SMAP: u32 = 2
 
 export const CR0_WP: u64 = 1 << 16
+const CR0_AM: u64 = 1 << 18
 export const CR4_SMEP: u64 = 1 << 20
 export const CR4_SMAP: u64 = 1 << 21
 export const CR4_PCIDE: u64 = 1 << 17
@@ -59,9 +60,15 @@ export function arrayBase(s: usize, array: u32): usize {
   return s + VCPU_TLB_USER + <usize>array * VCPU_TLB_USER_SIZE
 }
 
-/** Chooses the L1 array from CPL, CR4.SMAP and RFLAGS.AC. */
+/** CPL 3 with CR0.AM and RFLAGS.AC: every access is looked at (SDM vol 3, 6.15, #AC). */
+export function alignmentChecked(s: usize): bool {
+  return load<u32>(s, CPU_CPL) == 3 && (load<u64>(s, CPU_EFLAGS) & RFLAGS_AC) != 0 && (load<u64>(s, CPU_CR0) & CR0_AM) != 0
+}
+
+/** Chooses the L1 array from CPL, CR4.SMAP, CR0.AM and RFLAGS.AC. */
 export function selectTlb(s: usize): void {
-  store<u32>(s, <u32>arrayBase(s, currentArray(s)), CPU_TLB_BASE)
+  const base = alignmentChecked(s) ? s + VCPU_TLB_EMPTY : arrayBase(s, currentArray(s))
+  store<u32>(s, <u32>base, CPU_TLB_BASE)
 }
 
 /** The jump cache maps linear addresses too: a new generation in its key makes all of it stale. */
@@ -94,6 +101,7 @@ function newGeneration(s: usize): void {
 /** A zeroed arena holds tags of page 0: makes the L1 arrays empty. */
 export function initTlb(s: usize): void {
   store<u32>(s, 7, VCPU_WRITE_LIST + MMU_USED)
+  memory.fill(s + VCPU_TLB_EMPTY, 0xff, VCPU_TLB_EMPTY_SIZE)
   flushTlb(s)
   selectTlb(s)
 }

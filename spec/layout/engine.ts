@@ -64,6 +64,7 @@ export const vcpuArena = chain(0, [
   ['VCPU_JUMP', 64 * KiB, 'jump cache, 4096 entries of 16 bytes: linear RIP u64, block u32, key u32'],
   ['VCPU_BUCKETS', 64 * KiB, 'block hash, 16384 heads'],
   ['VCPU_FRAME_BUCKETS', 16 * KiB, 'blocks by frame, 4096 heads'],
+  ['VCPU_TLB_EMPTY', 32 * KiB, 'L1 TLB without tags: CPL 3 with alignment checks (CR0.AM, RFLAGS.AC) takes the slow path always'],
   ['VCPU_BLOCKS', 8 * MiB, 'decoded blocks, filled upwards, flushed whole'],
   ['VCPU_FPU', 4 * KiB, 'image under construction of FXSAVE, XSAVE and FSAVE; operands of x87 and SSE handlers'],
 ])

@@ -142,5 +142,27 @@ test('data breakpoint: trap after the store, not after a load', () => {
   assert.is(m.u64(L.CPU_DR6) & 0xfn, 2n)
 })
 
+test('alignment checks in ring 3 with CR0.AM and AC; #VC 0x51 in an SEV-ES guest', () => {
+  const machine = (flags: bigint): Machine => {
+    const m = new Machine('long')
+    m.set64(L.CPU_CR0, 0x80040011n)
+    m.user()
+    m.setFlags(flags)
+    return m
+  }
+  const load = (at: number): number[] => [0x8b, 0x04, 0x25, ...dword(at), HLT]
+  assert.is(machine(0x40002n).exec(load(0x5002)), 17)
+  assert.is(machine(0x40002n).exec(load(0x5004)), 13)
+  assert.is(machine(2n).exec(load(0x5002)), 13)
+  const push = machine(0x40002n)
+  push.setReg(4, 0x6001n)
+  assert.is(push.exec([0x50]), 17)
+  assert.is(push.frame(0), 0)
+  const es = machine(0x40002n)
+  es.core.view.setUint32(es.vm + L.VM_SEV, 2, true)
+  assert.is(es.exec(load(0x5002)), 29)
+  assert.is(es.frame(0), 0x51)
+})
+
 void [STACK, UDATA]
 test.run()
