@@ -1,8 +1,8 @@
 /** SSE/SSE2 conversions (SDM vol 2, CVTxx2xx). Owns no state beyond MXCSR flags (sse-float.ts). */
-import { OP_EXTRA, VCPU_FPU } from '../generated/layout'
+import { CPU_MXCSR, OP_EXTRA, VCPU_FPU } from '../generated/layout'
 import { leaving } from '../memory/access'
 import { getRm, isMemory, operandSize, setReg } from './operands'
-import { beginSse, finishSse } from './sse-float'
+import { beginSse, finishSse, MXCSR_PE, ordinary32, ordinary64, PLAIN, PLAIN_MASK, safe32 } from './sse-float'
 import { enterMmx, left, memory, mmxRm, mmxUsable, put, putMmx, source, sourceOf, sseUsable, xmmReg, xmmRm } from './sse-operands'
 import { integerToFloat, narrow, toInteger, widen } from './softfloat-binary'
 
@@ -35,6 +35,10 @@ export function cvtpd2ps(s: usize, op: usize): u32 {
 export function cvtss2sd(s: usize, op: usize): u32 {
   const p = sourceOf(s, op, 4)
   if (!p) return left(s)
+  if (ordinary32(load<u32>(p))) {
+    store<f64>(xmmReg(s, op), <f64>load<f32>(p))
+    return 0
+  }
   beginSse(s)
   const r = widen(<u64>load<u32>(p))
   const leave = finishSse(s)
@@ -44,6 +48,15 @@ export function cvtss2sd(s: usize, op: usize): u32 {
 export function cvtsd2ss(s: usize, op: usize): u32 {
   const p = sourceOf(s, op, 8)
   if (!p) return left(s)
+  const mxcsr = load<u32>(s, CPU_MXCSR)
+  if ((mxcsr & PLAIN_MASK) == PLAIN && ordinary64(load<u64>(p))) {
+    const x = load<f64>(p)
+    const r = <f32>x
+    if (safe32(reinterpret<u32>(r)) && ((mxcsr & MXCSR_PE) != 0 || <f64>r == x)) {
+      store<f32>(xmmReg(s, op), r)
+      return 0
+    }
+  }
   beginSse(s)
   const r = narrow(load<u64>(p))
   const leave = finishSse(s)
@@ -68,8 +81,12 @@ export function cvtsi2sd(s: usize, op: usize): u32 {
   const size = operandSize(op)
   const value = getRm(s, op, size)
   if (leaving(s)) return left(s)
+  if (size == 4) {
+    store<f64>(xmmReg(s, op), <f64><i32>value)
+    return 0
+  }
   beginSse(s)
-  const r = integerToFloat(size == 8 ? <i64>value : <i64><i32>value, true)
+  const r = integerToFloat(<i64>value, true)
   const leave = finishSse(s)
   if (leave == 0) store<u64>(xmmReg(s, op), r)
   return leave
@@ -83,6 +100,18 @@ export function cvtss2si(s: usize, op: usize): u32 {
 export function cvtsd2si(s: usize, op: usize): u32 {
   const p = sourceOf(s, op, 8)
   if (!p) return left(s)
+  const x = load<f64>(p)
+  const mxcsr = load<u32>(s, CPU_MXCSR)
+  // In range and PE masked, truncating or to nearest: WASM's conversion, and PE when it was not exact.
+  if (ordinary64(load<u64>(p)) && Math.abs(x) < 2147483647 && (mxcsr & 0x1000) != 0) {
+    const truncate = load<u32>(op, OP_EXTRA) == 0x2c
+    if (truncate || (mxcsr & 0x6000) == 0) {
+      const r = <i32>(truncate ? x : nearest<f64>(x))
+      if (<f64>r != x) store<u32>(s, mxcsr | MXCSR_PE, CPU_MXCSR)
+      setReg(s, op, operandSize(op) == 8 ? 8 : 4, <u64><i64>r)
+      return 0
+    }
+  }
   return toGeneral(s, op, load<u64>(p), true)
 }
 function toGeneral(s: usize, op: usize, value: u64, wide: bool): u32 {

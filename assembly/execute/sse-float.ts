@@ -15,9 +15,9 @@ const CR4_OSXMMEXCPT: u64 = 1 << 10
 const MXCSR_DAZ: u32 = 0x40
 const MXCSR_FTZ: u32 = 0x8000
 /** All exceptions masked, nearest: what WASM's floats do, apart from flags. */
-const PLAIN_MASK: u32 = 0x7f80
-const PLAIN: u32 = 0x1f80
-const MXCSR_PE: u32 = 0x20
+export const PLAIN_MASK: u32 = 0x7f80
+export const PLAIN: u32 = 0x1f80
+export const MXCSR_PE: u32 = 0x20
 
 export function beginSse(s: usize): void {
   const m = load<u32>(s, CPU_MXCSR)
@@ -47,17 +47,17 @@ function arithmetic(opcode: u32, a: u64, b: u64, wide: bool): u64 {
   }
 }
 
-function ordinary64(x: u64): bool {
+export function ordinary64(x: u64): bool {
   return ((<u32>(x >> 52) & 0x7ff) - 1) < 0x7fe
 }
-function ordinary32(x: u32): bool {
+export function ordinary32(x: u32): bool {
   return (((x >> 23) & 0xff) - 1) < 0xfe
 }
 /** Results next to the underflow threshold are left to softfloat as well. */
 function safe64(x: u64): bool {
   return ((<u32>(x >> 52) & 0x7ff) - 2) < 0x7fd
 }
-function safe32(x: u32): bool {
+export function safe32(x: u32): bool {
   return (((x >> 23) & 0xff) - 2) < 0xfd
 }
 
@@ -336,6 +336,13 @@ export function cmpPs(s: usize, op: usize): u32 {
   return leave
 }
 
+/** Ordinary or zero: compares without a flag. */
+function comparable64(x: u64): bool {
+  return ordinary64(x) || x << 1 == 0
+}
+function comparable32(x: u32): bool {
+  return ordinary32(x) || x << 1 == 0
+}
 /** COMISx (2F) and UCOMISx (2E): ZF PF CF from the order, OF SF AF cleared. */
 function comis(s: usize, op: usize, a: u64, b: u64, wide: bool): u32 {
   beginSse(s)
@@ -346,11 +353,25 @@ function comis(s: usize, op: usize, a: u64, b: u64, wide: bool): u32 {
 }
 export function comisd(s: usize, op: usize): u32 {
   const p = sourceOf(s, op, 8)
-  return p ? comis(s, op, load<u64>(xmmReg(s, op)), load<u64>(p), true) : left(s)
+  if (!p) return left(s)
+  const a = load<u64>(xmmReg(s, op))
+  const b = load<u64>(p)
+  if (!comparable64(a) || !comparable64(b)) return comis(s, op, a, b, true)
+  const x = reinterpret<f64>(a)
+  const y = reinterpret<f64>(b)
+  setArithmetic(s, x == y ? 0x40 : x < y ? 1 : 0)
+  return 0
 }
 export function comiss(s: usize, op: usize): u32 {
   const p = sourceOf(s, op, 4)
-  return p ? comis(s, op, <u64>load<u32>(xmmReg(s, op)), <u64>load<u32>(p), false) : left(s)
+  if (!p) return left(s)
+  const a = load<u32>(xmmReg(s, op))
+  const b = load<u32>(p)
+  if (!comparable32(a) || !comparable32(b)) return comis(s, op, <u64>a, <u64>b, false)
+  const x = reinterpret<f32>(a)
+  const y = reinterpret<f32>(b)
+  setArithmetic(s, x == y ? 0x40 : x < y ? 1 : 0)
+  return 0
 }
 
 /** ROUNDPS 08, ROUNDPD 09, ROUNDSS 0A, ROUNDSD 0B. */

@@ -90,6 +90,24 @@ test('FXSAVE and XSAVE want alignment and a supported layout', () => {
   n.setReg(6, BigInt(DATA + 16))
   assert.is(outcome(n, ...XSAVE), GP)
 })
+test('XSAVEOPT leaves out what is in its initial state, XSAVE writes it; XRSTOR without the bit initialises', () => {
+  for (const [code, expected] of [[[0x0f, 0xae, 0x36], 0x5a5a5a5a5a5a5a5an], [XSAVE, 0n]] as const) {
+    const m = machine()
+    for (let i = 0; i < 576; i += 8) m.poke(DATA + i, i < 512 ? 0x5a5a5a5a5a5a5a5an : 0n)
+    m.setReg(0, 3n)
+    assert.is(outcome(m, ...code), HALTED)
+    assert.is(m.peek(DATA + 160), expected)
+    assert.is(m.peek(DATA + 512), 0n)
+    assert.is(m.peek(DATA + 24, 4), 0x1f80n)
+    m.set64(L.CPU_XMM + 64, 77n)
+    m.set32(L.CPU_FCW, 0x27f)
+    m.set32(L.CPU_HALTED, 0)
+    m.set64(L.CPU_RIP, BigInt(CODE))
+    assert.is(outcome(m, 0x0f, 0xae, 0x2e), HALTED)
+    assert.is(m.u64(L.CPU_XMM + 64), 0n)
+    assert.is(m.u32(L.CPU_FCW), 0x37f)
+  }
+})
 test('XSAVES and XRSTORS: CPL 0 only, compacted format round trip', () => {
   const m = machine()
   m.setReg(0, 3n)
