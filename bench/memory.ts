@@ -5,14 +5,14 @@
  */
 import { readFileSync } from 'node:fs'
 import {
-  BACKING_FRAMES, CPU_CR0, CPU_CR3, CPU_CR4, CPU_EFER, CPU_VM, FRAME_INFO, FRAME_WRONG, HEAP, OP_SEG, SEG_DS, SIZEOF_FRAME, SIZEOF_VM, STAGING, VM_ASID, VM_C_BIT
+  BACKING_FRAMES, CPU_BUDGET, CPU_CR0, CPU_CR3, CPU_CR4, CPU_EFER, CPU_GPR, CPU_ICOUNT, CPU_SEGMENTS, CPU_SLICE_END, CPU_VM, FRAME_INFO, FRAME_WRONG, HEAP, OP_SEG, SEG_ATTRIB, SEG_CS, SEG_DS, SEG_LIMIT, SIZEOF_FRAME, SIZEOF_VM, STAGING, VM_ASID, VM_C_BIT
 } from '../host/generated/layout.ts'
 import type { Case } from './cases.ts'
 
 type Call = (...args: (number | bigint)[]) => number
 
 interface Machine {
-  readonly x: Record<'allocPages' | 'allocArena' | 'backingCreate' | 'backingWrite' | 'pspWrite' | 'slotSet' | 'vcpuRegister' | 'readBytes' | 'writeBytes' | 'flushTlb' | 'flushTlbLocal' | 'invalidatePage' | 'setKey' | 'pspDecrypt' | 'pspEncrypt', Call>
+  readonly x: Record<'allocPages' | 'allocArena' | 'backingCreate' | 'backingWrite' | 'pspWrite' | 'slotSet' | 'vcpuRegister' | 'readBytes' | 'writeBytes' | 'flushTlb' | 'flushTlbLocal' | 'invalidatePage' | 'setKey' | 'pspDecrypt' | 'pspEncrypt' | 'cpuModeChanged' | 'execute', Call>
   readonly view: DataView
   readonly s: number
   readonly vm: number
@@ -23,6 +23,7 @@ const OP = 0x8000
 const C_BIT = 1n << 51n
 const ASID = 3
 const CALLS = 2048
+const STORES = 100_000
 
 /** 4 KiB mappings of `pages` pages at linear 0 (to scattered frames), and once more without C at 512 GiB if encrypted. */
 function machine(pages: number, encrypted: boolean): Machine {
@@ -123,12 +124,41 @@ function onMachine(prepare: (m: Machine) => () => void, encrypted = false): Case
   return async () => ({ step: prepare(machine(64, encrypted)), close: () => {} })
 }
 
+/** `mov [rbx], rax; dec rdx; jnz`: a loop that stores into its own page, 2 KiB away from its code, or into another one. */
+function storing(own: boolean): Case['start'] {
+  return async () => {
+    const { x, view, s, backing } = machine(64, false)
+    const code = [0x48, 0x89, 0x03, 0x48, 0xff, 0xca, 0x75, 0xf8, 0xf4]
+    code.forEach((byte, i) => view.setUint8(STAGING + i, byte))
+    x.backingWrite(backing, 0n, STAGING, code.length) // page 0 is mapped to frame 0
+    for (let n = 0; n < 6; n++) {
+      const at = s + CPU_SEGMENTS + n * 16
+      view.setUint32(at + SEG_LIMIT, 0xffffffff, true)
+      view.setUint16(at + SEG_ATTRIB, n === SEG_CS ? 0xa9b : 0xc93, true)
+    }
+    view.setBigUint64(s + CPU_GPR + 2 * 8, 1n << 60n, true)
+    view.setBigUint64(s + CPU_GPR + 3 * 8, own ? 0x800n : 0x5800n, true)
+    x.cpuModeChanged(s)
+    return {
+      step: () => {
+        const end = view.getBigUint64(s + CPU_ICOUNT, true) + BigInt(3 * STORES)
+        view.setBigUint64(s + CPU_SLICE_END, end, true)
+        view.setBigUint64(s + CPU_BUDGET, end, true)
+        x.execute(s)
+      },
+      close: () => {},
+    }
+  }
+}
+
 export const memoryCases: readonly Case[] = [
   { name: 'memory-hit', unit: 'calls', note: 'L1 hit called from JavaScript: subtract it from the others', units: CALLS, start: reads(256) },
   { name: 'memory-miss-64M', unit: 'calls', note: 'random loads over 64 MiB of 4 KiB pages', units: CALLS, start: reads(16384) },
   { name: 'memory-miss-256M', unit: 'calls', note: 'random loads over 256 MiB', units: CALLS, start: reads(65536) },
   { name: 'memory-wrong-read', unit: 'calls', note: 'load through the view that is not stored', units: CALLS, start: wrongView(false) },
   { name: 'memory-wrong-write', unit: 'calls', note: 'partial store through it', units: CALLS, start: wrongView(true) },
+  { name: 'memory-store', unit: 'stores', note: 'loop of three instructions that stores into another page', units: STORES, start: storing(false) },
+  { name: 'memory-store-code', unit: 'stores', note: 'the same into its own page, beside its code', units: STORES, start: storing(true) },
   {
     name: 'memory-convert',
     unit: 'pages',

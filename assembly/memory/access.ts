@@ -7,7 +7,7 @@
  */
 import {
   CPU_COMMIT_SIZE, CPU_COMMIT_VA, CPU_DEBUG_ARMED, CPU_EFER, CPU_LEAVE, CPU_SCRATCH, CPU_TLB_BASE, CPU_VM, DEBUG_DATA, EXC_AC, EXC_GP, EXC_SS, FRAME_CODE, FRAME_KEY, LEAVE_NEXT, OP_SEG, SEG_SS,
-  TLB_ADDEND, TLB_EXEC, TLB_READ, TLB_WRITE, VCPU_TLB_EMPTY
+  TLB_ADDEND, TLB_CODE, TLB_EXEC, TLB_READ, TLB_WRITE, VCPU_TLB_EMPTY
 } from '../generated/layout'
 import { watchAccess } from '../cpu/watch'
 import { invalidateLines } from '../decode/cache'
@@ -147,6 +147,19 @@ function writePieces(s: usize, from: usize, size: u32): u32 {
   return left
 }
 
+/**
+ * Host address for a store of n bytes to a page that has no write tag only because it holds code, if no line with code is
+ * touched; else 0.
+ */
+function besideCode(s: usize, op: usize, va: u64, n: u32): usize {
+  const e = entryFor(s, op, va)
+  if (load<u32>(e, TLB_CODE) == 0 || load<u64>(e, TLB_READ) != ((va + <u64>n - 1) & ~0xfff)) return 0
+  const to = <usize>(<u32>va + load<u32>(e, TLB_ADDEND))
+  const lines = load<u32>(frameInfo(to), FRAME_CODE)
+  // No code left: the ordinary way gives the page its write tag back.
+  return lines != 0 && (lines & lineMask(to, n)) == 0 ? to : 0
+}
+
 /** Host address of `size` (<= 64) readable bytes (RAM, or CPU_SCRATCH filled); 0 = leaving, LEAVE is set. */
 export function slowRead(s: usize, op: usize, va: u64, size: u32): usize {
   if (!resolve(s, va, size, how(op, READ))) return 0
@@ -156,6 +169,11 @@ export function slowRead(s: usize, op: usize, va: u64, size: u32): usize {
 
 /** Stores `value`; 0, or the LEAVE code (LEAVE_NEXT = stored, and the running block's code was hit). */
 export function slowWrite(s: usize, op: usize, va: u64, size: u32, value: u64): u32 {
+  const beside = besideCode(s, op, va, size)
+  if (beside != 0) {
+    storeValue(beside, size, value)
+    return 0
+  }
   if (!resolve(s, va, size, how(op, WRITE))) return load<u32>(s, CPU_LEAVE)
   if (kind1 == PLAIN && size1 == size) {
     storeValue(address1, size, value)
@@ -168,6 +186,8 @@ export function slowWrite(s: usize, op: usize, va: u64, size: u32, value: u64): 
 /** Address of `size` bytes to be read and then written in place; 0 = leaving. If it is CPU_SCRATCH, call commitModify after the store. */
 export function slowModify(s: usize, op: usize, va: u64, size: u32): usize {
   store<u32>(s, 0, CPU_COMMIT_SIZE)
+  const beside = besideCode(s, op, va, size)
+  if (beside != 0) return beside
   if (!resolve(s, va, size, how(op, WRITE))) return 0
   if (kind1 == PLAIN && size1 == size) return address1
   // A read-only slot resolves to MMIO for the write, but is read as memory.
@@ -253,6 +273,11 @@ export function writeBytes(s: usize, op: usize, va: u64, from: usize, n: u32): u
   const e = entryFor(s, op, va)
   if (load<u64>(e, TLB_WRITE) == ((va + <u64>n - 1) & ~0xfff)) {
     memory.copy(<usize>(<u32>va + load<u32>(e, TLB_ADDEND)), from, <usize>n)
+    return 0
+  }
+  const beside = besideCode(s, op, va, n)
+  if (beside != 0) {
+    memory.copy(beside, from, <usize>n)
     return 0
   }
   return writeBytesSlow(s, how(op, WRITE), va, from, n)

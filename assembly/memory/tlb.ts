@@ -225,7 +225,10 @@ export function dropWriteTags(frame: usize): void {
 
 function dropWriteTag(e: usize, frame: usize): void {
   const tag = load<u64>(e, TLB_WRITE)
-  if (tag != NONE && <u32>tag + load<u32>(e, TLB_ADDEND) == <u32>frame) store<u64>(e, NONE, TLB_WRITE)
+  if (tag != NONE && <u32>tag + load<u32>(e, TLB_ADDEND) == <u32>frame) {
+    store<u64>(e, NONE, TLB_WRITE)
+    store<u32>(e, 1, TLB_CODE)
+  }
 }
 
 /**
@@ -242,22 +245,25 @@ export function fillEntry(s: usize, array: u32, va: u64, data: u32, dataKey: u32
   let r = NONE
   let w = NONE
   let x = NONE
+  let code: u32 = 0
   if (key == dataKey && (array == USER ? user : array == SUPERVISOR || !user)) {
     r = page
-    if (data & L2_STORE && load<u32>(info, FRAME_CODE) == 0) {
-      if (data & L2_W || (array != USER && (load<u64>(s, CPU_CR0) & CR0_WP) == 0)) w = page
+    if (data & L2_STORE && (data & L2_W || (array != USER && (load<u64>(s, CPU_CR0) & CR0_WP) == 0))) {
+      if (load<u32>(info, FRAME_CODE) == 0) w = page
+      else code = 1
     }
   }
   if ((load<u32>(s, CPU_DEBUG_ARMED) & DEBUG_DATA) != 0 && watchedPage(s, page)) {
     r = NONE
     w = NONE
+    code = 0
   }
   if (key == codeKey && data & L2_X && (array == USER ? user : !user || (load<u64>(s, CPU_CR4) & CR4_SMEP) == 0)) x = page
   store<u64>(e, r, TLB_READ)
   store<u64>(e, w, TLB_WRITE)
   store<u64>(e, x, TLB_EXEC)
   store<u32>(e, <u32>frame - <u32>page, TLB_ADDEND)
-  store<u32>(e, load<u32>(info, FRAME_CODE), TLB_CODE)
+  store<u32>(e, code, TLB_CODE)
   store<u32>(s, load<u32>(s, VCPU_WRITE_LIST + MMU_USED) | (1 << array), VCPU_WRITE_LIST + MMU_USED)
   if (w != NONE) {
     store<u8>(info, load<u8>(info, FRAME_DIRTY) | 1, FRAME_DIRTY)

@@ -40,7 +40,7 @@ export const tlb = struct('TLB', 'L1 TLB entry (32 bytes); index = (VA >> 7) & 0
   ['WRITE', 'u64', 'page VA or all ones; never set for a page that holds code'],
   ['EXEC', 'u64', 'page VA or all ones'],
   ['ADDEND', 'u32', 'linear frame address - VA (mod 2^32)'],
-  ['CODE', 'u32', 'code-line mask of the frame (128-byte lines)'],
+  ['CODE', 'u32', '1 = no write tag only because the frame holds code: a store needs but the test of its lines'],
 ])
 
 /** One vCPU's private memory, relative to `s`. */
