@@ -20,6 +20,7 @@ import { chipOf, clearEvent, isSevEs, kernelApic, NEVER, runOf, signal, vkvm, vm
 import { giveClock, now, takeClock } from './time'
 
 const EINTR: i32 = -4
+const IF: u64 = 0x200
 const ENOMEM: i32 = -12
 
 /** Timers that fire without waking a halted vCPU, per call: then the host looks after the others. */
@@ -44,14 +45,14 @@ function othersRunnable(s: usize): bool {
   return false
 }
 
-/** The nearest deadline of any vCPU that is not this one. */
+/** The nearest deadline of any other vCPU that a timer can wake. */
 function othersDeadline(s: usize): u64 {
   const vm = vmOf(s)
   let at = NEVER
   const count = load<u32>(vm, VM_VCPU_COUNT)
   for (let i: u32 = 0; i < count; i++) {
     const other: usize = load<u32>(vm + VM_VCPUS + (i << 2))
-    if (!other || other == s || load<u32>(other, CPU_HALTED) != 3) continue
+    if (!other || other == s || load<u32>(other, CPU_HALTED) != 3 || (getFlags(other) & IF) == 0) continue
     const mine = nearestDeadline(other)
     if (mine < at) at = mine
   }
@@ -92,7 +93,7 @@ function block(s: usize): i32 {
     // with IF clear no timer of its own wakes it
     const chip = chipOf(vmOf(s))
     const user = chip ? load<u64>(chip, CHIP_USER_DEADLINE) : NEVER
-    const own = state == 3 && (getFlags(s) & 0x200) != 0 ? nearestDeadline(s) : user
+    const own = state == 3 && (getFlags(s) & IF) != 0 ? nearestDeadline(s) : user
     const others = othersDeadline(s)
     if (own == NEVER && others == NEVER) return interrupted(s, othersRunnable(s) ? WHY_BLOCKED : state == 3 ? WHY_HALTED_FOREVER : WHY_WAIT_SIPI)
     if (others < own) {
