@@ -4,8 +4,6 @@ import { address, choice, count, hex, type Option, size, type Values } from './a
 import { usage } from './errors.ts'
 import { readInput } from './files.ts'
 
-const kernels = 'direct kernel boot (bzImage, PVH, multiboot) comes with a later version'
-
 export const guestOptions: readonly Option[] = [
   { name: 'type', value: 'T', help: `VM type: ${machineTypes.join(', ')} (default: default; snp and tdx are to come)` },
   { name: 'firmware', value: 'FILE', help: 'OVMF-style image, mapped to end at 4 GiB' },
@@ -13,9 +11,9 @@ export const guestOptions: readonly Option[] = [
   { name: 'vcpu-type', value: 'NAME', help: 'CPU whose signature the measured VMSA holds: EPYC-Milan, EPYC-v4, …' },
   { name: 'guest-features', value: 'HEX', help: 'SEV_FEATURES of the VMSA' },
   { name: 'linux', value: '6.12|7.3', help: 'whose KVM is modelled (default 7.3)' },
-  { name: 'kernel', value: 'FILE', help: 'kernel to boot directly', toCome: kernels },
-  { name: 'initrd', value: 'FILE', help: 'initial RAM disk', toCome: kernels },
-  { name: 'append', value: 'STRING', help: 'kernel command line', toCome: kernels },
+  { name: 'kernel', value: 'FILE', help: 'bzImage, ELF with a PVH note, or Multiboot 1 (told apart by content); with --firmware it boots through it' },
+  { name: 'initrd', value: 'FILE', help: 'initial RAM disk, or the Multiboot module' },
+  { name: 'append', value: 'STRING', help: 'kernel command line' },
 ]
 
 export const imageOptions: readonly Option[] = [
@@ -34,6 +32,8 @@ export function readGuestOptions(values: Values): MachineOptions {
   const type = choice('type', values.text('type'), machineTypes, 'default')
   const linux = values.text('linux')
   const firmware = values.text('firmware')
+  const kernel = values.text('kernel')
+  const initrd = values.text('initrd')
   return {
     type,
     ...given({
@@ -42,6 +42,9 @@ export function readGuestOptions(values: Values): MachineOptions {
       guestFeatures: hex('guest-features', values.text('guest-features')),
       linux: linux === undefined ? undefined : choice('linux', linux, ['6.12', '7.3'] as const, '7.3'),
       firmware: firmware === undefined ? undefined : readInput('firmware', firmware),
+      kernel: kernel === undefined ? undefined : readInput('kernel', kernel),
+      initrd: initrd === undefined ? undefined : readInput('initrd', initrd),
+      append: values.text('append'),
     }),
   }
 }

@@ -10,7 +10,9 @@ import { Board } from './board.ts'
 import { Flash, variableStoreLength } from './devices/flash.ts'
 import { cpuidFor } from './cpu-types.ts'
 import { loadFlat, type EntryState, type Segment } from './loaders/flat.ts'
+import { loadKernel } from './loaders/kernel.ts'
 import { loadFirmware, type Firmware } from './loaders/ovmf.ts'
+import { PM_BASE } from './loaders/acpi.ts'
 import { AddressSpace, FOUR_GIB, splitMemory, type HostMemory } from './memory.ts'
 import { checkOptions, isEncrypted, isSevEs, type Checked, type MachineOptions, type RunReport, type RunResult } from './options.ts'
 import { RunLoop, type GuestCpu, type Outcome } from './run-loop.ts'
@@ -94,7 +96,7 @@ export class Machine {
       this.vm.createPit2()
     }
     this.#mapMemory()
-    const entry = options.image ? this.#loadImage() : null
+    const entry = options.image || (options.kernel && !firmware) ? this.#loadImage() : null
     this.vcpus = Array.from({ length: options.smp }, (_, id) => this.#createVcpu(id, entry))
     this.#cpus = this.vcpus.map((vcpu) => new RunningCpu(vcpu))
     this.board = new Board({
@@ -110,6 +112,9 @@ export class Machine {
       onSerial: (byte) => this.#serial.put(byte),
       onDebug: (byte) => this.#debug.put(byte),
     })
+    // What firmware would have programmed.
+    if (!firmware) this.board.power.move(PM_BASE)
+    else if (options.kernel) this.board.fwCfg.setKernel(options.kernel, options.initrd, options.append)
     if (this.#flash && this.#firmware) this.board.bus.addMmio(new Flash(this.#flash), this.#firmware.base, this.#flash.length)
   }
 
@@ -156,10 +161,15 @@ export class Machine {
 
   /** Writes a flat image into RAM; its pages are what an encrypted launch measures. */
   #loadImage(): EntryState {
-    const { image, memory } = this.#options
-    if (!image) throw new CloisterError('internal', 'no image')
+    const { image, kernel, initrd, append, memory, smp } = this.#options
     const cBit = this.#sev ? 1n << BigInt(cBitPosition(this.kvm)) : 0n
-    const { pieces, entry } = loadFlat(image, Math.min(memory, splitMemory(memory).low), cBit)
+    const loaded = kernel
+      ? loadKernel({ kernel, initrd, append, memory, cpus: smp })
+      : image
+        ? loadFlat(image, Math.min(memory, splitMemory(memory).low), cBit)
+        : null
+    if (!loaded) throw new CloisterError('internal', 'nothing to load')
+    const { pieces, entry } = loaded
     const pages = new Set<number>()
     for (const { address, bytes } of pieces) {
       this.space.write(address, bytes)
@@ -189,6 +199,9 @@ export class Machine {
     if (entry && id === 0) {
       regs.rip = BigInt(entry.rip)
       regs.rsp = BigInt(entry.rsp)
+      regs.rax = BigInt(entry.rax ?? 0)
+      regs.rbx = BigInt(entry.rbx ?? 0)
+      regs.rsi = BigInt(entry.rsi ?? 0)
       sregs.cs = segment(entry.code)
       for (const name of ['ds', 'es', 'fs', 'gs', 'ss'] as const) sregs[name] = segment(entry.data)
       if (entry.gdt) sregs.gdt = { base: BigInt(entry.gdt.base), limit: entry.gdt.limit }

@@ -27,7 +27,7 @@ export interface MachineOptions {
   firmware?: Uint8Array
   /** Raw flat guest. */
   image?: FlatImage
-  /** Direct kernel boot: not implemented yet, refused by name. */
+  /** bzImage, ELF with a PVH note, or Multiboot 1: entered directly, or through the firmware if there is one. */
   kernel?: Uint8Array
   initrd?: Uint8Array
   append?: string
@@ -157,11 +157,11 @@ export function checkOptions(options: MachineOptions): Checked {
   if (policy < 0n || policy > 0xffffffffn) refuse('policy', `policy ${policy.toString(16)}: a SEV guest policy has 32 bits`)
   if (options.kernel || options.initrd || options.append !== undefined) {
     if (!options.kernel) refuse('kernel', 'an initrd or a command line needs a kernel')
-    if (!options.image && !options.firmware) refuse('unsupported-kernel', 'direct kernel boot (bzImage, PVH, multiboot) is not implemented yet; use firmware or a raw image')
-    refuse('unsupported-kernel', 'a kernel beside firmware (fw_cfg boot) is not implemented yet')
+    if (options.image) refuse('guest', 'a kernel and a raw image exclude each other')
+    if (isEncrypted(type) && !options.firmware) refuse('unsupported-kernel', `VM type '${type}' boots a kernel through firmware only in this version`)
   }
   if (options.firmware && options.image) refuse('guest', 'firmware and a raw image exclude each other')
-  if (!options.firmware && !options.image) refuse('guest', 'nothing to run: give firmware or a raw image')
+  if (!options.firmware && !options.image && !options.kernel) refuse('guest', 'nothing to run: give firmware, a kernel or a raw image')
   if (options.image && !imageModes.includes(options.image.mode)) {
     refuse('mode', `unknown image mode '${String(options.image.mode)}': one of ${imageModes.join(', ')}`)
   }

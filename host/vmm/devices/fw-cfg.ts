@@ -16,8 +16,12 @@ export const FW_CFG = {
   INITRD_SIZE: 0x0b,
   BOOT_MENU: 0x0e,
   MAX_CPUS: 0x0f,
+  KERNEL_DATA: 0x11,
+  INITRD_DATA: 0x12,
   CMDLINE_SIZE: 0x14,
+  CMDLINE_DATA: 0x15,
   SETUP_SIZE: 0x17,
+  SETUP_DATA: 0x18,
   FILE_DIR: 0x19,
   FILE_FIRST: 0x20,
 } as const
@@ -58,6 +62,22 @@ export class FwCfg implements PortDevice {
 
   setNumber(item: number, value: number | bigint, size: number): void {
     this.#items.set(item, little(value, size))
+  }
+
+  /** The kernel, initrd and command line that firmware boots (QEMU -kernel): the setup sectors and the rest apart. */
+  setKernel(kernel: Uint8Array, initrd: Uint8Array = new Uint8Array(0), append = ''): void {
+    const setup = Math.min(((kernel[0x1f1] || 4) + 1) * 512, kernel.length)
+    const line = new TextEncoder().encode(`${append}\0`)
+    const parts: [size: number, data: number, bytes: Uint8Array][] = [
+      [FW_CFG.SETUP_SIZE, FW_CFG.SETUP_DATA, kernel.subarray(0, setup)],
+      [FW_CFG.KERNEL_SIZE, FW_CFG.KERNEL_DATA, kernel.subarray(setup)],
+      [FW_CFG.INITRD_SIZE, FW_CFG.INITRD_DATA, initrd],
+      [FW_CFG.CMDLINE_SIZE, FW_CFG.CMDLINE_DATA, line],
+    ]
+    for (const [size, data, bytes] of parts) {
+      this.setNumber(size, bytes.length, 4)
+      this.#items.set(data, bytes)
+    }
   }
 
   /** Files appear in the directory sorted by name, as current QEMU machines list them. */

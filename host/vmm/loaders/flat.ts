@@ -27,6 +27,9 @@ export interface Segment {
 export interface EntryState {
   rip: number
   rsp: number
+  rax?: number
+  rbx?: number
+  rsi?: number
   cr0: number
   cr3: number
   cr4: number
@@ -51,7 +54,7 @@ const refuse = (message: string): never => {
 const descriptors = [0n, 0x00af9b000000ffffn, 0x00cf93000000ffffn, 0x00cf9b000000ffffn]
 
 /** Identity map of the first 4 GiB with 2 MiB pages; `cBit` marks entries whose memory is encrypted. */
-function pageTables(cBit: bigint): { address: number; bytes: Uint8Array }[] {
+export function pageTables(cBit: bigint): { address: number; bytes: Uint8Array }[] {
   const bytes = new Uint8Array(TABLES_END - PML4)
   const view = new DataView(bytes.buffer)
   const put = (address: number, value: bigint): void => view.setBigUint64(address - PML4, value, true)

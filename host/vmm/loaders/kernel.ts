@@ -1,0 +1,241 @@
+/**
+ * Kernels entered without firmware, told apart by content: bzImage at its 64-bit entry (Linux Documentation/arch/x86/boot.rst),
+ * ELF with a PVH note (Xen docs/misc/pvh.pandoc) and Multiboot 1 ELF32 (Multiboot specification 0.6.96).
+ */
+import { CloisterError } from '../../errors.ts'
+import { FOUR_GIB, splitMemory } from '../memory.ts'
+import { placeAcpi } from './acpi.ts'
+import { detect } from './detect.ts'
+import { parseElf, type Elf } from './elf.ts'
+import { pageTables, type EntryState, type LoadedImage } from './flat.ts'
+
+export interface KernelOptions {
+  kernel: Uint8Array
+  initrd?: Uint8Array | undefined
+  append?: string | undefined
+  memory: number
+  cpus: number
+}
+
+/** Where the loader puts its own structures: below the EBDA, above the flat page tables. */
+const ZERO_PAGE = 0x7000
+const START_INFO = 0x8000
+const MAP = 0x8100
+const MODULES = 0x8800
+const CMDLINE = 0x9000
+const CMDLINE_MAX = 0x1000
+const GDT = 0x500
+const EBDA = 0x9fc00
+const ACPI = 0xe0000
+const MIB = 0x100000
+
+type Piece = LoadedImage['pieces'][number]
+const refuse = (message: string): never => {
+  throw new CloisterError('kernel', `kernel: ${message}`)
+}
+
+interface Range {
+  base: number
+  size: number
+  type: 1 | 2
+}
+
+function memoryMap(memory: number): Range[] {
+  const { low, high } = splitMemory(memory)
+  const map: Range[] = [
+    { base: 0, size: EBDA, type: 1 },
+    { base: EBDA, size: MIB - EBDA, type: 2 },
+    { base: MIB, size: low - MIB, type: 1 },
+  ]
+  if (high) map.push({ base: FOUR_GIB, size: high, type: 1 })
+  return map
+}
+
+const flat = { base: 0, limit: 0xffffffff, s: 1, db: 1, l: 0, g: 1 }
+const data = (selector: number): EntryState['data'] => ({ ...flat, selector, type: 3 })
+const code32 = (selector: number): EntryState['code'] => ({ ...flat, selector, type: 11 })
+const code64 = (selector: number): EntryState['code'] => ({ ...flat, selector, type: 11, db: 0, l: 1 })
+
+/** Linux wants __BOOT_CS 0x10 and __BOOT_DS 0x18; 0x08 is a 32-bit code segment. */
+const descriptors = [0n, 0x00cf9b000000ffffn, 0x00af9b000000ffffn, 0x00cf93000000ffffn]
+function gdtPiece(): Piece {
+  const bytes = new Uint8Array(descriptors.length * 8)
+  for (const [i, d] of descriptors.entries()) new DataView(bytes.buffer).setBigUint64(i * 8, d, true)
+  return { address: GDT, bytes }
+}
+const gdt = { base: GDT, limit: descriptors.length * 8 - 1 }
+
+function commandLine(append: string): Piece {
+  const bytes = new TextEncoder().encode(`${append}\0`)
+  if (bytes.length > CMDLINE_MAX) refuse(`command line of ${bytes.length} bytes: at most ${CMDLINE_MAX}`)
+  return { address: CMDLINE, bytes }
+}
+
+/** Highest page-aligned place for the initrd below `limit`. */
+function placeInitrd(initrd: Uint8Array, limit: number, floor: number): Piece {
+  const address = Math.floor((limit - initrd.length) / 4096) * 4096
+  if (address < floor) refuse(`initrd of ${initrd.length} bytes does not fit between the kernel's end at 0x${floor.toString(16)} and 0x${limit.toString(16)}`)
+  return { address, bytes: initrd }
+}
+
+function loadBzImage({ kernel, initrd, append = '', memory, cpus }: KernelOptions): LoadedImage {
+  const view = new DataView(kernel.buffer, kernel.byteOffset, kernel.length)
+  const version = view.getUint16(0x206, true)
+  if (version < 0x20c) refuse(`boot protocol ${version >> 8}.${version & 255}: the 64-bit entry needs 2.12`)
+  if ((view.getUint16(0x236, true) & 1) === 0) refuse('no 64-bit entry (xloadflags bit 0)')
+  const setup = ((kernel[0x1f1] || 4) + 1) * 512
+  const size = view.getUint32(0x1f4, true) * 16
+  if (setup + size > kernel.length) refuse(`truncated: the header says ${setup + size} bytes, the file has ${kernel.length}`)
+  const address = Number(view.getBigUint64(0x258, true))
+  const initSize = view.getUint32(0x260, true)
+  const { low } = splitMemory(memory)
+  if (address + initSize > low) refuse(`needs memory to 0x${(address + initSize).toString(16)}, there are 0x${low.toString(16)} bytes below 4 GiB`)
+  const zero = new Uint8Array(4096)
+  const params = new DataView(zero.buffer)
+  zero.set(kernel.subarray(0x1f1, 0x202 + (kernel[0x201] ?? 0)), 0x1f1)
+  zero[0x210] = 0xff
+  zero[0x211] = (zero[0x211] ?? 0) | 0x80
+  params.setUint16(0x224, 0xfe00, true)
+  params.setUint32(0x228, CMDLINE, true)
+  params.setBigUint64(0x70, BigInt(ACPI), true)
+  const pieces: Piece[] = [gdtPiece(), ...pageTables(0n).slice(1), commandLine(append), { address, bytes: kernel.subarray(setup) }]
+  if (initrd) {
+    const limit = Math.min(low, view.getUint32(0x22c, true) + 1)
+    const piece = placeInitrd(initrd, limit, address + initSize)
+    params.setUint32(0x218, piece.address, true)
+    params.setUint32(0x21c, initrd.length, true)
+    pieces.push(piece)
+  }
+  const map = memoryMap(memory)
+  zero[0x1e8] = map.length
+  for (const [i, r] of map.entries()) {
+    params.setBigUint64(0x2d0 + i * 20, BigInt(r.base), true)
+    params.setBigUint64(0x2d8 + i * 20, BigInt(r.size), true)
+    params.setUint32(0x2e0 + i * 20, r.type, true)
+  }
+  pieces.push({ address: ZERO_PAGE, bytes: zero }, { address: ACPI, bytes: placeAcpi(cpus, ACPI) })
+  const entry: EntryState = {
+    rip: address + 0x200, rsp: ZERO_PAGE, rsi: ZERO_PAGE, cr0: 0x80000011, cr3: 0x1000, cr4: 0x20, efer: 0x500, code: code64(0x10), data: data(0x18), gdt,
+  }
+  return { pieces: sort(pieces), entry }
+}
+
+/** Pieces of the ELF's segments, zero-filled to their memory size, inside RAM below 4 GiB. */
+function elfPieces(elf: Elf, memory: number): { pieces: Piece[]; end: number } {
+  const { low } = splitMemory(memory)
+  let end = 0
+  const pieces = elf.segments.filter((s) => s.size > 0).map(({ address, bytes, size }) => {
+    const inLow = address + size <= EBDA
+    if (address + size > low || (address < MIB && !inLow)) {
+      refuse(`segment 0x${address.toString(16)}-0x${(address + size).toString(16)} does not fit the memory (0x${low.toString(16)} bytes below 4 GiB)`)
+    }
+    end = Math.max(end, address + size)
+    return { address, bytes }
+  })
+  if (pieces.length === 0) refuse('no loadable segment')
+  return { pieces, end }
+}
+
+function checkEntry(entry: number, elf: Elf, what: string): void {
+  if (!elf.segments.some((s) => entry >= s.address && entry < s.address + s.size)) refuse(`${what} 0x${entry.toString(16)} points outside the kernel's segments`)
+}
+
+function loadPvh({ kernel, initrd, append = '', memory, cpus }: KernelOptions): LoadedImage {
+  const elf = parseElf(kernel)
+  const note = elf.notes.find((n) => n.name === 'Xen' && n.type === 18)
+  if (!note) return refuse('ELF without a PVH note (XEN_ELFNOTE_PHYS32_ENTRY)')
+  if (note.description.length < 4) refuse(`PVH note of ${note.description.length} bytes: wants 4 or 8`)
+  const rip = new DataView(note.description.buffer, note.description.byteOffset).getUint32(0, true)
+  const { pieces, end } = elfPieces(elf, memory)
+  checkEntry(rip, elf, 'PVH entry')
+  const map = memoryMap(memory)
+  const info = new Uint8Array(0x1000)
+  const view = new DataView(info.buffer)
+  const at = (address: number): number => address - START_INFO
+  view.setUint32(0, 0x336ec578, true)
+  view.setUint32(4, 1, true)
+  view.setBigUint64(24, BigInt(CMDLINE), true)
+  view.setBigUint64(32, BigInt(ACPI), true)
+  view.setBigUint64(40, BigInt(MAP), true)
+  view.setUint32(48, map.length, true)
+  for (const [i, r] of map.entries()) {
+    view.setBigUint64(at(MAP) + i * 24, BigInt(r.base), true)
+    view.setBigUint64(at(MAP) + i * 24 + 8, BigInt(r.size), true)
+    view.setUint32(at(MAP) + i * 24 + 16, r.type, true)
+  }
+  if (initrd) {
+    const piece = placeInitrd(initrd, splitMemory(memory).low, end)
+    view.setUint32(12, 1, true)
+    view.setBigUint64(16, BigInt(MODULES), true)
+    view.setBigUint64(at(MODULES), BigInt(piece.address), true)
+    view.setBigUint64(at(MODULES) + 8, BigInt(initrd.length), true)
+    pieces.push(piece)
+  }
+  pieces.push(gdtPiece(), commandLine(append), { address: START_INFO, bytes: info }, { address: ACPI, bytes: placeAcpi(cpus, ACPI) })
+  return { pieces: sort(pieces), entry: { rip, rsp: ZERO_PAGE, rbx: START_INFO, cr0: 0x11, cr3: 0, cr4: 0, efer: 0, code: code32(8), data: data(0x18), gdt } }
+}
+
+function loadMultiboot({ kernel, initrd, append = '', memory, cpus }: KernelOptions): LoadedImage {
+  const elf = parseElf(kernel)
+  const { pieces, end } = elfPieces(elf, memory)
+  checkEntry(elf.entry, elf, 'entry')
+  const { low } = splitMemory(memory)
+  const info = new Uint8Array(0x1000)
+  const view = new DataView(info.buffer)
+  const at = (address: number): number => address - START_INFO
+  // Flags: memory, command line, modules, memory map.
+  view.setUint32(0, 1 | 4 | 8 | 0x40, true)
+  view.setUint32(4, EBDA / 1024, true)
+  view.setUint32(8, (low - MIB) / 1024, true)
+  view.setUint32(16, CMDLINE, true)
+  if (initrd) {
+    const piece = { address: Math.ceil(end / 4096) * 4096, bytes: initrd }
+    if (piece.address + initrd.length > low) refuse(`module of ${initrd.length} bytes does not fit above 0x${end.toString(16)}`)
+    view.setUint32(20, 1, true)
+    view.setUint32(24, MODULES, true)
+    view.setUint32(at(MODULES), piece.address, true)
+    view.setUint32(at(MODULES) + 4, piece.address + initrd.length, true)
+    view.setUint32(at(MODULES) + 8, CMDLINE, true)
+    pieces.push(piece)
+  }
+  const map = memoryMap(memory)
+  view.setUint32(44, map.length * 24, true)
+  view.setUint32(48, MAP, true)
+  for (const [i, r] of map.entries()) {
+    view.setUint32(at(MAP) + i * 24, 20, true)
+    view.setBigUint64(at(MAP) + i * 24 + 4, BigInt(r.base), true)
+    view.setBigUint64(at(MAP) + i * 24 + 12, BigInt(r.size), true)
+    view.setUint32(at(MAP) + i * 24 + 20, r.type, true)
+  }
+  // The command line begins with the kernel's name, as a boot loader writes it.
+  pieces.push(gdtPiece(), commandLine(`kernel ${append}`.trimEnd()), { address: START_INFO, bytes: info }, { address: ACPI, bytes: placeAcpi(cpus, ACPI) })
+  return {
+    pieces: sort(pieces),
+    entry: { rip: elf.entry, rsp: ZERO_PAGE, rax: 0x2badb002, rbx: START_INFO, cr0: 0x11, cr3: 0, cr4: 0, efer: 0, code: code32(8), data: data(0x18), gdt },
+  }
+}
+
+const sort = (pieces: Piece[]): Piece[] => pieces.toSorted((a, b) => a.address - b.address)
+
+/** A kernel ready to be entered. Throws CloisterError('kernel') with the rule that the file breaks. */
+export function loadKernel(options: KernelOptions): LoadedImage {
+  const { low } = splitMemory(options.memory)
+  if (low <= 2 * MIB) refuse(`memory of ${options.memory} bytes is too small to boot a kernel`)
+  const kind = detect(options.kernel)
+  switch (kind) {
+    case 'bzImage':
+      return loadBzImage(options)
+    case 'elf-pvh':
+      return loadPvh(options)
+    case 'multiboot':
+      return loadMultiboot(options)
+    case 'elf':
+      return refuse('ELF without a PVH note (XEN_ELFNOTE_PHYS32_ENTRY) or Multiboot header')
+    case 'gzip':
+      return refuse('a gzip file; unpack it first')
+    case 'firmware':
+      return refuse('a firmware image; use --firmware')
+    default:
+      return refuse('neither a bzImage, nor ELF with a PVH note, nor Multiboot 1')
+  }
+}
