@@ -3,8 +3,28 @@
  * Owns the region VCPU_FPU (image under construction) and CPU_MXCSR.
  */
 import {
-  CPU_CPL, CPU_CR0, CPU_CR4, CPU_EFER, CPU_FCS, CPU_FCW, CPU_FDP, CPU_FDS, CPU_FIP, CPU_FOP, CPU_FSW, CPU_FTAG, CPU_MODE, CPU_MXCSR, CPU_XMM,
-  EXC_GP, EXC_NM, EXC_UD, LEAVE_NEXT, MODE_CS64, MODE_CS_MASK, VCPU_FPU,
+  CPU_CPL,
+  CPU_CR0,
+  CPU_CR4,
+  CPU_EFER,
+  CPU_FCS,
+  CPU_FCW,
+  CPU_FDP,
+  CPU_FDS,
+  CPU_FIP,
+  CPU_FOP,
+  CPU_FSW,
+  CPU_FTAG,
+  CPU_MODE,
+  CPU_MXCSR,
+  CPU_XMM,
+  EXC_GP,
+  EXC_NM,
+  EXC_UD,
+  LEAVE_NEXT,
+  MODE_CS64,
+  MODE_CS_MASK,
+  VCPU_FPU,
 } from '../generated/layout'
 import { raise, raiseError } from '../cpu/exceptions'
 import { intelCompatible } from '../cpu/features'
@@ -46,8 +66,8 @@ export function buildX87(s: usize, p: usize, wide: bool): void {
   }
   for (let i: u32 = 0; i < 8; i++) {
     const from = st(s, i)
-    store<u64>(p + (<usize>i << 4), load<u64>(from), 32)
-    store<u64>(p + (<usize>i << 4), <u64>load<u16>(from, 8), 40)
+    store<u64>(p + ((<usize>i) << 4), load<u64>(from), 32)
+    store<u64>(p + ((<usize>i) << 4), <u64>load<u16>(from, 8), 40)
   }
 }
 
@@ -62,8 +82,8 @@ export function loadX87(s: usize, p: usize, wide: bool): void {
   store<u32>(s, wide ? 0 : <u32>load<u16>(p, 20), CPU_FDS)
   for (let i: u32 = 0; i < 8; i++) {
     const to = st(s, i)
-    store<u64>(to, load<u64>(p + (<usize>i << 4), 32))
-    store<u16>(to, load<u16>(p + (<usize>i << 4), 40), 8)
+    store<u64>(to, load<u64>(p + ((<usize>i) << 4), 32))
+    store<u16>(to, load<u16>(p + ((<usize>i) << 4), 40), 8)
   }
 }
 
@@ -73,16 +93,16 @@ export function xmmCount(s: usize): u32 {
 }
 export function buildXmm(s: usize, p: usize): void {
   const n = xmmCount(s)
-  for (let i: u32 = 0; i < n; i++) v128.store(p + (<usize>i << 4), v128.load(s + (<usize>i << 5), CPU_XMM), 160)
+  for (let i: u32 = 0; i < n; i++) v128.store(p + ((<usize>i) << 4), v128.load(s + ((<usize>i) << 5), CPU_XMM), 160)
 }
 export function loadXmm(s: usize, p: usize): void {
   const n = xmmCount(s)
-  for (let i: u32 = 0; i < n; i++) v128.store(s + (<usize>i << 5), v128.load(p + (<usize>i << 4), 160), CPU_XMM)
+  for (let i: u32 = 0; i < n; i++) v128.store(s + ((<usize>i) << 5), v128.load(p + ((<usize>i) << 4), 160), CPU_XMM)
 }
 
 /** Copies `n` bytes from guest memory; an area of up to a page, of which no byte may be missing. 0 or LEAVE. */
 export function readArea(s: usize, op: usize, va: u64, to: usize, n: u32): u32 {
-  for (let done: u32 = 0; done < n;) {
+  for (let done: u32 = 0; done < n; ) {
     const at = va + done
     let chunk: u32 = 4096 - (<u32>at & 4095)
     if (chunk > n - done) chunk = n - done
@@ -104,7 +124,7 @@ export function writeArea(s: usize, op: usize, va: u64, from: usize, n: u32): u3
   const page = last & ~(<u64>4095)
   if (page > va && !plainWrite(s, page) && slowModify(s, op, page, 1) == 0) return left(s)
   let retired: u32 = 0
-  for (let done: u32 = 0; done < n;) {
+  for (let done: u32 = 0; done < n; ) {
     const at = va + done
     let chunk: u32 = 4096 - (<u32>at & 4095)
     if (chunk > n - done) chunk = n - done

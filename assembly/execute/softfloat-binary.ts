@@ -1,7 +1,39 @@
 /** SSE arithmetic on f32 and f64 bit patterns (SDM vol 1, 11.5, E.4; NaN rules: table 4-7). Owns no state. */
 import {
-  addCore, DE, defaultNan, DENORMAL, divCore, EXP, flag, fromInteger, IE, INFINITE, LOW, mulCore, packInfinity, packZero, PE, QNAN, quiet, ROUNDING,
-  roundFloat, roundInteger, roundsUp, SIG, SIGN, SNAN, setNumber, shiftRightJam, sqrtCore, unpack, ZE, ZERO, normalise, FLAGS, dropFlags, setRounding,
+  addCore,
+  DE,
+  defaultNan,
+  DENORMAL,
+  divCore,
+  EXP,
+  flag,
+  fromInteger,
+  IE,
+  INFINITE,
+  LOW,
+  mulCore,
+  packInfinity,
+  packZero,
+  PE,
+  QNAN,
+  quiet,
+  ROUNDING,
+  roundFloat,
+  roundInteger,
+  roundsUp,
+  SIG,
+  SIGN,
+  SNAN,
+  setNumber,
+  shiftRightJam,
+  sqrtCore,
+  unpack,
+  ZE,
+  ZERO,
+  normalise,
+  FLAGS,
+  dropFlags,
+  setRounding,
 } from './softfloat'
 
 /** One operand is a NaN: the first operand if it is one, else the second. */
@@ -176,7 +208,7 @@ export function integral(): bool {
   const sign = SIGN
   shiftRightJam(<u32>(63 - EXP))
   const inexact = LOW != 0
-  const up = roundsUp(sign, LOW >> 1, <u64>1 << 62, LOW & 1, (SIG & 1) != 0)
+  const up = roundsUp(sign, LOW >> 1, (<u64>1) << 62, LOW & 1, (SIG & 1) != 0)
   let value = SIG
   if (inexact) flag(PE)
   if (up) value++

@@ -4,8 +4,37 @@
  * Owns PRECISION and RESULT_*: valid only inside one handler.
  */
 import {
-  addCore, DE, DENORMAL, divCore, EXP, flag, fromInteger, IE, INFINITE, LOW, MASKS, mulCore, NORMAL, normalise, OE, PE, QNAN, ROUNDING, roundsUp,
-  setNumber, setUp, shiftRightJam, SIG, SIGN, SNAN, sqrtCore, TOP, UE, UNSUPPORTED, ZE, ZERO,
+  addCore,
+  DE,
+  DENORMAL,
+  divCore,
+  EXP,
+  flag,
+  fromInteger,
+  IE,
+  INFINITE,
+  LOW,
+  MASKS,
+  mulCore,
+  NORMAL,
+  normalise,
+  OE,
+  PE,
+  QNAN,
+  ROUNDING,
+  roundsUp,
+  setNumber,
+  setUp,
+  shiftRightJam,
+  SIG,
+  SIGN,
+  SNAN,
+  sqrtCore,
+  TOP,
+  UE,
+  UNSUPPORTED,
+  ZE,
+  ZERO,
 } from './softfloat'
 import { order } from './softfloat-binary'
 
@@ -91,7 +120,7 @@ export function settleNan(px: usize, cx: u32, py: usize, cy: u32): bool {
 /** Rounds SIGN, EXP, SIG:LOW to PRECISION bits in the extended range. */
 export function roundExtended(): void {
   const drop: u64 = 64 - PRECISION
-  const mask = (<u64>1 << drop) - 1
+  const mask = ((<u64>1) << drop) - 1
   let tiny = false
   if (EXP < LEAST) {
     tiny = EXP < LEAST - 1 || !((SIG & ~mask) == ~mask && up(drop, mask))
@@ -118,7 +147,7 @@ export function roundExtended(): void {
   if (inexact) flag(tiny ? UE | PE : PE)
   setUp(increment)
   if (increment) {
-    value += <u64>1 << drop
+    value += (<u64>1) << drop
     if (value == 0) {
       value = TOP
       exponent++
@@ -145,8 +174,8 @@ export function roundExtended(): void {
   setResult(value, (SIGN << 15) | (<i64>value < 0 ? <u32>(exponent + 16383) : 0))
 }
 function up(drop: u64, mask: u64): bool {
-  if (drop == 0) return roundsUp(SIGN, LOW >> 1, <u64>1 << 62, LOW & 1, (SIG & 1) != 0)
-  return roundsUp(SIGN, SIG & mask, <u64>1 << (drop - 1), LOW, ((SIG >> drop) & 1) != 0)
+  if (drop == 0) return roundsUp(SIGN, LOW >> 1, (<u64>1) << 62, LOW & 1, (SIG & 1) != 0)
+  return roundsUp(SIGN, SIG & mask, (<u64>1) << (drop - 1), LOW, ((SIG >> drop) & 1) != 0)
 }
 
 export const ADD: u32 = 0
@@ -372,11 +401,11 @@ function zeroSign(sign: u32, nearest: bool, px: usize): u32 {
 export function widen32(bits: u32, to: usize): bool {
   const sign = (bits >> 31) << 15
   const exponent = (bits >> 23) & 0xff
-  const fraction = <u64>bits << 41 >> 1
+  const fraction = ((<u64>bits) << 41) >> 1
   return widenTo(to, sign, exponent, fraction, 0xff, 127)
 }
 export function widen64(bits: u64, to: usize): bool {
-  const sign = <u32>(bits >> 63) << 15
+  const sign = (<u32>(bits >> 63)) << 15
   const exponent = <u32>(bits >> 52) & 0x7ff
   return widenTo(to, sign, exponent, (bits << 12) >> 1, 0x7ff, 1023)
 }

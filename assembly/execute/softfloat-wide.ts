@@ -124,7 +124,7 @@ export function wideDiv(sign: u32, exp: i32, high: u64, low: u64): void {
 
 /** W /= n, 0 < n < 2^31. */
 export function wideDivSmall(n: u32): void {
-  const d = <u64>n << (<u64>clz<u32>(n) + 32)
+  const d = (<u64>n) << (<u64>clz<u32>(n) + 32)
   const shift = 31 - clz<u32>(n)
   // High:low / (n << s) with the divisor normalised; the quotient's scale is put back into the exponent.
   if (W_HIGH >= d) {
@@ -150,22 +150,14 @@ export const PI_LOW: u64 = 0xc4c6628b80dc1cd1
 
 /** atan(k / 16) for k = 1..16: exponent, high, low. */
 const ATAN: usize = memory.data<u64>([
-  0xfffffffffffffffb, 0xffaaddb967ef4e36, 0xcb2792dc0e2e0d51,
-  0xfffffffffffffffc, 0xfeadd4d5617b6e32, 0xc897989f3e888ef8,
-  0xfffffffffffffffd, 0xbdcbda5e72d81134, 0x7b0b4f881c9c7488,
-  0xfffffffffffffffd, 0xfadbafc96406eb15, 0x6dc79ef5f7a217e6,
-  0xfffffffffffffffe, 0x9b13b9b83f5e5e69, 0xc5abb498d27af328,
-  0xfffffffffffffffe, 0xb7b0ca0f26f78473, 0x8aa32122dcfe4483,
-  0xfffffffffffffffe, 0xd327761e611fe5b6, 0x427c95e9001e7136,
-  0xfffffffffffffffe, 0xed63382b0dda7b45, 0x6fe445ecbc3a8d03,
-  0xffffffffffffffff, 0x832bf4a6d9867e2a, 0x4b6a09cb61a515c1,
-  0xffffffffffffffff, 0x8f005d5ef7f59f9b, 0x5c835e1665c43748,
-  0xffffffffffffffff, 0x9a2f80e671bdda20, 0x4226f8e2204ff3bd,
-  0xffffffffffffffff, 0xa4bc7d1934f70924, 0x19a87f2a457dac9f,
-  0xffffffffffffffff, 0xaeac4c38b4d8c080, 0x14725e2f3e52070a,
-  0xffffffffffffffff, 0xb8053e2bc2319e73, 0xcb2da55210a4443d,
-  0xffffffffffffffff, 0xc0ce85b8ac526640, 0x89dd62c46e92fa25,
-  0xffffffffffffffff, 0xc90fdaa22168c234, 0xc4c6628b80dc1cd1,
+  0xfffffffffffffffb, 0xffaaddb967ef4e36, 0xcb2792dc0e2e0d51, 0xfffffffffffffffc, 0xfeadd4d5617b6e32, 0xc897989f3e888ef8,
+  0xfffffffffffffffd, 0xbdcbda5e72d81134, 0x7b0b4f881c9c7488, 0xfffffffffffffffd, 0xfadbafc96406eb15, 0x6dc79ef5f7a217e6,
+  0xfffffffffffffffe, 0x9b13b9b83f5e5e69, 0xc5abb498d27af328, 0xfffffffffffffffe, 0xb7b0ca0f26f78473, 0x8aa32122dcfe4483,
+  0xfffffffffffffffe, 0xd327761e611fe5b6, 0x427c95e9001e7136, 0xfffffffffffffffe, 0xed63382b0dda7b45, 0x6fe445ecbc3a8d03,
+  0xffffffffffffffff, 0x832bf4a6d9867e2a, 0x4b6a09cb61a515c1, 0xffffffffffffffff, 0x8f005d5ef7f59f9b, 0x5c835e1665c43748,
+  0xffffffffffffffff, 0x9a2f80e671bdda20, 0x4226f8e2204ff3bd, 0xffffffffffffffff, 0xa4bc7d1934f70924, 0x19a87f2a457dac9f,
+  0xffffffffffffffff, 0xaeac4c38b4d8c080, 0x14725e2f3e52070a, 0xffffffffffffffff, 0xb8053e2bc2319e73, 0xcb2da55210a4443d,
+  0xffffffffffffffff, 0xc0ce85b8ac526640, 0x89dd62c46e92fa25, 0xffffffffffffffff, 0xc90fdaa22168c234, 0xc4c6628b80dc1cd1,
 ])
 /** W = atan(k / 16). */
 export function wideAtan(k: u32): void {

@@ -252,7 +252,7 @@ export function unpack(bits: u64, wide: bool): u32 {
 }
 
 export function packZero(sign: u32, wide: bool): u64 {
-  return wide ? <u64>sign << 63 : <u64>sign << 31
+  return wide ? (<u64>sign) << 63 : (<u64>sign) << 31
 }
 export function packInfinity(sign: u32, wide: bool): u64 {
   return packZero(sign, wide) | (wide ? 0x7ff0000000000000 : 0x7f800000)
@@ -267,8 +267,8 @@ export function quiet(bits: u64, wide: bool): u64 {
 /** Rounds SIGN, EXP, SIG:LOW to an f32 or f64 (SDM vol 1, 4.8.4, 4.9.1.4-6; tininess is detected after rounding). */
 export function roundFloat(wide: bool): u64 {
   const drop: u64 = wide ? 11 : 40
-  const mask = (<u64>1 << drop) - 1
-  const half = <u64>1 << (drop - 1)
+  const mask = ((<u64>1) << drop) - 1
+  const half = (<u64>1) << (drop - 1)
   const least = wide ? -1022 : -126
   let tiny = false
   if (EXP < least) {
@@ -298,7 +298,7 @@ export function roundFloat(wide: bool): u64 {
   if (inexact) FLAGS |= tiny ? UE | PE : PE
   if (UP) value++
   // The integer bit of a normal number adds one to the biased exponent below.
-  const limit = <u64>1 << (64 - drop)
+  const limit = (<u64>1) << (64 - drop)
   if (value == limit) {
     value >>= 1
     EXP++
@@ -323,7 +323,7 @@ export function roundInteger(bits: u32, rounding: u32): i64 {
   if (EXP < 63) shiftRightJam(<u32>(63 - EXP))
   const saved = ROUNDING
   ROUNDING = rounding
-  const up = roundsUp(SIGN, LOW >> 1, <u64>1 << 62, LOW & 1, (SIG & 1) != 0)
+  const up = roundsUp(SIGN, LOW >> 1, (<u64>1) << 62, LOW & 1, (SIG & 1) != 0)
   ROUNDING = saved
   const inexact = LOW != 0
   let value = SIG
@@ -334,7 +334,7 @@ export function roundInteger(bits: u32, rounding: u32): i64 {
       return indefinite
     }
   }
-  const limit: u64 = <u64>1 << (bits - 1)
+  const limit: u64 = (<u64>1) << (bits - 1)
   if (SIGN != 0 ? value > limit : value >= limit) {
     FLAGS |= IE
     return indefinite

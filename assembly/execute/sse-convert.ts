@@ -71,7 +71,7 @@ export function cvtsi2ss(s: usize, op: usize): u32 {
   const value = getRm(s, op, size)
   if (leaving(s)) return left(s)
   beginSse(s)
-  const r = integerToFloat(size == 8 ? <i64>value : <i64><i32>value, false)
+  const r = integerToFloat(size == 8 ? <i64>value : <i64>(<i32>value), false)
   const leave = finishSse(s)
   if (leave == 0) store<u32>(xmmReg(s, op), <u32>r)
   return leave
@@ -82,7 +82,7 @@ export function cvtsi2sd(s: usize, op: usize): u32 {
   const value = getRm(s, op, size)
   if (leaving(s)) return left(s)
   if (size == 4) {
-    store<f64>(xmmReg(s, op), <f64><i32>value)
+    store<f64>(xmmReg(s, op), <f64>(<i32>value))
     return 0
   }
   beginSse(s)
@@ -108,7 +108,7 @@ export function cvtsd2si(s: usize, op: usize): u32 {
     if (truncate || (mxcsr & 0x6000) == 0) {
       const r = <i32>(truncate ? x : nearest<f64>(x))
       if (<f64>r != x) store<u32>(s, mxcsr | MXCSR_PE, CPU_MXCSR)
-      setReg(s, op, operandSize(op) == 8 ? 8 : 4, <u64><i64>r)
+      setReg(s, op, operandSize(op) == 8 ? 8 : 4, <u64>(<i64>r))
       return 0
     }
   }
@@ -162,7 +162,7 @@ function pd2dq(s: usize, op: usize, truncate: bool): u32 {
   const r1 = <u32>toInteger(load<u64>(p, 8), true, 32, truncate)
   const leave = finishSse(s)
   if (leave) return leave
-  store<u64>(at, <u64>r0 | (<u64>r1 << 32))
+  store<u64>(at, <u64>r0 | ((<u64>r1) << 32))
   store<u64>(at, 0, 8)
   return 0
 }
@@ -207,7 +207,7 @@ export function cvtps2pi(s: usize, op: usize): u32 {
   const r1 = <u32>toInteger(<u64>load<u32>(p, 4), false, 32, truncate)
   const leave = finishSse(s)
   if (leave) return leave
-  return putMmx(s, op, <u64>r0 | (<u64>r1 << 32))
+  return putMmx(s, op, <u64>r0 | ((<u64>r1) << 32))
 }
 export function cvtpd2pi(s: usize, op: usize): u32 {
   if (!sseUsable(s) || !mmxUsable(s)) return left(s)
@@ -220,5 +220,5 @@ export function cvtpd2pi(s: usize, op: usize): u32 {
   const r1 = <u32>toInteger(load<u64>(p, 8), true, 32, truncate)
   const leave = finishSse(s)
   if (leave) return leave
-  return putMmx(s, op, <u64>r0 | (<u64>r1 << 32))
+  return putMmx(s, op, <u64>r0 | ((<u64>r1) << 32))
 }

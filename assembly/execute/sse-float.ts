@@ -37,28 +37,35 @@ export function finishSse(s: usize): u32 {
 
 function arithmetic(opcode: u32, a: u64, b: u64, wide: bool): u64 {
   switch (opcode) {
-    case 0x51: return sqrt(b, wide)
-    case 0x58: return add(a, b, wide, 0)
-    case 0x59: return mul(a, b, wide)
-    case 0x5c: return add(a, b, wide, 1)
-    case 0x5d: return minmax(a, b, wide, false)
-    case 0x5e: return div(a, b, wide)
-    default: return minmax(a, b, wide, true)
+    case 0x51:
+      return sqrt(b, wide)
+    case 0x58:
+      return add(a, b, wide, 0)
+    case 0x59:
+      return mul(a, b, wide)
+    case 0x5c:
+      return add(a, b, wide, 1)
+    case 0x5d:
+      return minmax(a, b, wide, false)
+    case 0x5e:
+      return div(a, b, wide)
+    default:
+      return minmax(a, b, wide, true)
   }
 }
 
 export function ordinary64(x: u64): bool {
-  return ((<u32>(x >> 52) & 0x7ff) - 1) < 0x7fe
+  return (<u32>(x >> 52) & 0x7ff) - 1 < 0x7fe
 }
 export function ordinary32(x: u32): bool {
-  return (((x >> 23) & 0xff) - 1) < 0xfe
+  return ((x >> 23) & 0xff) - 1 < 0xfe
 }
 /** Results next to the underflow threshold are left to softfloat as well. */
 function safe64(x: u64): bool {
-  return ((<u32>(x >> 52) & 0x7ff) - 2) < 0x7fd
+  return (<u32>(x >> 52) & 0x7ff) - 2 < 0x7fd
 }
 export function safe32(x: u32): bool {
-  return (((x >> 23) & 0xff) - 2) < 0xfd
+  return ((x >> 23) & 0xff) - 2 < 0xfd
 }
 
 let FAST: u64 = 0
@@ -451,7 +458,10 @@ export function estimatePs(s: usize, op: usize): u32 {
   const root = load<u32>(op, OP_EXTRA) == 0x52
   return put4(
     xmmReg(s, op),
-    estimate(load<u32>(p), root), estimate(load<u32>(p, 4), root), estimate(load<u32>(p, 8), root), estimate(load<u32>(p, 12), root),
+    estimate(load<u32>(p), root),
+    estimate(load<u32>(p, 4), root),
+    estimate(load<u32>(p, 8), root),
+    estimate(load<u32>(p, 12), root),
   )
 }
 export function estimateSs(s: usize, op: usize): u32 {

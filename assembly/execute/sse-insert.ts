@@ -150,8 +150,8 @@ export function mpsadbw(s: usize, op: usize): u32 {
   for (let i: u32 = 0; i < 8; i++) {
     let sum: i32 = 0
     for (let k: u32 = 0; k < 4; k++) sum += abs<i32>(<i32>load<u8>(a + i + k) - <i32>load<u8>(b + k))
-    if (i < 4) low |= <u64>sum << (i << 4)
-    else high |= <u64>sum << ((i - 4) << 4)
+    if (i < 4) low |= (<u64>sum) << (i << 4)
+    else high |= (<u64>sum) << ((i - 4) << 4)
   }
   store<u64>(at, low)
   store<u64>(at, high, 8)

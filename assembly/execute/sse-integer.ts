@@ -4,7 +4,22 @@
  */
 import { OP_EXTRA, OP_IMM, OP_MODRM, VCPU_FPU } from '../generated/layout'
 import { setArithmetic } from '../cpu/flags'
-import { first, left, mmxReg, mmxRm, mmxSource, mmxUsable, enterMmx, put, putMmx, source, sourceOf, sseUsable, xmmReg, xmmRm } from './sse-operands'
+import {
+  first,
+  left,
+  mmxReg,
+  mmxRm,
+  mmxSource,
+  mmxUsable,
+  enterMmx,
+  put,
+  putMmx,
+  source,
+  sourceOf,
+  sseUsable,
+  xmmReg,
+  xmmRm,
+} from './sse-operands'
 
 function opcodeOf(op: usize): u32 {
   return load<u32>(op, OP_EXTRA) & 0xff
@@ -43,16 +58,10 @@ function sad(a: v128, b: v128): v128 {
   return i64x2.add(low32(t), i64x2.shr_u(t, 32))
 }
 function mulHighSigned(a: v128, b: v128): v128 {
-  return i16x8.narrow_i32x4_s(
-    i32x4.shr_s(i32x4.extmul_low_i16x8_s(a, b), 16),
-    i32x4.shr_s(i32x4.extmul_high_i16x8_s(a, b), 16),
-  )
+  return i16x8.narrow_i32x4_s(i32x4.shr_s(i32x4.extmul_low_i16x8_s(a, b), 16), i32x4.shr_s(i32x4.extmul_high_i16x8_s(a, b), 16))
 }
 function mulHighUnsigned(a: v128, b: v128): v128 {
-  return i16x8.narrow_i32x4_u(
-    i32x4.shr_u(i32x4.extmul_low_i16x8_u(a, b), 16),
-    i32x4.shr_u(i32x4.extmul_high_i16x8_u(a, b), 16),
-  )
+  return i16x8.narrow_i32x4_u(i32x4.shr_u(i32x4.extmul_low_i16x8_u(a, b), 16), i32x4.shr_u(i32x4.extmul_high_i16x8_u(a, b), 16))
 }
 /** PMULHRSW: ((a * b >> 14) + 1) >> 1, low 16 bits (0x8000 * 0x8000 gives 0x8000, unlike q15mulr). */
 function mulRound(a: v128, b: v128): v128 {
@@ -69,70 +78,128 @@ function mulAddBytes(a: v128, b: v128): v128 {
 /** Map 0F: SSE2 integer and logic. `a` is the destination. */
 function packed(opcode: u32, a: v128, b: v128): v128 {
   switch (opcode) {
-    case 0x60: return v128.shuffle<i8>(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
-    case 0x61: return v128.shuffle<i16>(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+    case 0x60:
+      return v128.shuffle<i8>(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+    case 0x61:
+      return v128.shuffle<i16>(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
     case 0x14:
-    case 0x62: return v128.shuffle<i32>(a, b, 0, 4, 1, 5)
-    case 0x63: return i8x16.narrow_i16x8_s(a, b)
-    case 0x64: return i8x16.gt_s(a, b)
-    case 0x65: return i16x8.gt_s(a, b)
-    case 0x66: return i32x4.gt_s(a, b)
-    case 0x67: return i8x16.narrow_i16x8_u(a, b)
-    case 0x68: return v128.shuffle<i8>(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
-    case 0x69: return v128.shuffle<i16>(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+    case 0x62:
+      return v128.shuffle<i32>(a, b, 0, 4, 1, 5)
+    case 0x63:
+      return i8x16.narrow_i16x8_s(a, b)
+    case 0x64:
+      return i8x16.gt_s(a, b)
+    case 0x65:
+      return i16x8.gt_s(a, b)
+    case 0x66:
+      return i32x4.gt_s(a, b)
+    case 0x67:
+      return i8x16.narrow_i16x8_u(a, b)
+    case 0x68:
+      return v128.shuffle<i8>(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+    case 0x69:
+      return v128.shuffle<i16>(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
     case 0x15:
-    case 0x6a: return v128.shuffle<i32>(a, b, 2, 6, 3, 7)
-    case 0x6b: return i16x8.narrow_i32x4_s(a, b)
-    case 0x6c: return v128.shuffle<i64>(a, b, 0, 2)
-    case 0x6d: return v128.shuffle<i64>(a, b, 1, 3)
-    case 0x74: return i8x16.eq(a, b)
-    case 0x75: return i16x8.eq(a, b)
-    case 0x76: return i32x4.eq(a, b)
-    case 0xd1: return shiftRight(a, countOf(b), 16)
-    case 0xd2: return shiftRight(a, countOf(b), 32)
-    case 0xd3: return shiftRight(a, countOf(b), 64)
-    case 0xd4: return i64x2.add(a, b)
-    case 0xd5: return i16x8.mul(a, b)
-    case 0xd8: return i8x16.sub_sat_u(a, b)
-    case 0xd9: return i16x8.sub_sat_u(a, b)
-    case 0xda: return i8x16.min_u(a, b)
+    case 0x6a:
+      return v128.shuffle<i32>(a, b, 2, 6, 3, 7)
+    case 0x6b:
+      return i16x8.narrow_i32x4_s(a, b)
+    case 0x6c:
+      return v128.shuffle<i64>(a, b, 0, 2)
+    case 0x6d:
+      return v128.shuffle<i64>(a, b, 1, 3)
+    case 0x74:
+      return i8x16.eq(a, b)
+    case 0x75:
+      return i16x8.eq(a, b)
+    case 0x76:
+      return i32x4.eq(a, b)
+    case 0xd1:
+      return shiftRight(a, countOf(b), 16)
+    case 0xd2:
+      return shiftRight(a, countOf(b), 32)
+    case 0xd3:
+      return shiftRight(a, countOf(b), 64)
+    case 0xd4:
+      return i64x2.add(a, b)
+    case 0xd5:
+      return i16x8.mul(a, b)
+    case 0xd8:
+      return i8x16.sub_sat_u(a, b)
+    case 0xd9:
+      return i16x8.sub_sat_u(a, b)
+    case 0xda:
+      return i8x16.min_u(a, b)
     case 0x54:
-    case 0xdb: return v128.and(a, b)
-    case 0xdc: return i8x16.add_sat_u(a, b)
-    case 0xdd: return i16x8.add_sat_u(a, b)
-    case 0xde: return i8x16.max_u(a, b)
+    case 0xdb:
+      return v128.and(a, b)
+    case 0xdc:
+      return i8x16.add_sat_u(a, b)
+    case 0xdd:
+      return i16x8.add_sat_u(a, b)
+    case 0xde:
+      return i8x16.max_u(a, b)
     case 0x55:
-    case 0xdf: return v128.andnot(b, a)
-    case 0xe0: return i8x16.avgr_u(a, b)
-    case 0xe1: return shiftArithmetic(a, countOf(b), 16)
-    case 0xe2: return shiftArithmetic(a, countOf(b), 32)
-    case 0xe3: return i16x8.avgr_u(a, b)
-    case 0xe4: return mulHighUnsigned(a, b)
-    case 0xe5: return mulHighSigned(a, b)
-    case 0xe8: return i8x16.sub_sat_s(a, b)
-    case 0xe9: return i16x8.sub_sat_s(a, b)
-    case 0xea: return i16x8.min_s(a, b)
+    case 0xdf:
+      return v128.andnot(b, a)
+    case 0xe0:
+      return i8x16.avgr_u(a, b)
+    case 0xe1:
+      return shiftArithmetic(a, countOf(b), 16)
+    case 0xe2:
+      return shiftArithmetic(a, countOf(b), 32)
+    case 0xe3:
+      return i16x8.avgr_u(a, b)
+    case 0xe4:
+      return mulHighUnsigned(a, b)
+    case 0xe5:
+      return mulHighSigned(a, b)
+    case 0xe8:
+      return i8x16.sub_sat_s(a, b)
+    case 0xe9:
+      return i16x8.sub_sat_s(a, b)
+    case 0xea:
+      return i16x8.min_s(a, b)
     case 0x56:
-    case 0xeb: return v128.or(a, b)
-    case 0xec: return i8x16.add_sat_s(a, b)
-    case 0xed: return i16x8.add_sat_s(a, b)
-    case 0xee: return i16x8.max_s(a, b)
+    case 0xeb:
+      return v128.or(a, b)
+    case 0xec:
+      return i8x16.add_sat_s(a, b)
+    case 0xed:
+      return i16x8.add_sat_s(a, b)
+    case 0xee:
+      return i16x8.max_s(a, b)
     case 0x57:
-    case 0xef: return v128.xor(a, b)
-    case 0xf1: return shiftLeft(a, countOf(b), 16)
-    case 0xf2: return shiftLeft(a, countOf(b), 32)
-    case 0xf3: return shiftLeft(a, countOf(b), 64)
-    case 0xf4: return i64x2.mul(low32(a), low32(b))
-    case 0xf5: return i32x4.dot_i16x8_s(a, b)
-    case 0xf6: return sad(a, b)
-    case 0xf8: return i8x16.sub(a, b)
-    case 0xf9: return i16x8.sub(a, b)
-    case 0xfa: return i32x4.sub(a, b)
-    case 0xfb: return i64x2.sub(a, b)
-    case 0xfc: return i8x16.add(a, b)
-    case 0xfd: return i16x8.add(a, b)
-    case 0xfe: return i32x4.add(a, b)
-    default: return unreachable()
+    case 0xef:
+      return v128.xor(a, b)
+    case 0xf1:
+      return shiftLeft(a, countOf(b), 16)
+    case 0xf2:
+      return shiftLeft(a, countOf(b), 32)
+    case 0xf3:
+      return shiftLeft(a, countOf(b), 64)
+    case 0xf4:
+      return i64x2.mul(low32(a), low32(b))
+    case 0xf5:
+      return i32x4.dot_i16x8_s(a, b)
+    case 0xf6:
+      return sad(a, b)
+    case 0xf8:
+      return i8x16.sub(a, b)
+    case 0xf9:
+      return i16x8.sub(a, b)
+    case 0xfa:
+      return i32x4.sub(a, b)
+    case 0xfb:
+      return i64x2.sub(a, b)
+    case 0xfc:
+      return i8x16.add(a, b)
+    case 0xfd:
+      return i16x8.add(a, b)
+    case 0xfe:
+      return i32x4.add(a, b)
+    default:
+      return unreachable()
   }
 }
 
@@ -140,35 +207,64 @@ function packed(opcode: u32, a: v128, b: v128): v128 {
 function packed38(opcode: u32, a: v128, b: v128): v128 {
   const zero = i64x2.splat(0)
   switch (opcode) {
-    case 0x00: return i8x16.swizzle(a, v128.and(b, i8x16.splat(<i8>0x8f)))
-    case 0x01: return i16x8.add(v128.shuffle<i16>(a, b, 0, 2, 4, 6, 8, 10, 12, 14), v128.shuffle<i16>(a, b, 1, 3, 5, 7, 9, 11, 13, 15))
-    case 0x02: return i32x4.add(v128.shuffle<i32>(a, b, 0, 2, 4, 6), v128.shuffle<i32>(a, b, 1, 3, 5, 7))
-    case 0x03: return i16x8.add_sat_s(v128.shuffle<i16>(a, b, 0, 2, 4, 6, 8, 10, 12, 14), v128.shuffle<i16>(a, b, 1, 3, 5, 7, 9, 11, 13, 15))
-    case 0x04: return mulAddBytes(a, b)
-    case 0x05: return i16x8.sub(v128.shuffle<i16>(a, b, 0, 2, 4, 6, 8, 10, 12, 14), v128.shuffle<i16>(a, b, 1, 3, 5, 7, 9, 11, 13, 15))
-    case 0x06: return i32x4.sub(v128.shuffle<i32>(a, b, 0, 2, 4, 6), v128.shuffle<i32>(a, b, 1, 3, 5, 7))
-    case 0x07: return i16x8.sub_sat_s(v128.shuffle<i16>(a, b, 0, 2, 4, 6, 8, 10, 12, 14), v128.shuffle<i16>(a, b, 1, 3, 5, 7, 9, 11, 13, 15))
-    case 0x08: return v128.and(v128.bitselect(i8x16.neg(a), a, i8x16.lt_s(b, zero)), i8x16.ne(b, zero))
-    case 0x09: return v128.and(v128.bitselect(i16x8.neg(a), a, i16x8.lt_s(b, zero)), i16x8.ne(b, zero))
-    case 0x0a: return v128.and(v128.bitselect(i32x4.neg(a), a, i32x4.lt_s(b, zero)), i32x4.ne(b, zero))
-    case 0x0b: return mulRound(a, b)
-    case 0x1c: return i8x16.abs(b)
-    case 0x1d: return i16x8.abs(b)
-    case 0x1e: return i32x4.abs(b)
-    case 0x28: return i64x2.mul(signed32(a), signed32(b))
-    case 0x29: return i64x2.eq(a, b)
-    case 0x2b: return i16x8.narrow_i32x4_u(a, b)
-    case 0x37: return i64x2.gt_s(a, b)
-    case 0x38: return i8x16.min_s(a, b)
-    case 0x39: return i32x4.min_s(a, b)
-    case 0x3a: return i16x8.min_u(a, b)
-    case 0x3b: return i32x4.min_u(a, b)
-    case 0x3c: return i8x16.max_s(a, b)
-    case 0x3d: return i32x4.max_s(a, b)
-    case 0x3e: return i16x8.max_u(a, b)
-    case 0x3f: return i32x4.max_u(a, b)
-    case 0x40: return i32x4.mul(a, b)
-    default: return unreachable()
+    case 0x00:
+      return i8x16.swizzle(a, v128.and(b, i8x16.splat(<i8>0x8f)))
+    case 0x01:
+      return i16x8.add(v128.shuffle<i16>(a, b, 0, 2, 4, 6, 8, 10, 12, 14), v128.shuffle<i16>(a, b, 1, 3, 5, 7, 9, 11, 13, 15))
+    case 0x02:
+      return i32x4.add(v128.shuffle<i32>(a, b, 0, 2, 4, 6), v128.shuffle<i32>(a, b, 1, 3, 5, 7))
+    case 0x03:
+      return i16x8.add_sat_s(v128.shuffle<i16>(a, b, 0, 2, 4, 6, 8, 10, 12, 14), v128.shuffle<i16>(a, b, 1, 3, 5, 7, 9, 11, 13, 15))
+    case 0x04:
+      return mulAddBytes(a, b)
+    case 0x05:
+      return i16x8.sub(v128.shuffle<i16>(a, b, 0, 2, 4, 6, 8, 10, 12, 14), v128.shuffle<i16>(a, b, 1, 3, 5, 7, 9, 11, 13, 15))
+    case 0x06:
+      return i32x4.sub(v128.shuffle<i32>(a, b, 0, 2, 4, 6), v128.shuffle<i32>(a, b, 1, 3, 5, 7))
+    case 0x07:
+      return i16x8.sub_sat_s(v128.shuffle<i16>(a, b, 0, 2, 4, 6, 8, 10, 12, 14), v128.shuffle<i16>(a, b, 1, 3, 5, 7, 9, 11, 13, 15))
+    case 0x08:
+      return v128.and(v128.bitselect(i8x16.neg(a), a, i8x16.lt_s(b, zero)), i8x16.ne(b, zero))
+    case 0x09:
+      return v128.and(v128.bitselect(i16x8.neg(a), a, i16x8.lt_s(b, zero)), i16x8.ne(b, zero))
+    case 0x0a:
+      return v128.and(v128.bitselect(i32x4.neg(a), a, i32x4.lt_s(b, zero)), i32x4.ne(b, zero))
+    case 0x0b:
+      return mulRound(a, b)
+    case 0x1c:
+      return i8x16.abs(b)
+    case 0x1d:
+      return i16x8.abs(b)
+    case 0x1e:
+      return i32x4.abs(b)
+    case 0x28:
+      return i64x2.mul(signed32(a), signed32(b))
+    case 0x29:
+      return i64x2.eq(a, b)
+    case 0x2b:
+      return i16x8.narrow_i32x4_u(a, b)
+    case 0x37:
+      return i64x2.gt_s(a, b)
+    case 0x38:
+      return i8x16.min_s(a, b)
+    case 0x39:
+      return i32x4.min_s(a, b)
+    case 0x3a:
+      return i16x8.min_u(a, b)
+    case 0x3b:
+      return i32x4.min_u(a, b)
+    case 0x3c:
+      return i8x16.max_s(a, b)
+    case 0x3d:
+      return i32x4.max_s(a, b)
+    case 0x3e:
+      return i16x8.max_u(a, b)
+    case 0x3f:
+      return i32x4.max_u(a, b)
+    case 0x40:
+      return i32x4.mul(a, b)
+    default:
+      return unreachable()
   }
 }
 
@@ -260,7 +356,11 @@ export function palignrMmx(s: usize, op: usize): u32 {
   const p = mmxSource(s, op, 8)
   if (!p) return left(s)
   const n = immediate(op)
-  return putLow(s, op, align(s, i64x2.splat(0), v128.shuffle<i64>(v128.load64_zero(p), v128.load64_zero(mmxReg(s, op)), 0, 2), n > 16 ? 16 : n))
+  return putLow(
+    s,
+    op,
+    align(s, i64x2.splat(0), v128.shuffle<i64>(v128.load64_zero(p), v128.load64_zero(mmxReg(s, op)), 0, 2), n > 16 ? 16 : n),
+  )
 }
 
 export function pshufd(s: usize, op: usize): u32 {
@@ -271,7 +371,7 @@ export function pshufd(s: usize, op: usize): u32 {
   const b1 = load<u32>(p + (((n >> 2) & 3) << 2))
   const b2 = load<u32>(p + (((n >> 4) & 3) << 2))
   const b3 = load<u32>(p + (((n >> 6) & 3) << 2))
-  return put(s, op, i64x2(<i64>b0 | (<i64>b1 << 32), <i64>b2 | (<i64>b3 << 32)))
+  return put(s, op, i64x2(<i64>b0 | ((<i64>b1) << 32), <i64>b2 | ((<i64>b3) << 32)))
 }
 /** Four words of `x` in the order of `n` (PSHUFLW, PSHUFHW, PSHUFW). */
 function shuffleWords(x: u64, n: u32): u64 {
@@ -301,8 +401,8 @@ export function shufps(s: usize, op: usize): u32 {
   if (!p) return left(s)
   const n = immediate(op)
   const a = xmmReg(s, op)
-  const low = <u64>load<u32>(a + ((n & 3) << 2)) | (<u64>load<u32>(a + (((n >> 2) & 3) << 2)) << 32)
-  const high = <u64>load<u32>(p + (((n >> 4) & 3) << 2)) | (<u64>load<u32>(p + (((n >> 6) & 3) << 2)) << 32)
+  const low = <u64>load<u32>(a + ((n & 3) << 2)) | ((<u64>load<u32>(a + (((n >> 2) & 3) << 2))) << 32)
+  const high = <u64>load<u32>(p + (((n >> 4) & 3) << 2)) | ((<u64>load<u32>(p + (((n >> 6) & 3) << 2))) << 32)
   return put(s, op, i64x2(low, high))
 }
 export function shufpd(s: usize, op: usize): u32 {

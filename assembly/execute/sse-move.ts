@@ -7,7 +7,19 @@ import { raiseError } from '../cpu/exceptions'
 import { leaving, probe, readMem } from '../memory/access'
 import { addressMask, ea, getReg, getRm, isMemory, operandSize, segmentAddress, setReg, setRm } from './operands'
 import {
-  first, left, memory, put, readable, source, sourceOf, sseUsable, storeAligned, storeAt, storeMemory, xmmReg, xmmRm,
+  first,
+  left,
+  memory,
+  put,
+  readable,
+  source,
+  sourceOf,
+  sseUsable,
+  storeAligned,
+  storeAt,
+  storeMemory,
+  xmmReg,
+  xmmRm,
 } from './sse-operands'
 
 /** MOVUPS, MOVUPD, MOVDQU, LDDQU: load. */

@@ -3,8 +3,23 @@
  * Owns no state; works on CPU_XMM and, for memory operands, on whatever address memory/access.ts names.
  */
 import {
-  CPU_CR0, CPU_CR4, CPU_FSW, CPU_LEAVE, CPU_MXCSR, CPU_ST, CPU_XMM, CPU_FTAG, CPU_FTOP, EXC_GP, EXC_MF, EXC_NM, EXC_UD, LEAVE_NEXT, OP_MODRM,
-  OP_REG, OP_RM,
+  CPU_CR0,
+  CPU_CR4,
+  CPU_FSW,
+  CPU_LEAVE,
+  CPU_MXCSR,
+  CPU_ST,
+  CPU_XMM,
+  CPU_FTAG,
+  CPU_FTOP,
+  EXC_GP,
+  EXC_MF,
+  EXC_NM,
+  EXC_UD,
+  LEAVE_NEXT,
+  OP_MODRM,
+  OP_REG,
+  OP_RM,
 } from '../generated/layout'
 import { raise, raiseError } from '../cpu/exceptions'
 import { leaving, plainRead, plainWrite, slowRead, writeBytes, writeMem } from '../memory/access'
@@ -59,10 +74,10 @@ export function xmmRm(s: usize, op: usize): usize {
 }
 /** MMX registers alias the significands of the physical x87 registers; REX does not extend them. */
 export function mmxReg(s: usize, op: usize): usize {
-  return s + CPU_ST + ((((<usize>load<u8>(op, OP_MODRM)) >> 3) & 7) << 4)
+  return s + CPU_ST + (((<usize>load<u8>(op, OP_MODRM) >> 3) & 7) << 4)
 }
 export function mmxRm(s: usize, op: usize): usize {
-  return s + CPU_ST + (((<usize>load<u8>(op, OP_MODRM)) & 7) << 4)
+  return s + CPU_ST + ((<usize>load<u8>(op, OP_MODRM) & 7) << 4)
 }
 
 /** Address of `n` (<= 64) readable bytes of the memory operand, any alignment; 0 = leaving.  */
@@ -116,7 +131,14 @@ export function storeMemory(s: usize, op: usize, from: usize, n: u32): u32 {
 }
 
 export function storeAt(s: usize, op: usize, va: u64, from: usize, n: u32): u32 {
-  if (n <= 8) return writeMem(s, op, va, n, n == 8 ? load<u64>(from) : n == 4 ? <u64>load<u32>(from) : n == 2 ? <u64>load<u16>(from) : <u64>load<u8>(from))
+  if (n <= 8)
+    return writeMem(
+      s,
+      op,
+      va,
+      n,
+      n == 8 ? load<u64>(from) : n == 4 ? <u64>load<u32>(from) : n == 2 ? <u64>load<u16>(from) : <u64>load<u8>(from),
+    )
   if (n == 16 && (<u32>va & 4095) + 16 <= 4096) {
     const p = plainWrite(s, va)
     if (p) {

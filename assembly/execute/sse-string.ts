@@ -8,10 +8,14 @@ import { immediate } from './sse-integer'
 /** Element i, sign- or zero-extended as imm bits 1:0 say. */
 function element(p: usize, i: u32, format: u32): i32 {
   switch (format) {
-    case 0: return <i32>load<u8>(p + i)
-    case 1: return <i32>load<u16>(p + (i << 1))
-    case 2: return <i32>load<i8>(p + i)
-    default: return <i32>load<i16>(p + (i << 1))
+    case 0:
+      return <i32>load<u8>(p + i)
+    case 1:
+      return <i32>load<u16>(p + (i << 1))
+    case 2:
+      return <i32>load<i8>(p + i)
+    default:
+      return <i32>load<i16>(p + (i << 1))
   }
 }
 function implicitLength(p: usize, n: u32, format: u32): u32 {

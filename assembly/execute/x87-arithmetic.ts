@@ -4,8 +4,27 @@ import { setArithmetic } from '../cpu/flags'
 import { left, memory } from './sse-operands'
 import { flag, FLAGS, IE, DE, DENORMAL, EXP, INFINITE, NORMAL, SIG, SIGN, TOP, UNSUPPORTED, ZE, ZERO, UP } from './softfloat'
 import {
-  ADD, compareExtended, compute, DIV, infinityResult, MUL, PARTIAL, QUOTIENT, REDUCED, remainderExtended, roundToIntegral, scaleExtended, setResult, settleNan, sqrtExtended,
-  SUB, unpackExtended, widen32, widen64, widenInteger, zeroResult,
+  ADD,
+  compareExtended,
+  compute,
+  DIV,
+  infinityResult,
+  MUL,
+  PARTIAL,
+  QUOTIENT,
+  REDUCED,
+  remainderExtended,
+  roundToIntegral,
+  scaleExtended,
+  setResult,
+  settleNan,
+  sqrtExtended,
+  SUB,
+  unpackExtended,
+  widen32,
+  widen64,
+  widenInteger,
+  zeroResult,
 } from './softfloat-extended'
 import { clearC1, enter, index, isEmpty, pop, pushResult, putSt, report, scratch, setCodes, settle, stackFault } from './x87-operands'
 import { FSW_C0, FSW_C1, FSW_C2, FSW_C3, st } from './x87-state'

@@ -2,9 +2,7 @@
  * FNSTENV, FLDENV, FNSAVE, FRSTOR (SDM vol 1, 8.1.10; figures 8-9 to 8-12): 16- and 32-bit, protected and real-mode images.
  * Owns no state; works on the words of x87-state.ts.
  */
-import {
-  CPU_CR0, CPU_EFLAGS, CPU_FCS, CPU_FCW, CPU_FDP, CPU_FDS, CPU_FIP, CPU_FOP, CPU_FTAG, CPU_ST, VCPU_FPU,
-} from '../generated/layout'
+import { CPU_CR0, CPU_EFLAGS, CPU_FCS, CPU_FCW, CPU_FDP, CPU_FDS, CPU_FIP, CPU_FOP, CPU_FTAG, CPU_ST, VCPU_FPU } from '../generated/layout'
 import { leaving } from '../memory/access'
 import { readArea, writeArea } from './fxsave'
 import { ea, eaWrite, operandSize } from './operands'
@@ -27,7 +25,7 @@ function tagWord(s: usize): u32 {
   for (let i: u32 = 0; i < 8; i++) {
     let tag: u32 = 3
     if (((abridged >> i) & 1) != 0) {
-      const c = unpackExtended(s + CPU_ST + (<usize>i << 4))
+      const c = unpackExtended(s + CPU_ST + ((<usize>i) << 4))
       tag = c == NORMAL ? 0 : c == ZERO ? 1 : 2
     }
     tags |= tag << (i << 1)

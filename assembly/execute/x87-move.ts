@@ -5,11 +5,47 @@ import { left, memory, storeMemory, stored } from './sse-operands'
 import { eaWrite } from './operands'
 import { leaving, modifyMem } from '../memory/access'
 import {
-  DE, DENORMAL, dropFlags, EXP, FLAGS, flag, IE, INFINITE, LOW, MASKS, OE, PE, QNAN, ROUNDING, roundFloat, roundInteger, SIG, SIGN, setNumber, SNAN, UE, UNSUPPORTED,
-  UP, ZERO,
+  DE,
+  DENORMAL,
+  dropFlags,
+  EXP,
+  FLAGS,
+  flag,
+  IE,
+  INFINITE,
+  LOW,
+  MASKS,
+  OE,
+  PE,
+  QNAN,
+  ROUNDING,
+  roundFloat,
+  roundInteger,
+  SIG,
+  SIGN,
+  setNumber,
+  SNAN,
+  UE,
+  UNSUPPORTED,
+  UP,
+  ZERO,
 } from './softfloat'
 import { defaultResult, RESULT_SE, RESULT_SIG, setResult, unpackExtended, widen32, widen64, widenInteger } from './softfloat-extended'
-import { clearC1, enter, index, isEmpty, pop, pushResult, putSt, report, scratch, setCodes, setEmpty, setValid, stackFault } from './x87-operands'
+import {
+  clearC1,
+  enter,
+  index,
+  isEmpty,
+  pop,
+  pushResult,
+  putSt,
+  report,
+  scratch,
+  setCodes,
+  setEmpty,
+  setValid,
+  stackFault,
+} from './x87-operands'
 import { FSW_C1, st } from './x87-state'
 
 const QUIET: u64 = 0x4000000000000000
@@ -118,7 +154,7 @@ export function fldConstant(s: usize, op: usize): u32 {
 /** ST(0) as an f32 or f64; FLAGS tell what happened. */
 function narrowSt(p: usize, wide: bool): u64 {
   const c = unpackExtended(p)
-  const sign: u64 = wide ? <u64>SIGN << 63 : <u64>SIGN << 31
+  const sign: u64 = wide ? (<u64>SIGN) << 63 : (<u64>SIGN) << 31
   if (c == ZERO) return sign
   if (c == INFINITE) return sign | (wide ? 0x7ff0000000000000 : 0x7f800000)
   if (c == UNSUPPORTED) {

@@ -3,7 +3,22 @@
  * exception delivery into the status word (SDM vol 1, 8.1.8, 8.5-8.6). Owns CPU_FIP, CPU_FDP, CPU_FOP and C1.
  */
 import {
-  CPU_FCS, CPU_FCW, CPU_FDP, CPU_FDS, CPU_FIP, CPU_FOP, CPU_FSW, CPU_FTAG, CPU_FTOP, CPU_SEGMENTS, OP_EXTRA, OP_MODRM, OP_SEG, SEG_CS, SEG_SELECTOR, VCPU_FPU,
+  CPU_FCS,
+  CPU_FCW,
+  CPU_FDP,
+  CPU_FDS,
+  CPU_FIP,
+  CPU_FOP,
+  CPU_FSW,
+  CPU_FTAG,
+  CPU_FTOP,
+  CPU_SEGMENTS,
+  OP_EXTRA,
+  OP_MODRM,
+  OP_SEG,
+  SEG_CS,
+  SEG_SELECTOR,
+  VCPU_FPU,
 } from '../generated/layout'
 import { effectiveOffset, instructionRip, isMemory } from './operands'
 import { begin, FLAGS, flag, IE, UP } from './softfloat'
@@ -20,11 +35,11 @@ export function enter(s: usize, op: usize): bool {
   if (!x87Usable(s)) return false
   const modrm = <u32>load<u8>(op, OP_MODRM)
   store<u64>(s, instructionRip(s, op), CPU_FIP)
-  store<u32>(s, <u32>load<u16>(s + CPU_SEGMENTS + (<usize>SEG_CS << 4), SEG_SELECTOR), CPU_FCS)
+  store<u32>(s, <u32>load<u16>(s + CPU_SEGMENTS + ((<usize>SEG_CS) << 4), SEG_SELECTOR), CPU_FCS)
   store<u32>(s, ((load<u32>(op, OP_EXTRA) & 7) << 8) | modrm, CPU_FOP)
   if (isMemory(op)) {
     store<u64>(s, effectiveOffset(s, op), CPU_FDP)
-    store<u32>(s, <u32>load<u16>(s + CPU_SEGMENTS + (<usize>load<u8>(op, OP_SEG) << 4), SEG_SELECTOR), CPU_FDS)
+    store<u32>(s, <u32>load<u16>(s + CPU_SEGMENTS + ((<usize>load<u8>(op, OP_SEG)) << 4), SEG_SELECTOR), CPU_FDS)
   }
   context(s)
   return true

@@ -3,7 +3,19 @@
  * Owns CPU_FCW, CPU_FSW (without TOP), CPU_FTOP, CPU_FTAG, CPU_FOP, CPU_FIP, CPU_FDP, CPU_FCS, CPU_FDS.
  */
 import {
-  CPU_CR0, CPU_FCS, CPU_FCW, CPU_FDP, CPU_FDS, CPU_FIP, CPU_FOP, CPU_FSW, CPU_FTAG, CPU_FTOP, CPU_ST, EXC_MF, EXC_NM,
+  CPU_CR0,
+  CPU_FCS,
+  CPU_FCW,
+  CPU_FDP,
+  CPU_FDS,
+  CPU_FIP,
+  CPU_FOP,
+  CPU_FSW,
+  CPU_FTAG,
+  CPU_FTOP,
+  CPU_ST,
+  EXC_MF,
+  EXC_NM,
 } from '../generated/layout'
 import { raise } from '../cpu/exceptions'
 import { leaving } from '../memory/access'
@@ -77,7 +89,7 @@ export function initX87(s: usize): void {
 
 /** Address of ST(i). */
 export function st(s: usize, i: u32): usize {
-  return s + CPU_ST + (<usize>((load<u32>(s, CPU_FTOP) + i) & 7) << 4)
+  return s + CPU_ST + ((<usize>((load<u32>(s, CPU_FTOP) + i) & 7)) << 4)
 }
 
 export function fninit(s: usize, op: usize): u32 {

@@ -6,11 +6,37 @@
 import { left } from './sse-operands'
 import { DE, DENORMAL, EXP, flag, INFINITE, NORMAL, PE, SIG, SIGN, setNumber, TOP, ZE, ZERO } from './softfloat'
 import {
-  infinityResult, invalidResult, RESULT_SE, RESULT_SIG, roundExtended, setPrecision, setResult, settleNan, unpackExtended, zeroResult,
+  infinityResult,
+  invalidResult,
+  RESULT_SE,
+  RESULT_SIG,
+  roundExtended,
+  setPrecision,
+  setResult,
+  settleNan,
+  unpackExtended,
+  zeroResult,
 } from './softfloat-extended'
 import {
-  LN2_EXP, LN2_HIGH, LN2_LOW, LOG2E_EXP, LOG2E_HIGH, LOG2E_LOW, PI_EXP, PI_HIGH, PI_LOW, W_EXP, W_HIGH, W_LOW, W_SIGN, wide, wideAdd, wideAtan, wideDiv,
-  wideDivSmall, wideMul,
+  LN2_EXP,
+  LN2_HIGH,
+  LN2_LOW,
+  LOG2E_EXP,
+  LOG2E_HIGH,
+  LOG2E_LOW,
+  PI_EXP,
+  PI_HIGH,
+  PI_LOW,
+  W_EXP,
+  W_HIGH,
+  W_LOW,
+  W_SIGN,
+  wide,
+  wideAdd,
+  wideAtan,
+  wideDiv,
+  wideDivSmall,
+  wideMul,
 } from './softfloat-wide'
 import { clearC1, enter, isEmpty, pop, pushResult, putSt, setCodes, settle, stackFault } from './x87-operands'
 import { FSW_C2, st } from './x87-state'
@@ -497,7 +523,7 @@ function arctangent(py: usize, px: usize): void {
     if (k != 0) {
       const n = <i32>clz<u64>(<u64>k)
       const ce = 63 - n - 4
-      const ch = <u64>k << n
+      const ch = (<u64>k) << n
       wideMul(0, ce, ch, 0)
       wideAdd(0, 0, TOP, 0)
       const de = W_EXP

@@ -3,7 +3,23 @@
  * standard and the compacted format. Owns no state of its own.
  */
 import {
-  CPU_CPL, CPU_CR0, CPU_CR4, CPU_FCW, CPU_FSW, CPU_FTAG, CPU_FTOP, CPU_GPR, CPU_MXCSR, CPU_ST, CPU_XCR0, CPU_XMM, CPU_XSS, EXC_GP, EXC_NM, EXC_UD, VCPU_FPU,
+  CPU_CPL,
+  CPU_CR0,
+  CPU_CR4,
+  CPU_FCW,
+  CPU_FSW,
+  CPU_FTAG,
+  CPU_FTOP,
+  CPU_GPR,
+  CPU_MXCSR,
+  CPU_ST,
+  CPU_XCR0,
+  CPU_XMM,
+  CPU_XSS,
+  EXC_GP,
+  EXC_NM,
+  EXC_UD,
+  VCPU_FPU,
 } from '../generated/layout'
 import { raise, raiseError } from '../cpu/exceptions'
 import { leaving } from '../memory/access'
@@ -43,7 +59,7 @@ function area(s: usize, op: usize, write: bool, privileged: bool): u64 {
 }
 
 function requested(s: usize, enabled: u64): u64 {
-  return enabled & (<u64>load<u32>(s, CPU_GPR) | (<u64>load<u32>(s, CPU_GPR + 16) << 32))
+  return enabled & (<u64>load<u32>(s, CPU_GPR) | ((<u64>load<u32>(s, CPU_GPR + 16)) << 32))
 }
 
 /** Components that differ from their initial state. */
@@ -56,7 +72,7 @@ function inUse(s: usize): u64 {
   }
   const n = xmmCount(s)
   let any = i64x2.splat(0)
-  for (let i: u32 = 0; i < n; i++) any = v128.or(any, v128.load(s + (<usize>i << 5), CPU_XMM))
+  for (let i: u32 = 0; i < n; i++) any = v128.or(any, v128.load(s + ((<usize>i) << 5), CPU_XMM))
   return v128.any_true(any) ? found | SSE : found
 }
 

@@ -32,7 +32,9 @@ export const x87: readonly string[] = [
   'D9:E1 FABS =fabs',
   'D9:E4 FTST =ftst',
   'D9:E5 FXAM =fxam',
-  ...['FLD1', 'FLDL2T', 'FLDL2E', 'FLDPI', 'FLDLG2', 'FLDLN2', 'FLDZ'].map((n, i) => `D9:E${(8 + i).toString(16).toUpperCase()} ${n} =fldConstant`),
+  ...['FLD1', 'FLDL2T', 'FLDL2E', 'FLDPI', 'FLDLG2', 'FLDLN2', 'FLDZ'].map(
+    (n, i) => `D9:E${(8 + i).toString(16).toUpperCase()} ${n} =fldConstant`,
+  ),
   'D9:F0 F2XM1 =f2xm1',
   'D9:F1 FYL2X =fyl2x',
   'D9:F2 FPTAN =fptan',

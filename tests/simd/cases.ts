@@ -4,14 +4,40 @@ import type { State } from './native.ts'
 import type { Opcode } from '../../spec/opcodes/index.ts'
 
 const edges64 = [
-  0n, 1n << 63n, 0x3ff0000000000000n, 0xbff0000000000000n, 0x7ff0000000000000n, 0xfff0000000000000n, 0x7ff8000000000001n, 0xfff8000000000000n,
-  0x7ff0000000000001n, 0xfff4000000000000n, 1n, 0x800fffffffffffffn, 0x0010000000000000n, 0x7fefffffffffffffn, 0x41dfffffffc00000n, 0x41e0000000000000n,
-  0xc1e0000000000000n, 0xc1e0000000200000n, 0x43e0000000000000n, 0xc3e0000000000000n, 0x3fe0000000000000n, 0x3ff8000000000000n, 0x4004000000000000n,
-  0x000fffffffffffffn, 0x3fdfffffffffffffn, 0x36a0000000000000n, 0x380fffffffffffffn, 0x380fffffe0000000n, 0x47efffffefffffffn, 0x47effffff0000000n,
+  0n,
+  1n << 63n,
+  0x3ff0000000000000n,
+  0xbff0000000000000n,
+  0x7ff0000000000000n,
+  0xfff0000000000000n,
+  0x7ff8000000000001n,
+  0xfff8000000000000n,
+  0x7ff0000000000001n,
+  0xfff4000000000000n,
+  1n,
+  0x800fffffffffffffn,
+  0x0010000000000000n,
+  0x7fefffffffffffffn,
+  0x41dfffffffc00000n,
+  0x41e0000000000000n,
+  0xc1e0000000000000n,
+  0xc1e0000000200000n,
+  0x43e0000000000000n,
+  0xc3e0000000000000n,
+  0x3fe0000000000000n,
+  0x3ff8000000000000n,
+  0x4004000000000000n,
+  0x000fffffffffffffn,
+  0x3fdfffffffffffffn,
+  0x36a0000000000000n,
+  0x380fffffffffffffn,
+  0x380fffffe0000000n,
+  0x47efffffefffffffn,
+  0x47effffff0000000n,
 ]
 const edges32 = [
-  0, 0x80000000, 0x3f800000, 0xbf800000, 0x7f800000, 0xff800000, 0x7fc00001, 0xffc00000, 0x7f800001, 0xffa00000, 1, 0x807fffff, 0x00800000, 0x7f7fffff,
-  0x4effffff, 0x4f000000, 0xcf000000, 0xcf000001, 0x5f000000, 0x3f000000, 0x3fc00000, 0x40200000, 0x007fffff, 0x3effffff,
+  0, 0x80000000, 0x3f800000, 0xbf800000, 0x7f800000, 0xff800000, 0x7fc00001, 0xffc00000, 0x7f800001, 0xffa00000, 1, 0x807fffff, 0x00800000,
+  0x7f7fffff, 0x4effffff, 0x4f000000, 0xcf000000, 0xcf000001, 0x5f000000, 0x3f000000, 0x3fc00000, 0x40200000, 0x007fffff, 0x3effffff,
 ]
 const exponents64 = [0, 1, 2, 2046, 2045, 2040, 30, 1000, 500, 1500, 52, 53, 54, 511, 512, 1535, 1536]
 const exponents32 = [0, 1, 2, 254, 253, 250, 23, 100, 24, 25, 63, 64, 190, 191]
@@ -29,7 +55,9 @@ export interface Case {
 export class Random {
   private x: number
   private recent: [bigint, bigint][] = []
-  constructor(seed: number) { this.x = seed }
+  constructor(seed: number) {
+    this.x = seed
+  }
 
   u32(): number {
     this.x = (this.x + 0x6d2b79f5) | 0
@@ -37,9 +65,15 @@ export class Random {
     t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
     return (t ^ (t >>> 14)) >>> 0
   }
-  below(n: number): number { return Math.floor((this.u32() / 4294967296) * n) }
-  bits(words: number): bigint { return words === 1 ? BigInt(this.u32()) : (BigInt(this.u32()) << 32n) | BigInt(this.u32()) }
-  pick<T>(list: readonly T[]): T { return list[this.below(list.length)] as T }
+  below(n: number): number {
+    return Math.floor((this.u32() / 4294967296) * n)
+  }
+  bits(words: number): bigint {
+    return words === 1 ? BigInt(this.u32()) : (BigInt(this.u32()) << 32n) | BigInt(this.u32())
+  }
+  pick<T>(list: readonly T[]): T {
+    return list[this.below(list.length)] as T
+  }
 
   f64(): bigint {
     const k = this.below(10)
@@ -74,7 +108,11 @@ export class Random {
     else if (k === 7) {
       e = 16383 + this.below(70)
       m = this.pick([TOP, 0xffffffffffffffffn, TOP | 1n, 0xc000000000000000n])
-    } else if (k === 8) return [this.pick([TOP, 0xc000000000000000n, 0xc000000000000000n | (m >> 2n), 0x8000000000000001n, 0xa000000000000000n]), sign | 32767n]
+    } else if (k === 8)
+      return [
+        this.pick([TOP, 0xc000000000000000n, 0xc000000000000000n | (m >> 2n), 0x8000000000000001n, 0xa000000000000000n]),
+        sign | 32767n,
+      ]
     else if (k === 9) return [this.pick([0n, 0n, 0n, 0n, 1n, m >> 1n, 1n << 62n, m | TOP]), sign]
     else if (k === 10) e = this.below(32768)
     else if (k === 11 && this.below(3) === 0) return [m & ~TOP, sign | BigInt(this.below(32768))]
@@ -113,12 +151,13 @@ function encode(row: Opcode, r: Random, memory: boolean, displacement: number): 
   const wide = row.size === 'y' && r.below(2) === 1
   const rex = 0x40 | (wide ? 8 : 0) | ((reg >> 3) << 2) | (rm >> 3)
   if (rex !== 0x40) code.push(rex)
-  code.push(...[[], [0x0f], [0x0f, 0x38], [0x0f, 0x3a]][row.map] as number[], row.opcode)
+  code.push(...([[], [0x0f], [0x0f, 0x38], [0x0f, 0x3a]][row.map] as number[]), row.opcode)
   let modrm = (memory ? (displacement === 0 ? 0 : 0x80) : 0xc0) | ((reg & 7) << 3) | (rm & 7)
   if (row.exact !== undefined) modrm = row.exact
   if (row.modrm) code.push(modrm)
   if (memory && displacement !== 0) code.push(displacement & 0xff, displacement >> 8, 0, 0)
-  if (row.immediate === 'Ub' || row.immediate === 'Ib') code.push(r.below(3) === 0 || /DP|ROUND/.test(row.mnemonic) ? r.below(256) : r.below(64))
+  if (row.immediate === 'Ub' || row.immediate === 'Ib')
+    code.push(r.below(3) === 0 || /DP|ROUND/.test(row.mnemonic) ? r.below(256) : r.below(64))
   if (row.immediate === 'Iw') code.push(r.below(256), r.below(256))
   return code
 }
@@ -136,7 +175,13 @@ export function makeCase(row: Opcode, r: Random, style: Style): Case {
   d.setUint16(0, control, true)
   d.setUint16(2, (r.below(8) << 11) | (r.below(0x10000) & 0x4700) | (style === 'sticky' || style === 'pending' ? r.below(64) : 0), true)
   fx[4] = r.below(4) === 0 ? r.below(256) : 0xff
-  let mxcsr = 0x1f80 | (r.below(2) << 5) | (r.below(2) === 0 ? r.below(4) << 13 : 0) | (r.below(6) === 0 ? 0x8000 : 0) | (r.below(6) === 0 ? 0x40 : 0) | (r.below(6) === 0 ? 0x20000 : 0)
+  let mxcsr =
+    0x1f80 |
+    (r.below(2) << 5) |
+    (r.below(2) === 0 ? r.below(4) << 13 : 0) |
+    (r.below(6) === 0 ? 0x8000 : 0) |
+    (r.below(6) === 0 ? 0x40 : 0) |
+    (r.below(6) === 0 ? 0x20000 : 0)
   if (style === 'unmasked') mxcsr &= ~(r.below(64) << 7)
   d.setUint32(24, mxcsr, true)
   for (let i = 0; i < 8; i++) {
@@ -148,13 +193,14 @@ export function makeCase(row: Opcode, r: Random, style: Style): Case {
   }
   const pairs = /PS|SS|PI|DQ2/.test(n)
   for (let i = 0; i < 32; i++) d.setBigUint64(160 + i * 8, pairs && r.below(8) > 0 ? r.f32() | (r.f32() << 32n) : r.f64(), true)
-  if (/^PCMP.STR/.test(n)) for (let i = 0; i < 256; i++) fx[160 + i] = r.below(4) === 0 ? r.below(4) : r.pick([1, 2, 3, 0x61, 0x80, 0xff, 7])
+  if (/^PCMP.STR/.test(n))
+    for (let i = 0; i < 256; i++) fx[160 + i] = r.below(4) === 0 ? r.below(4) : r.pick([1, 2, 3, 0x61, 0x80, 0xff, 7])
   if (/^(PS[LR]|PSRA)/.test(n)) {
     for (let i = 0; i < 16; i++) if (r.below(4) > 0) d.setBigUint64(160 + i * 16, BigInt(r.below(70)), true)
     for (let i = 0; i < 8; i++) if (r.below(4) > 0) d.setBigUint64(32 + i * 16, BigInt(r.below(70)), true)
   }
   const gpr = [r.f64(), r.f64(), r.f64(), r.below(2) === 0 ? BigInt(r.below(100)) : r.bits(2)]
-  if (/^PCMPESTR/.test(n)) for (const k of [0, 2]) if (r.below(4) > 0) gpr[k] = BigInt.asUintN(64, BigInt(r.below(40) - 20))
+  if (n.startsWith('PCMPESTR')) for (const k of [0, 2]) if (r.below(4) > 0) gpr[k] = BigInt.asUintN(64, BigInt(r.below(40) - 20))
   if (/^X(SAVE|RSTOR)/.test(n)) {
     // Components x87 and SSE only. Whether a state of all zeros counts as in use is the CPU's affair: guards.test.ts.
     gpr[0] = BigInt(r.below(4))

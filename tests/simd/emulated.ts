@@ -60,7 +60,8 @@ export class Emulated {
     const why = m.run(2)
     const at = Number(m.rip)
     const halted = at === rip + code.length + 1
-    if (!halted && !(at > STUBS && at < STUBS + 0x1000 && (at - 1 - STUBS) % 16 === 0)) throw new Error(`stopped by ${why} at ${at.toString(16)}`)
+    if (!halted && !(at > STUBS && at < STUBS + 0x1000 && (at - 1 - STUBS) % 16 === 0))
+      throw new Error(`stopped by ${why} at ${at.toString(16)}`)
     const image = new Uint8Array(512)
     const out = new DataView(image.buffer)
     const newTop = view.getUint32(s + L.CPU_FTOP, true)

@@ -47,7 +47,8 @@ test('CR0.EM: SSE, MMX and FXSAVE are #UD, x87 is #NM, WAIT goes on', () => {
   assert.is(outcome(machine(em), ...WAIT), HALTED)
 })
 test('CR0.TS: everything is #NM; WAIT only with CR0.MP', () => {
-  for (const code of [ADDPS, PADDB_MMX, FXSAVE, FADD, FNINIT, XSAVE, LDMXCSR, WAIT]) assert.is(outcome(machine({ cr0: 0x3bn }), ...code), NM)
+  for (const code of [ADDPS, PADDB_MMX, FXSAVE, FADD, FNINIT, XSAVE, LDMXCSR, WAIT])
+    assert.is(outcome(machine({ cr0: 0x3bn }), ...code), NM)
   assert.is(outcome(machine({ cr0: 0x39n }), ...WAIT), HALTED)
 })
 test('without CR4.OSFXSR SSE is #UD, MMX and FXSAVE are not, and FXSAVE leaves XMM and MXCSR out', () => {
@@ -65,7 +66,10 @@ test('without CR4.OSXSAVE the XSAVE family is #UD', () => {
   assert.is(outcome(machine({ cr4: 0x620n }), ...XSAVE), UD)
 })
 test('an unmasked SSE exception is #XM, or #UD without CR4.OSXMMEXCPT', () => {
-  for (const [cr4, vector] of [[CR4, XM], [0x220n, UD]] as const) {
+  for (const [cr4, vector] of [
+    [CR4, XM],
+    [0x220n, UD],
+  ] as const) {
     const m = machine({ cr4 })
     m.set32(L.CPU_MXCSR, 0x1d80)
     m.set64(L.CPU_XMM, 0x3ff0000000000000n)
@@ -91,7 +95,10 @@ test('FXSAVE and XSAVE want alignment and a supported layout', () => {
   assert.is(outcome(n, ...XSAVE), GP)
 })
 test('XSAVEOPT leaves out what is in its initial state, XSAVE writes it; XRSTOR without the bit initialises', () => {
-  for (const [code, expected] of [[[0x0f, 0xae, 0x36], 0x5a5a5a5a5a5a5a5an], [XSAVE, 0n]] as const) {
+  for (const [code, expected] of [
+    [[0x0f, 0xae, 0x36], 0x5a5a5a5a5a5a5a5an],
+    [XSAVE, 0n],
+  ] as const) {
     const m = machine()
     for (let i = 0; i < 576; i += 8) m.poke(DATA + i, i < 512 ? 0x5a5a5a5a5a5a5a5an : 0n)
     m.setReg(0, 3n)

@@ -36,14 +36,17 @@ export function runNative(cases: readonly { code: readonly number[]; state: Stat
     cases.forEach(({ code, state }, i) => {
       const at = i * IN
       input[at] = code.length
-      code.forEach((b, k) => { input[at + 1 + k] = b })
+      code.forEach((b, k) => {
+        input[at + 1 + k] = b
+      })
       state.gpr.forEach((g, k) => input.writeBigUInt64LE(g, at + 16 + 8 * k))
       input.writeBigUInt64LE(state.flags, at + 48)
       input.set(state.fx, at + 56)
       input.set(state.memory, at + 568)
     })
     const { stdout, signal, status } = spawnSync(binary, { input, maxBuffer: OUT * cases.length + 4096 })
-    if (stdout.length !== OUT * cases.length) throw new Error(`oracle ended after ${stdout.length / OUT} of ${cases.length} cases (${signal ?? status})`)
+    if (stdout.length !== OUT * cases.length)
+      throw new Error(`oracle ended after ${stdout.length / OUT} of ${cases.length} cases (${signal ?? status})`)
     return cases.map((_, i) => {
       const o = stdout.subarray(i * OUT, (i + 1) * OUT)
       return {

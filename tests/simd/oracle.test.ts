@@ -18,13 +18,16 @@ const texts = new Set([...sse, ...x87])
 const rows = opcodes.filter((o) => texts.has(o.text) && !skipped(o) && only.test(o.text))
 
 /** Little-endian bytes as one number. */
-const hex = (b: Uint8Array): string => Buffer.from(b).reverse().toString('hex')
+const hex = (b: Uint8Array): string => Buffer.from(b.toReversed()).toString('hex')
 const same = (a: Uint8Array, b: Uint8Array): boolean => Buffer.compare(a, b) === 0
 const word = (b: Uint8Array, at: number): number => new DataView(b.buffer, b.byteOffset).getUint16(at, true)
 
 /** At most one unit apart: the integer bit is dropped, so that neighbours across a power of two are one apart too. */
 function near(a: Uint8Array, b: Uint8Array): boolean {
-  const [x, y] = [a, b].map((n) => (BigInt(word(n, 8)) << 63n) | (BigInt(`0x${hex(n.subarray(0, 8))}`) & 0x7fffffffffffffffn)) as [bigint, bigint]
+  const [x, y] = [a, b].map((n) => (BigInt(word(n, 8)) << 63n) | (BigInt(`0x${hex(n.subarray(0, 8))}`) & 0x7fffffffffffffffn)) as [
+    bigint,
+    bigint,
+  ]
   return x - y <= 1n && y - x <= 1n
 }
 function closeEstimate(a: Uint8Array, b: Uint8Array): boolean {
@@ -33,7 +36,11 @@ function closeEstimate(a: Uint8Array, b: Uint8Array): boolean {
   return [0, 4, 8, 12].every((i) => {
     const p = x.getFloat32(i, true)
     const q = y.getFloat32(i, true)
-    return x.getUint32(i, true) === y.getUint32(i, true) || Math.abs(p / q - 1) < 3 / 4096 || (Math.abs(p) < 2 ** -125 && Math.abs(q) < 2 ** -125)
+    return (
+      x.getUint32(i, true) === y.getUint32(i, true) ||
+      Math.abs(p / q - 1) < 3 / 4096 ||
+      (Math.abs(p) < 2 ** -125 && Math.abs(q) < 2 ** -125)
+    )
   })
 }
 
