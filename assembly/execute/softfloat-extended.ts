@@ -4,67 +4,76 @@
  * Owns PRECISION and RESULT_*: valid only inside one handler.
  */
 import {
-  addCore,
   DE,
   DENORMAL,
-  divCore,
   EXP,
-  flag,
-  fromInteger,
   IE,
   INFINITE,
   LOW,
   MASKS,
-  mulCore,
   NORMAL,
-  normalise,
   OE,
   PE,
   QNAN,
   ROUNDING,
-  roundsUp,
-  setNumber,
-  setUp,
-  shiftRightJam,
   SIG,
   SIGN,
   SNAN,
-  sqrtCore,
   TOP,
   UE,
   UNSUPPORTED,
   ZE,
   ZERO,
+  addCore,
+  divCore,
+  flag,
+  fromInteger,
+  mulCore,
+  roundsUp,
+  setNumber,
+  setUp,
+  shiftRightJam,
+  sqrtCore,
 } from './softfloat'
 import { order } from './softfloat-binary'
 
 const QUIET: u64 = 0x4000000000000000
+
 const LEAST: i32 = -16382
+
 const GREATEST: i32 = 16383
+
 /** What an unmasked overflow or underflow adds to the exponent (SDM vol 1, 8.5.4-5). */
 const WRAP: i32 = 24576
 
 /** Significand bits of the precision control: 24, 53 or 64. */
 export let PRECISION: u32 = 64
+
 export let RESULT_SIG: u64 = 0
+
 export let RESULT_SE: u32 = 0
 
 export function setPrecision(bits: u32): void {
   PRECISION = bits
 }
+
 export function setResult(sig: u64, se: u32): void {
   RESULT_SIG = sig
   RESULT_SE = se
 }
+
 export function zeroResult(sign: u32): void {
   setResult(0, sign << 15)
 }
+
 export function infinityResult(sign: u32): void {
   setResult(TOP, (sign << 15) | 0x7fff)
 }
+
 export function defaultResult(): void {
   setResult(TOP | QUIET, 0xffff)
 }
+
 export function invalidResult(): void {
   flag(IE)
   defaultResult()
@@ -91,6 +100,7 @@ export function unpackExtended(p: usize): u32 {
   setNumber(se >> 15, <i32>exponent - 16383, sig, 0)
   return NORMAL
 }
+
 function signOf(se: u32): void {
   setNumber(se >> 15, 0, 0, 0)
 }
@@ -109,6 +119,7 @@ function propagate(px: usize, cx: u32, py: usize, cy: u32): void {
   const p = second ? py : px
   setResult(load<u64>(p) | QUIET, <u32>load<u16>(p, 8))
 }
+
 /** Handles NaNs and unsupported operands; true when the result is settled. */
 export function settleNan(px: usize, cx: u32, py: usize, cy: u32): bool {
   if (cx < QNAN && cy < QNAN) return false
@@ -173,14 +184,18 @@ export function roundExtended(): void {
   }
   setResult(value, (SIGN << 15) | (<i64>value < 0 ? <u32>(exponent + 16383) : 0))
 }
-function up(drop: u64, mask: u64): bool {
+
+export function up(drop: u64, mask: u64): bool {
   if (drop == 0) return roundsUp(SIGN, LOW >> 1, (<u64>1) << 62, LOW & 1, (SIG & 1) != 0)
   return roundsUp(SIGN, SIG & mask, (<u64>1) << (drop - 1), LOW, ((SIG >> drop) & 1) != 0)
 }
 
 export const ADD: u32 = 0
+
 export const MUL: u32 = 1
+
 export const SUB: u32 = 2
+
 export const DIV: u32 = 3
 
 /** RESULT = x op y. dx/dy: the operand was a denormal f32 or f64 in memory. */
@@ -257,146 +272,6 @@ export function sqrtExtended(p: usize): void {
   roundExtended()
 }
 
-/** FRNDINT. */
-export function roundToIntegral(p: usize): void {
-  const c = unpackExtended(p)
-  if (settleNan(p, c, p, c)) return
-  if (c == INFINITE) return infinityResult(SIGN)
-  if (c == ZERO) return zeroResult(SIGN)
-  if (c == DENORMAL) flag(DE)
-  if (EXP >= 63) return setResult(SIG, <u32>load<u16>(p, 8))
-  const sign = SIGN
-  shiftRightJam(<u32>(63 - EXP))
-  const increment = up(0, 0)
-  if (LOW != 0) flag(PE)
-  setUp(increment)
-  const value = SIG + u64(increment)
-  if (value == 0) return zeroResult(sign)
-  setNumber(sign, 63, value, 0)
-  normalise()
-  setResult(SIG, (sign << 15) | <u32>(EXP + 16383))
-}
-
-/** ST(0) * 2^trunc(ST(1)) (SDM vol 2, FSCALE, table 3-31). */
-export function scaleExtended(px: usize, py: usize): void {
-  const cy = unpackExtended(py)
-  const sy = SIGN
-  const ey = EXP
-  const my = SIG
-  const cx = unpackExtended(px)
-  if (settleNan(px, cx, py, cy)) return
-  const sx = SIGN
-  if (cy == INFINITE) {
-    if ((cx == INFINITE && sy != 0) || (cx == ZERO && sy == 0)) return invalidResult()
-    if (cx == DENORMAL) flag(DE)
-    return sy != 0 ? zeroResult(sx) : infinityResult(sx)
-  }
-  if (cx == DENORMAL || cy == DENORMAL) flag(DE)
-  if (cx == INFINITE) return infinityResult(sx)
-  if (cx == ZERO) return zeroResult(sx)
-  let n = 0
-  if (cy != ZERO && ey >= 0) {
-    n = ey > 17 ? 0x20000 : <i32>(my >> (63 - ey))
-    if (sy != 0) n = -n
-  }
-  setNumber(sx, EXP + n, SIG, 0)
-  const saved = PRECISION
-  PRECISION = 64
-  roundExtended()
-  PRECISION = saved
-}
-
-/** Quotient bits of the last remainder; PARTIAL when it is not complete. */
-export let QUOTIENT: u64 = 0
-export let PARTIAL: bool = false
-/** The operands were numbers, so the quotient bits mean something. */
-export let REDUCED: bool = false
-
-/** FPREM (truncating) and FPREM1 (`nearest`): SDM vol 2. */
-export function remainderExtended(px: usize, py: usize, nearest: bool): void {
-  QUOTIENT = 0
-  PARTIAL = false
-  REDUCED = false
-  const cy = unpackExtended(py)
-  const ey = EXP
-  const my = SIG
-  const cx = unpackExtended(px)
-  if (settleNan(px, cx, py, cy)) return
-  if (cx == INFINITE || cy == ZERO) return invalidResult()
-  REDUCED = true
-  if (cx == DENORMAL || cy == DENORMAL) flag(DE)
-  if (cx == ZERO) return zeroResult(SIGN)
-  let sign = SIGN
-  const saved = PRECISION
-  PRECISION = 64
-  const distance = EXP - ey
-  if (cy == INFINITE || (nearest ? distance + 1 : distance) < 0) {
-    roundExtended()
-    PRECISION = saved
-    return
-  }
-  let rest = SIG
-  let steps = distance
-  let scale = ey
-  if (distance >= 64) {
-    PARTIAL = true
-    steps = (distance & 31) | 32
-    scale = EXP - steps
-  }
-  let q: u64 = 0
-  let carry = false
-  if (steps >= 0) {
-    for (let i = 0; ; i++) {
-      q <<= 1
-      if (carry || rest >= my) {
-        rest -= my
-        q |= 1
-      }
-      if (i == steps) break
-      carry = <i64>rest < 0
-      rest <<= 1
-    }
-  }
-  if (PARTIAL) q = 0
-  else if (nearest) {
-    // rest / my against one half, at the divisor's scale (for distance -1 the dividend is rest / 2).
-    let more = false
-    if (distance < 0) more = rest > my
-    else {
-      const double = rest << 1
-      const over = <i64>rest < 0 || double > my
-      more = over || (double == my && (q & 1) != 0)
-    }
-    if (more) {
-      q++
-      sign ^= 1
-      if (distance < 0) {
-        // my - rest / 2, kept exactly in 65 bits: in units of half the divisor's last place.
-        setNumber(0, ey, my, 0)
-        addCore(0, ey, my, 1, ey - 1, rest)
-        setNumber(sign, EXP, SIG, LOW)
-        QUOTIENT = q
-        roundExtended()
-        PRECISION = saved
-        return
-      }
-      rest = my - rest
-    } else if (distance < 0) scale = ey - 1
-  }
-  QUOTIENT = q
-  if (rest == 0) zeroResult(zeroSign(sign, nearest, px))
-  else {
-    setNumber(sign, scale, rest, 0)
-    normalise()
-    roundExtended()
-  }
-  PRECISION = saved
-}
-/** A zero remainder has the sign of the dividend. */
-function zeroSign(sign: u32, nearest: bool, px: usize): u32 {
-  return nearest ? <u32>load<u16>(px, 8) >> 15 : sign
-}
-
 /** Raw widening of an f32 (payload kept, SNaN not quieted) to `to`; true if it was a denormal. */
 export function widen32(bits: u32, to: usize): bool {
   const sign = (bits >> 31) << 15
@@ -404,11 +279,13 @@ export function widen32(bits: u32, to: usize): bool {
   const fraction = ((<u64>bits) << 41) >> 1
   return widenTo(to, sign, exponent, fraction, 0xff, 127)
 }
+
 export function widen64(bits: u64, to: usize): bool {
   const sign = (<u32>(bits >> 63)) << 15
   const exponent = <u32>(bits >> 52) & 0x7ff
   return widenTo(to, sign, exponent, (bits << 12) >> 1, 0x7ff, 1023)
 }
+
 function widenTo(to: usize, sign: u32, exponent: u32, fraction: u64, special: u32, bias: i32): bool {
   if (exponent == 0) {
     if (fraction == 0) {
@@ -425,6 +302,7 @@ function widenTo(to: usize, sign: u32, exponent: u32, fraction: u64, special: u3
   store<u16>(to, <u16>(sign | (exponent == special ? 0x7fff : <u32>(<i32>exponent - bias + 16383))), 8)
   return false
 }
+
 export function widenInteger(value: i64, to: usize): void {
   if (!fromInteger(value)) {
     store<u64>(to, 0)

@@ -2,28 +2,14 @@
  * Packed integer arithmetic, one switch for SSE2 and MMX (SDM vol 2, PADDB..PXOR; SSSE3; SSE4.1/4.2).
  * The opcode byte (OP_EXTRA) selects the operation. Owns no state.
  */
-import { OP_EXTRA, OP_IMM, OP_MODRM, VCPU_FPU } from '../generated/layout'
-import { setArithmetic } from '../cpu/flags'
-import {
-  first,
-  left,
-  mmxReg,
-  mmxRm,
-  mmxSource,
-  mmxUsable,
-  enterMmx,
-  put,
-  putMmx,
-  source,
-  sourceOf,
-  sseUsable,
-  xmmReg,
-  xmmRm,
-} from './sse-operands'
+import { OP_EXTRA, OP_IMM, OP_MODRM } from '../generated/layout'
+import { enterMmx, first, left, mmxReg, mmxRm, mmxSource, mmxUsable, put, putMmx, source, sseUsable, xmmRm } from './sse-operands'
+import { add, mul } from './softfloat-binary'
 
-function opcodeOf(op: usize): u32 {
+export function opcodeOf(op: usize): u32 {
   return load<u32>(op, OP_EXTRA) & 0xff
 }
+
 export function immediate(op: usize): u32 {
   return <u32>load<u8>(op, OP_IMM)
 }
@@ -33,14 +19,17 @@ function countOf(b: v128): i32 {
   const n = i64x2.extract_lane(b, 0)
   return <u64>n > 255 ? 255 : <i32>n
 }
+
 function shiftLeft(a: v128, n: i32, width: u32): v128 {
   if (<u32>n >= width) return i64x2.splat(0)
   return width == 16 ? i16x8.shl(a, n) : width == 32 ? i32x4.shl(a, n) : i64x2.shl(a, n)
 }
+
 function shiftRight(a: v128, n: i32, width: u32): v128 {
   if (<u32>n >= width) return i64x2.splat(0)
   return width == 16 ? i16x8.shr_u(a, n) : width == 32 ? i32x4.shr_u(a, n) : i64x2.shr_u(a, n)
 }
+
 function shiftArithmetic(a: v128, n: i32, width: u32): v128 {
   const m = <u32>n >= width ? <i32>width - 1 : n
   return width == 16 ? i16x8.shr_s(a, m) : i32x4.shr_s(a, m)
@@ -49,20 +38,25 @@ function shiftArithmetic(a: v128, n: i32, width: u32): v128 {
 function low32(a: v128): v128 {
   return v128.and(a, i64x2.splat(0xffffffff))
 }
+
 function signed32(a: v128): v128 {
   return i64x2.shr_s(i64x2.shl(a, 32), 32)
 }
+
 function sad(a: v128, b: v128): v128 {
   const d = i8x16.sub(i8x16.max_u(a, b), i8x16.min_u(a, b))
   const t = i32x4.extadd_pairwise_i16x8_u(i16x8.extadd_pairwise_i8x16_u(d))
   return i64x2.add(low32(t), i64x2.shr_u(t, 32))
 }
+
 function mulHighSigned(a: v128, b: v128): v128 {
   return i16x8.narrow_i32x4_s(i32x4.shr_s(i32x4.extmul_low_i16x8_s(a, b), 16), i32x4.shr_s(i32x4.extmul_high_i16x8_s(a, b), 16))
 }
+
 function mulHighUnsigned(a: v128, b: v128): v128 {
   return i16x8.narrow_i32x4_u(i32x4.shr_u(i32x4.extmul_low_i16x8_u(a, b), 16), i32x4.shr_u(i32x4.extmul_high_i16x8_u(a, b), 16))
 }
+
 /** PMULHRSW: ((a * b >> 14) + 1) >> 1, low 16 bits (0x8000 * 0x8000 gives 0x8000, unlike q15mulr). */
 function mulRound(a: v128, b: v128): v128 {
   const one = i32x4.splat(1)
@@ -70,6 +64,7 @@ function mulRound(a: v128, b: v128): v128 {
   const high = i32x4.shr_s(i32x4.add(i32x4.shr_s(i32x4.extmul_high_i16x8_s(a, b), 14), one), 1)
   return v128.shuffle<i16>(low, high, 0, 2, 4, 6, 8, 10, 12, 14)
 }
+
 function mulAddBytes(a: v128, b: v128): v128 {
   const even = i16x8.mul(v128.and(a, i16x8.splat(0xff)), i16x8.shr_s(i16x8.shl(b, 8), 8))
   return i16x8.add_sat_s(even, i16x8.mul(i16x8.shr_u(a, 8), i16x8.shr_s(b, 8)))
@@ -272,14 +267,16 @@ export function sseAlu(s: usize, op: usize): u32 {
   const p = source(s, op)
   return p ? put(s, op, packed(opcodeOf(op), first(s, op), v128.load(p))) : left(s)
 }
+
 export function sseAlu38(s: usize, op: usize): u32 {
   const p = source(s, op)
   return p ? put(s, op, packed38(opcodeOf(op), first(s, op), v128.load(p))) : left(s)
 }
 
-function putLow(s: usize, op: usize, value: v128): u32 {
+export function putLow(s: usize, op: usize, value: v128): u32 {
   return putMmx(s, op, <u64>i64x2.extract_lane(value, 0))
 }
+
 export function mmxAlu(s: usize, op: usize): u32 {
   const opcode = opcodeOf(op)
   // PUNPCKL reads only half of its source (SDM vol 2: mm/m32).
@@ -292,6 +289,7 @@ export function mmxAlu(s: usize, op: usize): u32 {
   if (opcode >= 0x68 && opcode <= 0x6a) return putMmx(s, op, <u64>i64x2.extract_lane(packed(opcode - 8, a, b), 1))
   return putLow(s, op, packed(opcode, a, b))
 }
+
 export function mmxAlu38(s: usize, op: usize): u32 {
   const opcode = opcodeOf(op)
   const p = mmxSource(s, op, 8)
@@ -310,12 +308,14 @@ function shiftGroup(opcode: u32, kind: u32, a: v128, n: i32): v128 {
   if (kind == 4) return shiftArithmetic(a, n, width)
   return shiftLeft(a, n, width)
 }
+
 export function sseShift(s: usize, op: usize): u32 {
   if (!sseUsable(s)) return left(s)
   const at = xmmRm(s, op)
   v128.store(at, shiftGroup(opcodeOf(op), (<u32>load<u8>(op, OP_MODRM) >> 3) & 7, v128.load(at), <i32>immediate(op)))
   return 0
 }
+
 export function mmxShift(s: usize, op: usize): u32 {
   if (!mmxUsable(s)) return left(s)
   enterMmx(s)
@@ -323,125 +323,5 @@ export function mmxShift(s: usize, op: usize): u32 {
   const r = shiftGroup(opcodeOf(op), (<u32>load<u8>(op, OP_MODRM) >> 3) & 7, v128.load64_zero(at), <i32>immediate(op))
   store<u64>(at, i64x2.extract_lane(r, 0))
   store<u16>(at, 0xffff, 8)
-  return 0
-}
-
-/** Bytes `n`.. of high:low, zeros beyond: PALIGNR, PSRLDQ, PSLLDQ (through memory: the shift is not a constant). */
-function align(s: usize, high: v128, low: v128, n: u32): v128 {
-  if (n >= 32) return i64x2.splat(0)
-  v128.store(s, low, VCPU_FPU)
-  v128.store(s, high, VCPU_FPU + 16)
-  v128.store(s, i64x2.splat(0), VCPU_FPU + 32)
-  return v128.load(s + n, VCPU_FPU)
-}
-export function psrldq(s: usize, op: usize): u32 {
-  if (!sseUsable(s)) return left(s)
-  const at = xmmRm(s, op)
-  const n = immediate(op)
-  v128.store(at, align(s, i64x2.splat(0), v128.load(at), n > 16 ? 16 : n))
-  return 0
-}
-export function pslldq(s: usize, op: usize): u32 {
-  if (!sseUsable(s)) return left(s)
-  const at = xmmRm(s, op)
-  const n = immediate(op)
-  v128.store(at, align(s, v128.load(at), i64x2.splat(0), 16 - (n > 16 ? 16 : n)))
-  return 0
-}
-export function palignr(s: usize, op: usize): u32 {
-  const p = source(s, op)
-  return p ? put(s, op, align(s, first(s, op), v128.load(p), immediate(op))) : left(s)
-}
-export function palignrMmx(s: usize, op: usize): u32 {
-  const p = mmxSource(s, op, 8)
-  if (!p) return left(s)
-  const n = immediate(op)
-  return putLow(
-    s,
-    op,
-    align(s, i64x2.splat(0), v128.shuffle<i64>(v128.load64_zero(p), v128.load64_zero(mmxReg(s, op)), 0, 2), n > 16 ? 16 : n),
-  )
-}
-
-export function pshufd(s: usize, op: usize): u32 {
-  const p = source(s, op)
-  if (!p) return left(s)
-  const n = immediate(op)
-  const b0 = load<u32>(p + ((n & 3) << 2))
-  const b1 = load<u32>(p + (((n >> 2) & 3) << 2))
-  const b2 = load<u32>(p + (((n >> 4) & 3) << 2))
-  const b3 = load<u32>(p + (((n >> 6) & 3) << 2))
-  return put(s, op, i64x2(<i64>b0 | ((<i64>b1) << 32), <i64>b2 | ((<i64>b3) << 32)))
-}
-/** Four words of `x` in the order of `n` (PSHUFLW, PSHUFHW, PSHUFW). */
-function shuffleWords(x: u64, n: u32): u64 {
-  return (
-    ((x >> ((n & 3) << 4)) & 0xffff) |
-    (((x >> (((n >> 2) & 3) << 4)) & 0xffff) << 16) |
-    (((x >> (((n >> 4) & 3) << 4)) & 0xffff) << 32) |
-    ((x >> (((n >> 6) & 3) << 4)) << 48)
-  )
-}
-export function pshuflw(s: usize, op: usize): u32 {
-  const p = source(s, op)
-  if (!p) return left(s)
-  return put(s, op, i64x2(shuffleWords(load<u64>(p), immediate(op)), load<u64>(p, 8)))
-}
-export function pshufhw(s: usize, op: usize): u32 {
-  const p = source(s, op)
-  if (!p) return left(s)
-  return put(s, op, i64x2(load<u64>(p), shuffleWords(load<u64>(p, 8), immediate(op))))
-}
-export function pshufw(s: usize, op: usize): u32 {
-  const p = mmxSource(s, op, 8)
-  return p ? putMmx(s, op, shuffleWords(load<u64>(p), immediate(op))) : left(s)
-}
-export function shufps(s: usize, op: usize): u32 {
-  const p = source(s, op)
-  if (!p) return left(s)
-  const n = immediate(op)
-  const a = xmmReg(s, op)
-  const low = <u64>load<u32>(a + ((n & 3) << 2)) | ((<u64>load<u32>(a + (((n >> 2) & 3) << 2))) << 32)
-  const high = <u64>load<u32>(p + (((n >> 4) & 3) << 2)) | ((<u64>load<u32>(p + (((n >> 6) & 3) << 2))) << 32)
-  return put(s, op, i64x2(low, high))
-}
-export function shufpd(s: usize, op: usize): u32 {
-  const p = source(s, op)
-  if (!p) return left(s)
-  const n = immediate(op)
-  return put(s, op, i64x2(load<u64>(xmmReg(s, op) + ((n & 1) << 3)), load<u64>(p + ((n & 2) << 2))))
-}
-
-/** SSE4.1 PMOVSX/PMOVZX: 0F38 20..25 and 30..35. */
-export function pmovx(s: usize, op: usize): u32 {
-  const kind = opcodeOf(op) & 7
-  const size: u32 = kind == 0 || kind == 3 || kind == 5 ? 8 : kind == 2 ? 2 : 4
-  const p = sourceOf(s, op, size)
-  if (!p) return left(s)
-  const b = size == 8 ? v128.load64_zero(p) : size == 4 ? v128.load32_zero(p) : i32x4.replace_lane(i32x4.splat(0), 0, <i32>load<u16>(p))
-  if ((opcodeOf(op) & 0x10) != 0) {
-    const zero = i64x2.splat(0)
-    const bytes = v128.shuffle<i8>(b, zero, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
-    if (kind == 0) return put(s, op, bytes)
-    if (kind == 1) return put(s, op, i32x4.extend_low_i16x8_u(bytes))
-    if (kind == 2) return put(s, op, i64x2.extend_low_i32x4_u(i32x4.extend_low_i16x8_u(bytes)))
-    if (kind == 3) return put(s, op, i32x4.extend_low_i16x8_u(b))
-    if (kind == 4) return put(s, op, i64x2.extend_low_i32x4_u(i32x4.extend_low_i16x8_u(b)))
-    return put(s, op, i64x2.extend_low_i32x4_u(b))
-  }
-  if (kind == 0) return put(s, op, i16x8.extend_low_i8x16_s(b))
-  if (kind == 1) return put(s, op, i32x4.extend_low_i16x8_s(i16x8.extend_low_i8x16_s(b)))
-  if (kind == 2) return put(s, op, i64x2.extend_low_i32x4_s(i32x4.extend_low_i16x8_s(i16x8.extend_low_i8x16_s(b))))
-  if (kind == 3) return put(s, op, i32x4.extend_low_i16x8_s(b))
-  if (kind == 4) return put(s, op, i64x2.extend_low_i32x4_s(i32x4.extend_low_i16x8_s(b)))
-  return put(s, op, i64x2.extend_low_i32x4_s(b))
-}
-
-export function ptest(s: usize, op: usize): u32 {
-  const p = source(s, op)
-  if (!p) return left(s)
-  const a = first(s, op)
-  const b = v128.load(p)
-  setArithmetic(s, (v128.any_true(v128.and(a, b)) ? 0 : 0x40) | (v128.any_true(v128.andnot(b, a)) ? 0 : 1))
   return 0
 }

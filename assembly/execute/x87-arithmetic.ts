@@ -1,33 +1,28 @@
 /** x87 arithmetic, compares and ST(0) functions that are exact or correctly rounded (SDM vol 2, FADD..FXTRACT). Owns no state. */
-import { CPU_FSW, OP_EXTRA, OP_MODRM, LEAVE_NEXT } from '../generated/layout'
+import { OP_EXTRA, OP_MODRM } from '../generated/layout'
 import { setArithmetic } from '../cpu/flags'
 import { left, memory } from './sse-operands'
-import { flag, FLAGS, IE, DE, DENORMAL, EXP, INFINITE, NORMAL, SIG, SIGN, TOP, UNSUPPORTED, ZE, ZERO, UP } from './softfloat'
+import { DE, DENORMAL, EXP, FLAGS, INFINITE, NORMAL, SIG, SIGN, UNSUPPORTED, ZE, ZERO, flag } from './softfloat'
 import {
   ADD,
+  DIV,
+  MUL,
+  SUB,
   compareExtended,
   compute,
-  DIV,
   infinityResult,
-  MUL,
-  PARTIAL,
-  QUOTIENT,
-  REDUCED,
-  remainderExtended,
-  roundToIntegral,
-  scaleExtended,
-  setResult,
   settleNan,
   sqrtExtended,
-  SUB,
   unpackExtended,
   widen32,
   widen64,
   widenInteger,
   zeroResult,
+  setResult,
 } from './softfloat-extended'
-import { clearC1, enter, index, isEmpty, pop, pushResult, putSt, report, scratch, setCodes, settle, stackFault } from './x87-operands'
+import { PARTIAL, QUOTIENT, REDUCED, remainderExtended, roundToIntegral, scaleExtended } from './softfloat-remainder'
 import { FSW_C0, FSW_C1, FSW_C2, FSW_C3, st } from './x87-state'
+import { clearC1, enter, index, isEmpty, pushResult, putSt, report, scratch, setCodes, settle, stackFault, pop } from './x87-operands'
 
 /** Reads the memory operand of D8 (m32), DA (m32int), DC (m64), DE (m16int) into scratch. 0 = leaving, 1 = read, 2 = read, and it was a denormal. */
 function readOperand(s: usize, op: usize): u32 {
@@ -40,6 +35,7 @@ function readOperand(s: usize, op: usize): u32 {
   widenInteger(opcode == 0xda ? <i64>load<i32>(p) : <i64>load<i16>(p), to)
   return 1
 }
+
 /** ModRM.reg 0 ADD, 1 MUL, 4 SUB, 5 SUBR, 6 DIV, 7 DIVR, of ST(0) and the other operand. */
 function perform(kind: u32, a: usize, b: usize, denormal: bool): void {
   if (kind == 0) compute(ADD, a, false, b, denormal)
@@ -62,6 +58,7 @@ export function x87Memory(s: usize, op: usize): u32 {
   if (settle(s)) putSt(s, 0)
   return 0
 }
+
 /** D8: ST(0) = ST(0) op ST(i); DC: ST(i) = ...; DE: and pop. */
 export function x87Register(s: usize, op: usize): u32 {
   if (!enter(s, op)) return left(s)
@@ -83,6 +80,7 @@ export function x87Register(s: usize, op: usize): u32 {
 function setOrder(s: usize, o: i32): void {
   setCodes(s, FSW_C0 | FSW_C2 | FSW_C3, o == 2 ? FSW_C0 | FSW_C2 | FSW_C3 : o == 0 ? FSW_C3 : o < 0 ? FSW_C0 : 0)
 }
+
 /** Compare of ST(0) with the register image at b; true when pops may follow. */
 function comparison(s: usize, empty: bool, b: usize, denormal: bool, signalling: bool): bool {
   clearC1(s)
@@ -95,6 +93,7 @@ function comparison(s: usize, empty: bool, b: usize, denormal: bool, signalling:
   setOrder(s, o)
   return report(s, FLAGS, 7)
 }
+
 /** FCOM(P), FICOM(P) with memory: ModRM.reg 3 pops. */
 export function fcomMemory(s: usize, op: usize): u32 {
   if (!enter(s, op)) return left(s)
@@ -103,6 +102,7 @@ export function fcomMemory(s: usize, op: usize): u32 {
   if (comparison(s, isEmpty(s, 0), scratch(s), read == 2, true) && ((<u32>load<u8>(op, OP_MODRM) >> 3) & 7) == 3) pop(s)
   return 0
 }
+
 /** FCOM, FCOMP: D8/DC/DE D0.. and D8..: ModRM.reg 3 pops. */
 export function fcom(s: usize, op: usize): u32 {
   if (!enter(s, op)) return left(s)
@@ -110,6 +110,7 @@ export function fcom(s: usize, op: usize): u32 {
   if (comparison(s, isEmpty(s, 0) || isEmpty(s, i), st(s, i), false, true) && ((<u32>load<u8>(op, OP_MODRM) >> 3) & 7) == 3) pop(s)
   return 0
 }
+
 /** DE D0..D7: an alias of FCOMP. */
 export function fcomp5(s: usize, op: usize): u32 {
   if (!enter(s, op)) return left(s)
@@ -117,6 +118,7 @@ export function fcomp5(s: usize, op: usize): u32 {
   if (comparison(s, isEmpty(s, 0) || isEmpty(s, i), st(s, i), false, true)) pop(s)
   return 0
 }
+
 /** FCOMPP (DE D9) and FUCOMPP (DA E9). */
 export function fcompp(s: usize, op: usize): u32 {
   if (!enter(s, op)) return left(s)
@@ -126,6 +128,7 @@ export function fcompp(s: usize, op: usize): u32 {
   }
   return 0
 }
+
 /** FUCOM (DD /4), FUCOMP (DD /5). */
 export function fucom(s: usize, op: usize): u32 {
   if (!enter(s, op)) return left(s)
@@ -133,6 +136,7 @@ export function fucom(s: usize, op: usize): u32 {
   if (comparison(s, isEmpty(s, 0) || isEmpty(s, i), st(s, i), false, false) && ((<u32>load<u8>(op, OP_MODRM) >> 3) & 7) == 5) pop(s)
   return 0
 }
+
 /** FCOMI (DB /6), FUCOMI (DB /5), and with pop DF. */
 export function fcomi(s: usize, op: usize): u32 {
   if (!enter(s, op)) return left(s)
@@ -148,6 +152,7 @@ export function fcomi(s: usize, op: usize): u32 {
   if (go && load<u32>(op, OP_EXTRA) == 0xdf) pop(s)
   return 0
 }
+
 export function ftst(s: usize, op: usize): u32 {
   if (!enter(s, op)) return left(s)
   const zero = scratch(s)
@@ -156,6 +161,7 @@ export function ftst(s: usize, op: usize): u32 {
   comparison(s, isEmpty(s, 0), zero, false, true)
   return 0
 }
+
 export function fxam(s: usize, op: usize): u32 {
   if (!enter(s, op)) return left(s)
   const p = st(s, 0)
@@ -175,6 +181,7 @@ export function fxam(s: usize, op: usize): u32 {
 function unary(s: usize): void {
   if (settle(s)) putSt(s, 0)
 }
+
 export function fsqrt(s: usize, op: usize): u32 {
   if (!enter(s, op)) return left(s)
   if (isEmpty(s, 0)) {
@@ -185,6 +192,7 @@ export function fsqrt(s: usize, op: usize): u32 {
   unary(s)
   return 0
 }
+
 export function frndint(s: usize, op: usize): u32 {
   if (!enter(s, op)) return left(s)
   if (isEmpty(s, 0)) {
@@ -195,6 +203,7 @@ export function frndint(s: usize, op: usize): u32 {
   unary(s)
   return 0
 }
+
 export function fscale(s: usize, op: usize): u32 {
   if (!enter(s, op)) return left(s)
   if (isEmpty(s, 0) || isEmpty(s, 1)) {
@@ -205,6 +214,7 @@ export function fscale(s: usize, op: usize): u32 {
   unary(s)
   return 0
 }
+
 /** FPREM (D9 F8), FPREM1 (D9 F5): C2 = reduction incomplete, C0 C3 C1 = quotient bits 2 1 0. */
 export function fprem(s: usize, op: usize): u32 {
   if (!enter(s, op)) return left(s)
@@ -226,12 +236,15 @@ export function fprem(s: usize, op: usize): u32 {
   if (go) putSt(s, 0)
   return 0
 }
+
 export function fabs(s: usize, op: usize): u32 {
   return changeSign(s, op, 0x7fff, 0)
 }
+
 export function fchs(s: usize, op: usize): u32 {
   return changeSign(s, op, 0xffff, 0x8000)
 }
+
 function changeSign(s: usize, op: usize, keep: u32, flip: u32): u32 {
   if (!enter(s, op)) return left(s)
   clearC1(s)
@@ -243,6 +256,7 @@ function changeSign(s: usize, op: usize, keep: u32, flip: u32): u32 {
   store<u16>(p, <u16>((<u32>load<u16>(p, 8) & keep) ^ flip), 8)
   return 0
 }
+
 /** ST(0) becomes the exponent, then the significand is pushed. */
 export function fxtract(s: usize, op: usize): u32 {
   if (!enter(s, op)) return left(s)
