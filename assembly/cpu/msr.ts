@@ -139,12 +139,17 @@ export function msrWrite(s: usize, index: u32, value: u64, host: bool): bool {
     const at = MSR_ROWS + <usize>n * 24
     const kind = <u32>load<u8>(at, 4)
     const flags = <u32>load<u8>(at, 5)
+    if (index == 0x179) return false // IA32_MCG_CAP: KVM_X86_SETUP_MCE alone sets it
     if (kind == MSR_KIND_CONSTANT) return (flags & MSRF_IGNORE) != 0 || (host && value == load<u64>(at, 16))
     if (!host && (flags & MSRF_READ_ONLY) != 0) return false
     if (kind == MSR_KIND_FIELD) {
       if (!host && (flags & MSRF_IGNORE) != 0) return true
       if ((value & ~load<u64>(at, 8)) != 0) return false
-      if ((flags & MSRF_CANONICAL) != 0 && !canonical(value)) return false
+      if ((flags & MSRF_CANONICAL) != 0 && !canonical(value)) {
+        // __kvm_set_msr: AMD takes any SYSENTER_ESP/EIP, KVM makes it canonical
+        if (index != 0x175 && index != 0x176) return false
+        value = <u64>((<i64>value << 16) >> 16)
+      }
       store<u64>(s + msrOffset(n), value)
       return true
     }

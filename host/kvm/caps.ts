@@ -9,7 +9,7 @@ export const EXIT_HYPERCALL_MASK = 0x1000
 export const MAX_VCPUS = 1024
 export const MAX_IRQ_ROUTES = 4096
 
-/** Capabilities that are there but that Cloister does not serve: answered 0, so that callers do not rely on them. */
+/** Fixed answers. What Linux has and Cloister does not serve (ioeventfd, kvmclock, disabling quirks and exits, ...) answers 0. */
 const PLAIN: Readonly<Record<number, number>> = {
   [CAP.KVM_CAP_IRQCHIP]: 1,
   [CAP.KVM_CAP_HLT]: 1,
@@ -50,16 +50,12 @@ const PLAIN: Readonly<Record<number, number>> = {
   [CAP.KVM_CAP_ENABLE_CAP_VM]: 1,
   [CAP.KVM_CAP_DEVICE_CTRL]: 1,
   [CAP.KVM_CAP_SPLIT_IRQCHIP]: 1,
-  [CAP.KVM_CAP_X2APIC_API]: 3,
   [CAP.KVM_CAP_MAX_VCPU_ID]: 4096,
   [CAP.KVM_CAP_IMMEDIATE_EXIT]: 1,
   [CAP.KVM_CAP_GET_MSR_FEATURES]: 1,
   [CAP.KVM_CAP_MSR_PLATFORM_INFO]: 1,
   [CAP.KVM_CAP_EXCEPTION_PAYLOAD]: 1,
-  [CAP.KVM_CAP_X86_USER_SPACE_MSR]: 7,
-  [CAP.KVM_CAP_DISABLE_QUIRKS]: 1,
-  [CAP.KVM_CAP_DISABLE_QUIRKS2]: 0x7f,
-  [CAP.KVM_CAP_X86_DISABLE_EXITS]: 7,
+  [CAP.KVM_CAP_X86_USER_SPACE_MSR]: 1,
   [CAP.KVM_CAP_VM_COPY_ENC_CONTEXT_FROM]: 1,
   [CAP.KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM]: 1,
   [CAP.KVM_CAP_EXIT_HYPERCALL]: EXIT_HYPERCALL_MASK,
@@ -101,6 +97,8 @@ export function checkExtension(kernel: Kernel, vm: VmFd | null, cap: number): nu
     case CAP.KVM_CAP_VM_COPY_ENC_CONTEXT_FROM:
     case CAP.KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM:
       return host === 'amd' ? 1 : 0
+    case CAP.KVM_CAP_ONE_REG:
+      return old ? 0 : 1
     default:
       return PLAIN[cap] ?? 0
   }

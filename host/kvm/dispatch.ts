@@ -103,6 +103,13 @@ export function dispatch<T extends Target>(
     bytes = argument instanceof Uint8Array ? enough(argument, entry) : fetch(kernel, pointer, entry)
     if (bytes === null) return kernel.badPointer(entry.name)
   }
+  if (rule !== null && !rule.conditional) {
+    if (rule.result === 'ok-ignored' || rule.result === 'ok-dropped') return 0
+    if (rule.result === 'ok-zeros') {
+      bytes.fill(0, 0, entry.size)
+      return pointer === null || pointer === undefined || kernel.memory.copyOut(pointer, bytes) ? 0 : kernel.badPointer(entry.name)
+    }
+  }
   const result = entry.handler(target, bytes, 0, rule)
   // Written back even after an error: some commands return what they need (-E2BIG with nent, sev_cmd.error).
   if (pointer !== null && pointer !== undefined && (entry.direction & 2) !== 0) {

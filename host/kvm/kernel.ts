@@ -5,7 +5,7 @@
 import { CloisterError, type Refusal } from '../errors.ts'
 import type { Core } from '../engine/core.ts'
 import { ERRNO } from '../generated/kvm-abi.ts'
-import { type Linux, type PolicyEntry, policyTable } from '../policy/table.ts'
+import { type Linux, type PolicyEntry, policyTable, type ProfileSource } from '../policy/table.ts'
 import { AddressSpace } from './mapping.ts'
 import { Platform } from '../firmware/psp/platform.ts'
 
@@ -17,7 +17,7 @@ export type IoctlArgument = Uint8Array | number | bigint | null | undefined
 
 export interface KernelOptions {
   readonly host: Host
-  readonly profile: string
+  readonly profile: ProfileSource
   readonly linux: Linux
   readonly seed: bigint
 }

@@ -3,7 +3,7 @@ import { type CpuidEntry, decodeCpuid, encodeCpuid } from '../cpuid/entries.ts'
 import { CloisterError, KvmError, type Refusal } from '../errors.ts'
 import { loadCore, type WasmSource } from '../engine/core.ts'
 import { CAP, ERRNO, REQUEST, SEV_ISSUE_CMD, VM_TYPE } from '../generated/kvm-abi.ts'
-import { PROFILES, type Profile } from '../policy/profiles.ts'
+import { PROFILES, type Profile, type ProfileData } from '../policy/profiles.ts'
 import type { Linux, PolicyType } from '../policy/table.ts'
 import { EventFd } from './eventfd.ts'
 import { type Host, type IoctlArgument, Kernel } from './kernel.ts'
@@ -20,7 +20,7 @@ export interface KvmOptions {
   /** The machine below KVM: an AMD host (SEV) or an Intel one (TDX). Default `amd`. */
   readonly host?: Host
   /** Policy profile, default `upstream`. */
-  readonly profile?: Profile
+  readonly profile?: Profile | ProfileData
   /** Whose KVM is modelled, default `7.3`. */
   readonly linux?: Linux
   /** Budget in bytes for everything this device holds; at most (and by default) 4 GiB. */
@@ -37,7 +37,7 @@ export interface KvmOptions {
 export async function openKvm(options: KvmOptions = {}): Promise<Kvm> {
   const { host = 'amd', profile = 'upstream', linux = '7.3', seed = 0 } = options
   if (host !== 'amd' && host !== 'intel') throw new CloisterError('ERR_ARGUMENT', `host must be amd or intel, not ${String(host)}`)
-  if (!PROFILES.includes(profile))
+  if (typeof profile === 'string' && !PROFILES.includes(profile))
     throw new CloisterError('ERR_ARGUMENT', `profile must be one of ${PROFILES.join(', ')}, not ${String(profile)}`)
   if (linux !== '6.12' && linux !== '7.3') throw new CloisterError('ERR_ARGUMENT', `linux must be 6.12 or 7.3, not ${String(linux)}`)
   const core = await loadCore({

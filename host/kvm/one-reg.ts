@@ -15,8 +15,6 @@ function oneReg(vcpu: VcpuFd, name: 'KVM_GET_ONE_REG' | 'KVM_SET_ONE_REG', bytes
   const id = view.getBigUint64(0, true)
   const address = view.getBigUint64(8, true)
   const refuse = (reason: string): number => kernel.refuse('EINVAL', name, reason, 'arch/x86/kvm/x86.c kvm_get_set_one_reg')
-  if (kernel.options.linux === '6.12')
-    return kernel.refuse('EINVAL', name, '6.12 has no such request on x86', 'Linux 6.12 arch/x86/kvm/x86.c')
   if (id >> 40n !== X86_U64 >> 40n || ((id >> 32n) & 0xffn) !== TYPE_MSR) return refuse(`register id 0x${id.toString(16)} is unknown`)
   const msrs = new Uint8Array(8 + 16)
   const io = viewOf(msrs)

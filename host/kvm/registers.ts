@@ -199,7 +199,6 @@ export const EFER_LMA = 1n << 10n
 const CR0_RESERVED_HIGH = 0xffffffff00000000n
 /** CR4 bits that the modelled CPU has: VME..UMIP, FSGSBASE, PCIDE, OSXSAVE, SMEP, SMAP, PKE. */
 const CR4_KNOWN = 0x771fffn
-const EFER_KNOWN = 0xfd01n
 
 /** kvm_is_valid_sregs (regs.c): false is -EINVAL. */
 export function validSregs(from: DataView, physMask: bigint): boolean {
@@ -218,7 +217,7 @@ export function validSregs(from: DataView, physMask: bigint): boolean {
     return false
   }
   if (csL !== 0 && csDb !== 0) return false
-  if ((cr4 & ~CR4_KNOWN) !== 0n || (cr0 & CR0_RESERVED_HIGH) !== 0n || (efer & ~EFER_KNOWN) !== 0n) return false
+  if ((cr4 & ~CR4_KNOWN) !== 0n || (cr0 & CR0_RESERVED_HIGH) !== 0n) return false
   // kvm_is_valid_cr0: NW needs CD, PG needs PE.
   if ((cr0 & (1n << 29n)) !== 0n && (cr0 & (1n << 30n)) === 0n) return false
   return (cr0 & CR0_PG) === 0n || (cr0 & CR0_PE) !== 0n

@@ -37,8 +37,8 @@ export function refuse(call: SevCall, code: ErrnoName, reason: string, where: st
 
 /** A firmware status: 0, or -EIO with the code for the caller. */
 export function firmware(call: SevCall, status: number, where: string): number {
-  if (status === FW.SUCCESS) return 0
   call.error = status
+  if (status === FW.SUCCESS) return 0
   const name = Object.entries(FW).find(([, code]) => code === status)?.[0] ?? 'unknown'
   return refuse(call, 'EIO', `firmware status ${name} (0x${status.toString(16)})`, where)
 }

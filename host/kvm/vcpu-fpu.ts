@@ -28,6 +28,7 @@ const SSE = 2n
 const YMM = 4n
 /** Bits of MXCSR that the CPU has (FXSAVE mxcsr_mask): DAZ and, on AMD, misaligned exception mask. */
 export const MXCSR_MASK = 0x2ffff
+const SW_BYTES = 464
 const XSTATE_BV = 512
 const YMM_AT = 576
 /** The modelled CPU's XCR0 as KVM offers it. */
@@ -121,6 +122,8 @@ function getXsave(vcpu: VcpuFd, bytes: Uint8Array): number {
     }
   }
   view.setBigUint64(XSTATE_BV, components, true)
+  // xstate_fx_sw_bytes: the kernel's user features.
+  view.setBigUint64(SW_BYTES, XCR0_SUPPORTED, true)
   return 0
 }
 
@@ -139,13 +142,15 @@ function setXsave(vcpu: VcpuFd, bytes: Uint8Array): number {
       return kernel.refuse('EINVAL', 'KVM_SET_XSAVE', 'xcomp_bv and reserved header bytes must be 0', source)
   }
   const mxcsr = view.getUint32(24, true)
-  if ((mxcsr & ~MXCSR_MASK) !== 0)
+  // MXCSR counts when any of the three components does.
+  const takesMxcsr = (components & (X87 | SSE | YMM)) !== 0n
+  if (takesMxcsr && (mxcsr & ~MXCSR_MASK) !== 0)
     return kernel.refuse('EINVAL', 'KVM_SET_XSAVE', `MXCSR 0x${mxcsr.toString(16)} has reserved bits`, source)
   const initial = new Uint8Array(512)
   viewOf(initial).setUint16(0, 0x37f, true)
   loadX87(vcpu, (components & X87) !== 0n ? view : viewOf(initial))
   loadXmm(vcpu, (components & SSE) !== 0n ? view : viewOf(initial), 160)
-  cpu.setUint32(CPU_MXCSR, (components & (SSE | YMM)) !== 0n ? mxcsr : 0x1f80, true)
+  if (takesMxcsr) cpu.setUint32(CPU_MXCSR, mxcsr, true)
   for (let i = 0; i < 16; i++) {
     for (const half of [0, 8]) {
       cpu.setBigUint64(CPU_XMM + i * 32 + 16 + half, (components & YMM) !== 0n ? view.getBigUint64(YMM_AT + i * 16 + half, true) : 0n, true)

@@ -12,10 +12,10 @@ import {
   VKVM_GHCB_RDX,
   VKVM_GHCB_RSI,
   VKVM_INTERRUPT,
-  VM_PHYS_MASK,
 } from '../generated/layout.ts'
+import { CPUID_ENTRY_SIZE } from '../cpuid/entries.ts'
 import { viewOf } from './dispatch.ts'
-import { getRegs, getSregs, REGS_RIP, setRegs, setSregs, SREGS, validSregs } from './registers.ts'
+import { CR0_PG, CR4_PAE, EFER_LMA, getRegs, getSregs, REGS_RIP, setRegs, setSregs, SREGS, validSregs } from './registers.ts'
 import { trackedControl } from './sev-vm.ts'
 import type { VcpuRow } from './vcpu-ioctls.ts'
 import type { SealedCopies, VcpuFd } from './vcpu.ts'
@@ -55,38 +55,49 @@ function loadSregs(vcpu: VcpuFd, bytes: Uint8Array, size: number): number {
   if (size === SREGS_SIZE) {
     // The one interrupt that is injected and not yet delivered.
     const queued = vcpu.kvm.getUint32(VKVM_INTERRUPT, true)
-    if (queued !== 0 && vcpu.vm.irqchip === 'none') out.setUint8(SREGS.INTERRUPT_BITMAP + ((queued & 0xff) >> 3), 1 << (queued & 7))
+    if (queued !== 0 && vcpu.vm.irqchip !== 'split') out.setUint8(SREGS.INTERRUPT_BITMAP + ((queued & 0xff) >> 3), 1 << (queued & 7))
   }
   return 0
 }
 
-function physMask(vcpu: VcpuFd): bigint {
-  const mask = vcpu.vm.view.getBigUint64(VM_PHYS_MASK, true)
-  return mask === 0n ? 0xfffffffffffffn : mask
+/** cpuid_query_maxphyaddr: 36 until KVM_SET_CPUID2 says otherwise. */
+function maxPhysical(vcpu: VcpuFd): bigint {
+  const view = viewOf(vcpu.cpuid)
+  for (let at = 0; at + CPUID_ENTRY_SIZE <= vcpu.cpuid.length; at += CPUID_ENTRY_SIZE) {
+    if (view.getUint32(at, true) === 0x80000008) return BigInt(view.getUint32(at + 12, true) & 0xff)
+  }
+  return 36n
+}
+
+/** CR0.PG, CR4.PAE, not long mode. */
+function paePaging(from: DataView): boolean {
+  const [cr0, cr4, efer] = [SREGS.CR0, SREGS.CR4, SREGS.EFER].map((at) => from.getBigUint64(at, true)) as [bigint, bigint, bigint]
+  return (cr0 & CR0_PG) !== 0n && (cr4 & CR4_PAE) !== 0n && (efer & EFER_LMA) === 0n
 }
 
 function storeSregs(vcpu: VcpuFd, name: string, from: DataView): number {
   const { kernel } = vcpu
   const two = name === 'KVM_SET_SREGS2'
+  const bits = maxPhysical(vcpu)
   if (two) {
     const flags = from.getBigUint64(SREGS.FLAGS, true)
-    if ((flags & ~PDPTRS_VALID) !== 0n || (flags !== 0n && vcpu.guestStateProtected)) {
+    if ((flags & ~PDPTRS_VALID) !== 0n || (flags !== 0n && (vcpu.guestStateProtected || !paePaging(from)))) {
       return kernel.refuse('EINVAL', name, `flags 0x${flags.toString(16)}`, 'arch/x86/kvm/regs.c __set_sregs2')
     }
   }
-  if (!validSregs(from, physMask(vcpu))) {
+  if (!validSregs(from, (1n << bits) - 1n)) {
     return kernel.refuse('EINVAL', name, 'CR0, CR3, CR4, EFER and CS do not fit together', 'arch/x86/kvm/regs.c kvm_is_valid_sregs')
   }
   const { call, stagingView } = kernel.core
   stagingView.setBigUint64(0, from.getBigUint64(SREGS.APIC_BASE, true), true)
-  if (!call.msrSet(vcpu.s, IA32_APIC_BASE)) {
+  if (from.getBigUint64(SREGS.APIC_BASE, true) >> bits !== 0n || !call.msrSet(vcpu.s, IA32_APIC_BASE)) {
     return kernel.refuse('EINVAL', name, 'apic_base is not possible', 'arch/x86/kvm/lapic.c kvm_apic_set_base')
   }
   if (!vcpu.guestStateProtected) {
     setSregs(vcpu.cpu, from)
     call.cpuModeChanged(vcpu.s)
   }
-  if (!two && vcpu.vm.irqchip === 'none') {
+  if (!two && vcpu.vm.irqchip !== 'split') {
     for (let vector = 0; vector < 256; vector++) {
       if ((from.getUint8(SREGS.INTERRUPT_BITMAP + (vector >> 3)) & (1 << (vector & 7))) === 0) continue
       vcpu.kvm.setUint32(VKVM_INTERRUPT, 0x100 | vector, true)

@@ -78,6 +78,8 @@ export class VcpuFd implements FileDescriptor, Target {
   /** CR0, CR4 and EFER by field: KVM's value at the seal, and the hardware's. */
   readonly sealedControl = new Map<number, { readonly shown: bigint; readonly raw: bigint }>()
   sealed: SealedCopies | null = null
+  /** Profile rfc-2020, sealed. */
+  dummyRunState = false
 
   constructor(vm: VmFd, id: number, s: number) {
     this.kernel = vm.kernel
@@ -142,6 +144,7 @@ export class VcpuFd implements FileDescriptor, Target {
         this.runBytes[RUN.IMMEDIATE_EXIT] !== 0
       ) {
         if (valid !== 0) storeSyncRegs(this, valid)
+        if (this.dummyRunState) this.#clearRunState()
         return result
       }
       left -= slice
@@ -181,6 +184,14 @@ export class VcpuFd implements FileDescriptor, Target {
     }
     this.hasRun = true
     return 0
+  }
+
+  /** rfc-2020 (A3): what KVM_RUN exports of a protected guest is a dummy. */
+  #clearRunState(): void {
+    this.runView.setUint8(RUN.READY_FOR_INTERRUPT_INJECTION, 0)
+    this.runView.setUint8(RUN.IF_FLAG, 0)
+    this.runView.setBigUint64(RUN.CR8, 0n, true)
+    this.runView.setBigUint64(RUN.APIC_BASE, 0n, true)
   }
 
   /** Why the last run returned -EINTR (WHY_* of the core). */

@@ -121,7 +121,7 @@ function signalMsi(vm: VmFd, bytes: Uint8Array): number {
   const refuse = (reason: string): number =>
     vm.kernel.refuse('EINVAL', 'KVM_SIGNAL_MSI', reason, 'virt/kvm/irqchip.c kvm_send_userspace_msi')
   if (vm.irqchip === 'none') return refuse('no interrupt controller in the kernel')
-  if (view.getUint32(12, true) !== 0) return refuse('flags must be 0')
+  if ((view.getUint32(12, true) & ~1) !== 0) return refuse('flags other than KVM_MSI_VALID_DEVID')
   return vm.kernel.core.call.signalMsi(view.getUint32(0, true), view.getUint32(4, true), view.getUint32(8, true), vm.address)
 }
 

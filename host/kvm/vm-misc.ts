@@ -53,6 +53,15 @@ function enableCap(vm: VmFd, bytes: Uint8Array): number {
         : value === 0n
           ? 0
           : kernel.unimplemented('KVM_ENABLE_CAP', 'KVM_CAP_X2APIC_API')
+    case CAP.KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2:
+      if ((value & ~3n) !== 0n) return refuse('flags above 3')
+      return value === 0n ? 0 : kernel.unimplemented('KVM_ENABLE_CAP', 'manual dirty-log protection')
+    case CAP.KVM_CAP_X86_BUS_LOCK_EXIT:
+      if (value > 2n) return refuse('OFF 1 or EXIT 2')
+      return value === 2n ? kernel.unimplemented('KVM_ENABLE_CAP', 'exits on bus locks') : 0
+    case CAP.KVM_CAP_HALT_POLL:
+      // How long the host polls before it schedules: nothing in virtual time.
+      return 0
     case CAP.KVM_CAP_MSR_PLATFORM_INFO:
       return 0
     case CAP.KVM_CAP_DISABLE_QUIRKS:
@@ -77,7 +86,8 @@ function enableCap(vm: VmFd, bytes: Uint8Array): number {
 
 /** KVM_CLOCK_TSC_STABLE; virtual time has no host clock behind it. */
 const CLOCK_STABLE = 2
-const CLOCK_REALTIME = 4
+/** KVM_CLOCK_VALID_FLAGS: TSC_STABLE, REALTIME, HOST_TSC. */
+const CLOCK_VALID = 0xe
 
 function getClock(vm: VmFd, bytes: Uint8Array): number {
   bytes.fill(0, 0, 48)
@@ -89,8 +99,8 @@ function getClock(vm: VmFd, bytes: Uint8Array): number {
 
 function setClock(vm: VmFd, bytes: Uint8Array): number {
   const view = viewOf(bytes)
-  if ((view.getUint32(8, true) & ~CLOCK_REALTIME) !== 0)
-    return vm.kernel.refuse('EINVAL', 'KVM_SET_CLOCK', 'flags other than KVM_CLOCK_REALTIME', `${X86} kvm_vm_ioctl_set_clock`)
+  if ((view.getUint32(8, true) & ~CLOCK_VALID) !== 0)
+    return vm.kernel.refuse('EINVAL', 'KVM_SET_CLOCK', 'unknown flags', `${X86} kvm_vm_ioctl_set_clock`)
   vm.clockOffset = view.getBigUint64(0, true) - BigInt.asUintN(64, vm.kernel.core.call.vmClock(vm.address))
   return 0
 }

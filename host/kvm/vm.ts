@@ -54,7 +54,8 @@ export class VmFd implements FileDescriptor, Target {
     this.view = kernel.core.view(address, SIZEOF_VM)
     this.view.setUint32(VM_TYPE_FIELD, type, true)
     this.view.setUint32(VM_LINUX, kernel.options.linux === '6.12' ? 612 : 703, true)
-    this.rfc2020 = kernel.options.profile === 'rfc-2020'
+    const { profile } = kernel.options
+    this.rfc2020 = (typeof profile === 'string' ? profile : profile.base) === 'rfc-2020'
     this.hasProtectedState = type === VM_TYPE.SEV_ES || type === VM_TYPE.SNP || type === VM_TYPE.TDX
     this.hasPrivateMem = type === VM_TYPE.SNP || type === VM_TYPE.TDX || type === VM_TYPE.SW_PROTECTED
     this.hasProtectedEoi = type === VM_TYPE.TDX

@@ -1,5 +1,5 @@
 /** The policy table, its profiles and explanations. */
-export { PROFILES, type Profile } from './profiles.ts'
+export { type Overlay, PROFILES, type Profile, type ProfileData } from './profiles.ts'
 export {
   POLICY_TYPES,
   type Linux,
@@ -10,5 +10,7 @@ export {
   type PolicyRule,
   type PolicyType,
   policyLines,
+  parseProfile,
   policyTable,
+  type ProfileSource,
 } from './table.ts'

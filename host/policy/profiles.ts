@@ -8,6 +8,14 @@ import type { PolicyType } from '../generated/kvm-policy.ts'
 export const PROFILES = ['upstream', 'rfc-2020'] as const
 export type Profile = (typeof PROFILES)[number]
 
+/** A profile of the caller's own: overlays on one of the built-in profiles. */
+export interface ProfileData {
+  readonly name: string
+  /** Built-in profile it starts from; default `upstream`. */
+  readonly base?: Profile
+  readonly overlays: readonly Overlay[]
+}
+
 export interface Overlay {
   /** Applies to this profile or kernel version only. */
   readonly profile?: Profile
@@ -62,6 +70,13 @@ export const OVERLAYS: readonly Overlay[] = [
     types: ['default', 'sev-legacy', 'sev-es-legacy', 'sev', 'sev-es'],
     cell: 'error:EINVAL; 6.12 offers guest_memfd to VM types with private memory only',
     source: 'Linux 6.12 virt/kvm/kvm_main.c KVM_CAP_GUEST_MEMFD',
+  },
+  {
+    linux: '6.12',
+    ioctls: ['KVM_GET_ONE_REG', 'KVM_SET_ONE_REG'],
+    types: ['default', 'sev-legacy', 'sev-es-legacy', 'sev', 'sev-es', 'snp', 'tdx'],
+    cell: 'error:EINVAL; 6.12 has no such request on x86',
+    source: 'Linux 6.12 arch/x86/kvm/x86.c kvm_arch_vcpu_ioctl',
   },
   {
     linux: '6.12',

@@ -4,7 +4,9 @@
  * replaced cells, never code.
  */
 import { POLICY, POLICY_TYPES, type PolicyRow, type PolicyType } from '../generated/kvm-policy.ts'
-import { OVERLAYS } from './profiles.ts'
+import { CloisterError } from '../errors.ts'
+import { ERRNO } from '../generated/kvm-abi.ts'
+import { type Overlay, OVERLAYS, PROFILES, type Profile, type ProfileData } from './profiles.ts'
 
 export { POLICY_TYPES, type PolicyType } from '../generated/kvm-policy.ts'
 
@@ -66,12 +68,21 @@ function parseRow(row: PolicyRow): PolicyEntry {
   return { ioctl, request, scope, switch: row.switch, source, notes, rules }
 }
 
+/** A built-in profile by name, or one of the caller's own. */
+export type ProfileSource = string | ProfileData
+
+function overlaysOf(profile: ProfileSource, linux: Linux): Overlay[] {
+  const base = typeof profile === 'string' ? profile : (profile.base ?? 'upstream')
+  const own = typeof profile === 'string' ? [] : profile.overlays
+  return [...OVERLAYS.filter((o) => o.profile === undefined || o.profile === base), ...own].filter(
+    (o) => o.linux === undefined || o.linux === linux,
+  )
+}
+
 /** The table in force: POLICY, then the kernel version's differences, then the profile's. */
-export function policyTable(profile: string = 'upstream', linux: Linux = '7.3'): ReadonlyMap<string, PolicyEntry> {
+export function policyTable(profile: ProfileSource = 'upstream', linux: Linux = '7.3'): ReadonlyMap<string, PolicyEntry> {
   const table = new Map(POLICY.map((row) => [row.ioctl, parseRow(row)]))
-  for (const overlay of OVERLAYS) {
-    if (overlay.profile !== undefined && overlay.profile !== profile) continue
-    if (overlay.linux !== undefined && overlay.linux !== linux) continue
+  for (const overlay of overlaysOf(profile, linux)) {
     for (const name of overlay.ioctls) {
       const entry = table.get(name)
       if (!entry) throw new RangeError(`policy overlay ${overlay.source}: no row ${name}`)
@@ -86,8 +97,43 @@ export function policyTable(profile: string = 'upstream', linux: Linux = '7.3'):
   return table
 }
 
+const RESULTS: readonly string[] = ['ok', 'ok-zeros', 'ok-partial', 'ok-ignored', 'ok-dropped', 'error', 'special']
+
+/** Reads a profile from JSON text: `{name, base?, overlays: [{ioctls, types, phase?, linux?, cell, source?}]}`. */
+export function parseProfile(text: string): ProfileData {
+  const fail = (why: string): never => {
+    throw new CloisterError('profile', `profile: ${why}`)
+  }
+  let data: Partial<ProfileData> | null
+  try {
+    data = JSON.parse(text) as Partial<ProfileData> | null
+  } catch (error) {
+    return fail(`not JSON: ${error instanceof Error ? error.message : String(error)}`)
+  }
+  if (data === null || typeof data !== 'object' || typeof data.name !== 'string' || !Array.isArray(data.overlays))
+    return fail('needs name and overlays')
+  const base = data.base ?? 'upstream'
+  if (!(PROFILES as readonly string[]).includes(base)) return fail(`base must be one of ${PROFILES.join(', ')}`)
+  const known = new Set(POLICY.map((row) => row.ioctl))
+  const overlays = data.overlays.map((given: Partial<Overlay>, i): Overlay => {
+    const { ioctls, types, phase, linux, cell, source = `profile ${data.name}` } = given
+    if (!Array.isArray(ioctls) || !Array.isArray(types) || typeof cell !== 'string')
+      return fail(`overlay ${i} needs ioctls, types and cell`)
+    for (const name of ioctls) if (!known.has(name)) return fail(`overlay ${i}: no row ${name}`)
+    for (const type of types) if (!POLICY_TYPES.includes(type)) return fail(`overlay ${i}: no VM type ${type}`)
+    if (phase !== undefined && phase !== 'before' && phase !== 'after') return fail(`overlay ${i}: phase is before or after`)
+    if (linux !== undefined && linux !== '6.12' && linux !== '7.3') return fail(`overlay ${i}: linux is 6.12 or 7.3`)
+    const rule = parseCell(cell)
+    if (!RESULTS.includes(rule.result)) return fail(`overlay ${i}: result ${rule.result} is not one of ${RESULTS.join(', ')}`)
+    if (rule.result === 'error' && (rule.errno === null || !(rule.errno in ERRNO)))
+      return fail(`overlay ${i}: error needs a known errno, as in error:EINVAL`)
+    return { ioctls, types, cell, source, ...(phase === undefined ? {} : { phase }), ...(linux === undefined ? {} : { linux }) }
+  })
+  return { name: data.name, base: base as Profile, overlays }
+}
+
 /** The table as lines, for the command line, docs and tests. */
-export function policyLines(profile: string = 'upstream', linux: Linux = '7.3'): PolicyLine[] {
+export function policyLines(profile: ProfileSource = 'upstream', linux: Linux = '7.3'): PolicyLine[] {
   const lines: PolicyLine[] = []
   for (const entry of policyTable(profile, linux).values()) {
     entry.rules.forEach((pair, i) => {

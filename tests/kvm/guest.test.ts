@@ -54,7 +54,12 @@ test('a flipped ciphertext bit makes the guest fail', async () => {
   const address = (slot?.userspaceAddr ?? 0n) + BigInt(LOAD) - (slot?.gpa ?? 0n)
   const { memory } = machine.kvm.kernel
   const bytes = memory.copyIn(address, 64) as Uint8Array
-  assert.ok(memory.copyOut(address, bytes.map((b) => b ^ 1)))
+  assert.ok(
+    memory.copyOut(
+      address,
+      bytes.map((b) => b ^ 1),
+    ),
+  )
   const exit = vcpu.run({ maxInstructions: 1_000_000 })
   assert.is.not(exit.reason, 'KVM_EXIT_IO')
   machine[Symbol.dispose]()

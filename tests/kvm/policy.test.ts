@@ -1,7 +1,19 @@
 /** The policy table against the dispatcher: every firm cell is reached through real state transitions. */
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { ERRNO, type Kvm, openKvm, POLICY_TYPES, policyLines, policyTable, REQUEST, type Vcpu, type Vm, type VmType } from 'cloister'
+import {
+  ERRNO,
+  type Kvm,
+  openKvm,
+  parseProfile,
+  POLICY_TYPES,
+  policyLines,
+  policyTable,
+  REQUEST,
+  type Vcpu,
+  type Vm,
+  type VmType,
+} from 'cloister'
 
 const open = (options: Parameters<typeof openKvm>[0] = {}): Promise<Kvm> => openKvm({ memory: 256 << 20, ...options })
 
@@ -162,6 +174,33 @@ test('profiles: rfc-2020 replaces cells of TDX and legacy SEV-ES only', () => {
   for (const line of upstream) {
     assert.ok(POLICY_TYPES.includes(line.type))
     if (line.result === 'error') assert.ok(line.errno !== null && line.errno in ERRNO, line.ioctl)
+  }
+})
+
+test('profiles of the caller are data', async () => {
+  const text = JSON.stringify({
+    name: 'strict',
+    overlays: [
+      { ioctls: ['KVM_GET_REGS'], types: ['default'], cell: 'error:EPERM; not here' },
+      { ioctls: ['KVM_GET_FPU'], types: ['default'], cell: 'ok-zeros' },
+    ],
+  })
+  const kvm = await open({ profile: parseProfile(text) })
+  const vcpu = kvm.createVm('default').createVcpu(0)
+  assert.is(kvm.ioctl(vcpu.fd, REQUEST.KVM_GET_REGS, new Uint8Array(144)), -ERRNO.EPERM)
+  assert.match(kvm.lastRefusal()?.source ?? '', /profile strict/)
+  const fpu = new Uint8Array(416).fill(1)
+  assert.is(kvm.ioctl(vcpu.fd, REQUEST.KVM_GET_FPU, fpu), 0)
+  assert.ok(fpu.every((b) => b === 0))
+  for (const bad of [
+    '',
+    '[]',
+    '{"name":"x","overlays":[{}]}',
+    '{"name":"x","base":"y","overlays":[]}',
+    '{"name":"x","overlays":[{"ioctls":["KVM_X"],"types":[],"cell":"ok"}]}',
+    '{"name":"x","overlays":[{"ioctls":["KVM_RUN"],"types":["snp"],"cell":"error:EWHAT"}]}',
+  ]) {
+    assert.throws(() => parseProfile(bad), /profile:/)
   }
 })
 
