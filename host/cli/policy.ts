@@ -1,7 +1,19 @@
 /** `cloister policy`: which ioctl does what to which VM type, before and after guest state is protected. */
-import { PROFILES, POLICY_TYPES, type PolicyLine, type PolicyPhase, type PolicyType, policyLines, policyTable } from '../policy/index.ts'
+import { CloisterError } from '../errors.ts'
+import {
+  parseProfile,
+  POLICY_TYPES,
+  type PolicyLine,
+  type PolicyPhase,
+  type PolicyType,
+  PROFILES,
+  type ProfileSource,
+  policyLines,
+  policyTable,
+} from '../policy/index.ts'
 import { choice, type Command, suggestion, type Values } from './arguments.ts'
 import { STATUS, usage } from './errors.ts'
+import { readInput } from './files.ts'
 import { json, print } from './output.ts'
 
 type Linux = '6.12' | '7.3'
@@ -14,7 +26,7 @@ export const policy: Command = {
   positionals: '',
   maxPositionals: 1,
   options: [
-    { name: 'profile', value: 'NAME', help: `${PROFILES.join(', ')} (default upstream)` },
+    { name: 'profile', value: 'NAME', help: `${PROFILES.join(', ')} (default upstream), or a JSON file with overlays` },
     { name: 'linux', value: '6.12|7.3', help: 'whose KVM (default 7.3)' },
     { name: 'type', value: 'T', help: `only this VM type: ${POLICY_TYPES.join(', ')}` },
     { name: 'phase', value: 'P', help: 'only before or after guest state is protected' },
@@ -29,10 +41,20 @@ export const policy: Command = {
   },
 }
 
-function profileName(name: string): string {
+function profileName(name: string): ProfileSource {
   if ((PROFILES as readonly string[]).includes(name)) return name
-  if (/[./]/.test(name)) return usage(`--profile: profiles from files are not there yet; one of ${PROFILES.join(', ')}`)
+  if (/[./]/.test(name)) return profileFile(name)
   return usage(`--profile: unknown profile '${name}'${suggestion(name, PROFILES)}; one of ${PROFILES.join(', ')}`)
+}
+
+/** A profile of the user's own, as JSON. */
+function profileFile(path: string): ProfileSource {
+  try {
+    return parseProfile(new TextDecoder().decode(readInput('profile', path)))
+  } catch (error) {
+    if (error instanceof CloisterError && error.code === 'profile') return usage(`--profile ${path}: ${error.message}`)
+    throw error
+  }
 }
 
 function selected(values: Values): PolicyLine[] {
