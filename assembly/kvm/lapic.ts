@@ -2,6 +2,7 @@
  * Local APIC and x2APIC as KVM has them (Linux 7.3 arch/x86/kvm/lapic.c; APM vol 2, chapter 16).
  * State: struct LAPIC at s + VCPU_LAPIC; its first 1024 bytes are struct kvm_lapic_state.
  */
+import { flushTlb } from '../memory/tlb'
 import { ioapicEoi } from './ioapic'
 import { lapicOf, NEVER, signal, vmOf } from './state'
 import { timerCancel, timerCount, timerModeChanged, timerStart } from './lapic-timer'
@@ -411,6 +412,7 @@ export function apicBaseWrite(s: usize, value: u64, host: bool): bool {
     if (from == 0 && to == (BASE_ENABLE | BASE_X2APIC)) return false
   }
   store<u64>(s, value, CPU_APIC_BASE)
+  if (value != old) flushTlb(s) // the page lies over whatever slot is there
   const a = lapicOf(s)
   if (load<u32>(a, LAPIC_PRESENT) == 0 || from == to) return true
   if ((from & BASE_ENABLE) == 0 && (to & BASE_ENABLE) != 0) setReg(a, APIC_ID, load<u32>(s, CPU_ID) << 24)

@@ -210,6 +210,27 @@ test('frames and runs are reused, and zero', () => {
   assert.is(seen.size, 1)
 })
 
+test('the local APIC page lies over a slot, where IA32_APIC_BASE puts it', () => {
+  const core = loadCore()
+  core.view.setUint8(OP + L.OP_SEG, L.SEG_DS)
+  const vm = call(core, 'vmCreate')
+  call(core, 'createIrqchip', vm, 0)
+  const s = call(core, 'vcpuCreate', vm, 0)
+  const ram = call(core, 'backingCreate', 256)
+  assert.is(call(core, 'slotSet', vm, 0, 0xfee00000n, 0x100000n, 0, ram, 0), 0)
+  core.view.setBigUint64(L.STAGING, 0x1234567890abcdefn, true)
+  call(core, 'backingWrite', ram, 0x30n, L.STAGING, 8)
+  call(core, 'backingWrite', ram, 0x1030n, L.STAGING, 8)
+  core.view.setUint8(OP + L.OP_SEG, L.SEG_DS)
+  const read = (va: bigint): bigint => call64(core, 'readMem', s, OP, va, 4)
+  assert.is(read(0xfee00030n) & 0xffn, 0x14n, 'version register')
+  assert.is(read(0xfee01030n), 0x90abcdefn)
+  core.view.setBigUint64(L.STAGING, 0xfee01900n, true)
+  assert.is(call(core, 'msrSet', s, 0x1b), 1)
+  assert.is(read(0xfee00030n), 0x90abcdefn)
+  assert.is(read(0xfee01030n) & 0xffn, 0x14n)
+})
+
 test('addresses beyond 2 GiB', () => {
   const core = loadCore()
   core.view.setUint32(L.GLOBAL + L.GLOBAL_FRAME_TOP, 0xe0000000, true)
