@@ -25,7 +25,10 @@ export function loadCore(limit = 0): Core {
     if (i.kind !== 'function') continue
     imports[i.module] ??= {}
     const names = imports[i.module]
-    if (names) names[i.name] = () => { throw new Error(`import ${i.module}.${i.name} called`) }
+    if (names)
+      names[i.name] = () => {
+        throw new Error(`import ${i.module}.${i.name} called`)
+      }
   }
   const instance = new WebAssembly.Instance(compiled, imports as WebAssembly.Imports)
   const x = instance.exports as unknown as Record<string, CoreFunction>
@@ -33,8 +36,12 @@ export function loadCore(limit = 0): Core {
   return {
     x,
     memory,
-    get view() { return new DataView(memory.buffer) },
-    get bytes() { return new Uint8Array(memory.buffer) },
+    get view() {
+      return new DataView(memory.buffer)
+    },
+    get bytes() {
+      return new Uint8Array(memory.buffer)
+    },
   }
 }
 

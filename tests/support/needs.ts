@@ -3,7 +3,7 @@
  * checks in CI that only what `tests/allowed-skips.txt` lists was skipped.
  */
 import { spawnSync } from 'node:child_process'
-import { accessSync, constants, existsSync } from 'node:fs'
+import { accessSync, constants, existsSync, readFileSync } from 'node:fs'
 import type { Test } from 'uvu'
 
 function onPath(command: string): boolean {
@@ -30,6 +30,12 @@ const probes = {
   gcc: () => onPath('gcc'),
   binutils: () => onPath('as') && onPath('ld') && onPath('objcopy'),
   kvm: () => readWrite('/dev/kvm'),
+  /** gcc and an AMD CPU with what the SIMD rows contain: the reference of tests/simd. */
+  amdOracle: () => {
+    if (!onPath('gcc') || !existsSync('/proc/cpuinfo')) return false
+    const words = new Set(readFileSync('/proc/cpuinfo', 'utf8').split(/\s+/))
+    return ['AuthenticAMD', 'sse4a', 'sha_ni', 'aes', 'pclmulqdq', 'xsavec', 'misalignsse'].every((w) => words.has(w))
+  },
   bochs: () => existsSync('/usr/bin/bochs'),
 } as const
 
