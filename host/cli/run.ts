@@ -101,6 +101,8 @@ async function runGuest(values: Values): Promise<number> {
     if (abort.signal.aborted) process.exit(STATUS.interrupted)
     abort.abort()
   }
+  process.on('SIGINT', interrupt)
+  process.on('SIGTERM', interrupt)
   options.onSerial = (bytes) => terminal.output(bytes)
   const machine = await Machine.create(options)
   const terminal = openConsole(
@@ -113,8 +115,6 @@ async function runGuest(values: Values): Promise<number> {
     quiet = true
     abort.abort()
   })
-  process.on('SIGINT', interrupt)
-  process.on('SIGTERM', interrupt)
   try {
     machine.launch()
     const result = await machine.run({ signal: abort.signal })

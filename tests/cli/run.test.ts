@@ -131,8 +131,10 @@ test('Ctrl-A X leaves with 130', () => {
 
 test('SIGINT is 130 and the report is written', async () => {
   const report = work.path('interrupted.json')
-  const child = spawn(process.execPath, [command, ...flat(hang), '--report', report], { stdio: ['pipe', 'ignore', 'ignore'] })
-  setTimeout(() => child.kill('SIGINT'), 1500)
+  // mov dx, 0x3f8; mov al, 10; out dx, al; 1: jmp 1b
+  const running = code('running.bin', 0x66, 0xba, 0xf8, 0x03, 0xb0, 0x0a, 0xee, 0xeb, 0xfe)
+  const child = spawn(process.execPath, [command, ...flat(running), '--report', report], { stdio: ['pipe', 'pipe', 'ignore'] })
+  child.stdout.once('data', () => child.kill('SIGINT'))
   const status = await new Promise((resolve) => child.on('exit', (c) => resolve(c)))
   assert.is(status, 130)
   assert.is(JSON.parse(readFileSync(report, 'utf8')).exit.reason, 'interrupted')
