@@ -2,6 +2,7 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { CAP, ERRNO, type Kvm, KvmError, openKvm, REQUEST } from 'cloister'
+import { changedStructs, enabledCaps } from '../vectors/kvm-ordinary.ts'
 
 const open = (options: Parameters<typeof openKvm>[0] = {}): Promise<Kvm> => openKvm({ memory: 256 << 20, ...options })
 
@@ -208,6 +209,35 @@ test('MSRs stop at the first unknown one', async () => {
   assert.is(kvm.ioctl(vcpu.fd, REQUEST.KVM_GET_MSRS, many), -ERRNO.E2BIG)
   new DataView(many.buffer).setUint32(0, 2, true)
   assert.is(kvm.ioctl(vcpu.fd, REQUEST.KVM_GET_MSRS, many), -ERRNO.EFAULT)
+  assert.equal(kvm.kernel.internalErrors, [])
+})
+
+test('changed register structures are answered as a real KVM answers them', async () => {
+  const kvm = await open()
+  const vm = kvm.createVm('default')
+  vm.createIrqchip()
+  const vcpu = vm.createVcpu(0)
+  const fresh = new Map<string, Uint8Array>()
+  for (const [name, changes, result] of changedStructs) {
+    const set = name as keyof typeof REQUEST
+    const get = name.replace('SET', 'GET') as keyof typeof REQUEST
+    const size = (REQUEST[get] >>> 16) & 0x3fff
+    const original = fresh.get(name) ?? new Uint8Array(size)
+    if (!fresh.has(name)) assert.is(kvm.ioctl(vcpu.fd, REQUEST[get], original), 0)
+    // The recorded CPU reported every component in its initial state; here x87 and SSE always count as in use.
+    if (name === 'KVM_SET_XSAVE') original.fill(0, 512, 520)
+    fresh.set(name, original)
+    const bytes = Uint8Array.from(original)
+    for (const [offset, hex] of changes) bytes.set(Buffer.from(hex, 'hex'), offset)
+    assert.is(kvm.ioctl(vcpu.fd, REQUEST[set], bytes), result, `${name} ${JSON.stringify(changes)}: ${kvm.lastRefusal()?.reason}`)
+    assert.is(kvm.ioctl(vcpu.fd, REQUEST[set], original), 0, name)
+  }
+  for (const [cap, argument] of enabledCaps) {
+    const bytes = new Uint8Array(104)
+    new DataView(bytes.buffer).setUint32(0, cap, true)
+    new DataView(bytes.buffer).setBigUint64(8, BigInt(argument), true)
+    assert.is(kvm.ioctl(vm.fd, REQUEST.KVM_ENABLE_CAP, bytes), 0, String(cap))
+  }
   assert.equal(kvm.kernel.internalErrors, [])
 })
 
