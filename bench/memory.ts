@@ -5,14 +5,56 @@
  */
 import { readFileSync } from 'node:fs'
 import {
-  BACKING_FRAMES, CPU_BUDGET, CPU_CR0, CPU_CR3, CPU_CR4, CPU_EFER, CPU_GPR, CPU_ICOUNT, CPU_SEGMENTS, CPU_SLICE_END, CPU_VM, FRAME_INFO, FRAME_WRONG, HEAP, OP_SEG, SEG_ATTRIB, SEG_CS, SEG_DS, SEG_LIMIT, SIZEOF_FRAME, SIZEOF_VM, STAGING, VM_ASID, VM_C_BIT
+  BACKING_FRAMES,
+  CPU_BUDGET,
+  CPU_CR0,
+  CPU_CR3,
+  CPU_CR4,
+  CPU_EFER,
+  CPU_GPR,
+  CPU_ICOUNT,
+  CPU_SEGMENTS,
+  CPU_SLICE_END,
+  CPU_VM,
+  FRAME_INFO,
+  FRAME_WRONG,
+  HEAP,
+  OP_SEG,
+  SEG_ATTRIB,
+  SEG_CS,
+  SEG_DS,
+  SEG_LIMIT,
+  SIZEOF_FRAME,
+  SIZEOF_VM,
+  STAGING,
+  VM_ASID,
+  VM_C_BIT,
 } from '../host/generated/layout.ts'
 import type { Case } from './cases.ts'
 
 type Call = (...args: (number | bigint)[]) => number
 
 interface Machine {
-  readonly x: Record<'allocPages' | 'allocArena' | 'backingCreate' | 'backingWrite' | 'pspWrite' | 'slotSet' | 'vcpuRegister' | 'readBytes' | 'writeBytes' | 'flushTlb' | 'flushTlbLocal' | 'invalidatePage' | 'setKey' | 'pspDecrypt' | 'pspEncrypt' | 'cpuModeChanged' | 'execute', Call>
+  readonly x: Record<
+    | 'allocPages'
+    | 'allocArena'
+    | 'backingCreate'
+    | 'backingWrite'
+    | 'pspWrite'
+    | 'slotSet'
+    | 'vcpuRegister'
+    | 'readBytes'
+    | 'writeBytes'
+    | 'flushTlb'
+    | 'flushTlbLocal'
+    | 'invalidatePage'
+    | 'setKey'
+    | 'pspDecrypt'
+    | 'pspEncrypt'
+    | 'cpuModeChanged'
+    | 'execute',
+    Call
+  >
   readonly view: DataView
   readonly s: number
   readonly vm: number
@@ -29,7 +71,9 @@ const STORES = 100_000
 function machine(pages: number, encrypted: boolean): Machine {
   const memory = new WebAssembly.Memory({ initial: Math.ceil(HEAP / 65536), maximum: 65536, shared: true })
   const module = new WebAssembly.Module(readFileSync(new URL('../../dist/core.wasm', import.meta.url)))
-  const abort = (): never => { throw new Error('abort') }
+  const abort = (): never => {
+    throw new Error('abort')
+  }
   const instance = new WebAssembly.Instance(module, { env: { memory, abort } })
   const x = instance.exports as unknown as Machine['x'] & Record<'memoryInit', Call>
   x.memoryInit(0)
@@ -55,12 +99,16 @@ function machine(pages: number, encrypted: boolean): Machine {
     else x.backingWrite(backing, BigInt(page * 4096 + index * 8), STAGING, 8)
   }
   const root = pages + 2 * tables
-  for (const [half, bit] of [[0, c], [1, 0n]] as const) {
+  for (const [half, bit] of [
+    [0, c],
+    [1, 0n],
+  ] as const) {
     const pdpt = pages + half * tables
     put(root, half, BigInt(pdpt * 4096 + 7) | c)
     put(pdpt, 0, BigInt((pdpt + 1) * 4096 + 7) | c)
     for (let i = 0; i < Math.ceil(pages / 512); i++) put(pdpt + 1, i, BigInt((pdpt + 2 + i) * 4096 + 7) | c)
-    for (let i = 0; i < pages; i++) put(pdpt + 2 + (i >> 9), i & 511, BigInt((Math.imul(i, 2654435761) >>> 0) % pages * 4096 + 0x67) | bit)
+    for (let i = 0; i < pages; i++)
+      put(pdpt + 2 + (i >> 9), i & 511, BigInt(((Math.imul(i, 2654435761) >>> 0) % pages) * 4096 + 0x67) | bit)
   }
   const view = new DataView(memory.buffer)
   view.setBigUint64(s + CPU_CR0, 0x80010001n, true)
@@ -152,12 +200,24 @@ function storing(own: boolean): Case['start'] {
 }
 
 export const memoryCases: readonly Case[] = [
-  { name: 'memory-hit', unit: 'calls', note: 'L1 hit called from JavaScript: subtract it from the others', units: CALLS, start: reads(256) },
+  {
+    name: 'memory-hit',
+    unit: 'calls',
+    note: 'L1 hit called from JavaScript: subtract it from the others',
+    units: CALLS,
+    start: reads(256),
+  },
   { name: 'memory-miss-64M', unit: 'calls', note: 'random loads over 64 MiB of 4 KiB pages', units: CALLS, start: reads(16384) },
   { name: 'memory-miss-256M', unit: 'calls', note: 'random loads over 256 MiB', units: CALLS, start: reads(65536) },
   { name: 'memory-wrong-read', unit: 'calls', note: 'load through the view that is not stored', units: CALLS, start: wrongView(false) },
   { name: 'memory-wrong-write', unit: 'calls', note: 'partial store through it', units: CALLS, start: wrongView(true) },
-  { name: 'memory-store', unit: 'stores', note: 'loop of three instructions that stores into another page', units: STORES, start: storing(false) },
+  {
+    name: 'memory-store',
+    unit: 'stores',
+    note: 'loop of three instructions that stores into another page',
+    units: STORES,
+    start: storing(false),
+  },
   { name: 'memory-store-code', unit: 'stores', note: 'the same into its own page, beside its code', units: STORES, start: storing(true) },
   {
     name: 'memory-convert',

@@ -6,8 +6,29 @@
  * Owns CPU_SCRATCH, CPU_COMMIT_*.
  */
 import {
-  CPU_COMMIT_SIZE, CPU_COMMIT_VA, CPU_DEBUG_ARMED, CPU_EFER, CPU_LEAVE, CPU_SCRATCH, CPU_TLB_BASE, CPU_VM, DEBUG_DATA, EXC_AC, EXC_GP, EXC_SS, FRAME_CODE, FRAME_KEY, LEAVE_NEXT, OP_SEG, SEG_SS,
-  TLB_ADDEND, TLB_CODE, TLB_EXEC, TLB_READ, TLB_WRITE, VCPU_TLB_EMPTY
+  CPU_COMMIT_SIZE,
+  CPU_COMMIT_VA,
+  CPU_DEBUG_ARMED,
+  CPU_EFER,
+  CPU_LEAVE,
+  CPU_SCRATCH,
+  CPU_TLB_BASE,
+  CPU_VM,
+  DEBUG_DATA,
+  EXC_AC,
+  EXC_GP,
+  EXC_SS,
+  FRAME_CODE,
+  FRAME_KEY,
+  LEAVE_NEXT,
+  OP_SEG,
+  SEG_SS,
+  TLB_ADDEND,
+  TLB_CODE,
+  TLB_EXEC,
+  TLB_READ,
+  TLB_WRITE,
+  VCPU_TLB_EMPTY,
 } from '../generated/layout'
 import { watchAccess } from '../cpu/watch'
 import { invalidateLines } from '../decode/cache'
@@ -40,11 +61,17 @@ function how(op: usize, access: u32): u32 {
 /** Resolves all pages of an access; false = leaving. Data breakpoints (DR7) are noticed here: their pages have no tags. */
 function resolve(s: usize, va: u64, size: u32, manner: u32): bool {
   if (!resolvePages(s, va, size, manner)) return false
-  if ((manner & IMPLICIT) == 0 && load<u32>(s, CPU_TLB_BASE) == <u32>(s + VCPU_TLB_EMPTY) && (size == 2 || size == 4 || size == 8) && (va & <u64>(size - 1)) != 0) {
+  if (
+    (manner & IMPLICIT) == 0 &&
+    load<u32>(s, CPU_TLB_BASE) == <u32>(s + VCPU_TLB_EMPTY) &&
+    (size == 2 || size == 4 || size == 8) &&
+    (va & <u64>(size - 1)) != 0
+  ) {
     raiseError(s, EXC_AC, 0)
     return false
   }
-  if ((load<u32>(s, CPU_DEBUG_ARMED) & DEBUG_DATA) != 0 && (manner & 3) != EXEC) watchAccess(s, truncate(s, va), size, (manner & 3) == WRITE)
+  if ((load<u32>(s, CPU_DEBUG_ARMED) & DEBUG_DATA) != 0 && (manner & 3) != EXEC)
+    watchAccess(s, truncate(s, va), size, (manner & 3) == WRITE)
   return true
 }
 
@@ -74,7 +101,7 @@ function resolvePages(s: usize, va: u64, size: u32, manner: u32): bool {
 function load64(from: usize, n: u32): u64 {
   if (n == 8) return load<u64>(from)
   let value: u64 = 0
-  for (let i: u32 = 0; i < n; i++) value |= <u64>load<u8>(from + <usize>i) << (<u64>i << 3)
+  for (let i: u32 = 0; i < n; i++) value |= (<u64>load<u8>(from + <usize>i)) << ((<u64>i) << 3)
   return value
 }
 
@@ -83,7 +110,7 @@ function store64(to: usize, value: u64, n: u32): void {
     store<u64>(to, value)
     return
   }
-  for (let i: u32 = 0; i < n; i++) store<u8>(to + <usize>i, <u8>(value >> (<u64>i << 3)))
+  for (let i: u32 = 0; i < n; i++) store<u8>(to + <usize>i, <u8>(value >> ((<u64>i) << 3)))
 }
 
 function readPiece(s: usize, kind: u32, from: usize, at: u64, seen: u32, to: usize, n: u32): bool {

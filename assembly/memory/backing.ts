@@ -2,9 +2,7 @@
  * Backings: anonymous host memory (what mmap(-1, length) gives), whose frames are allocated on first touch.
  * Owns the BACKING structures and their frame maps. A slot holds a reference; the creator holds one until backingFree.
  */
-import {
-  BACKING_FRAMES, BACKING_LENGTH, BACKING_PAGES, BACKING_REFERENCES
-} from '../generated/layout'
+import { BACKING_FRAMES, BACKING_LENGTH, BACKING_PAGES, BACKING_REFERENCES } from '../generated/layout'
 import { allocPages, frameAlloc, frameCode, frameFree, freePages, pagesFor } from './frames'
 import { flushEverywhere } from './tlb'
 import { invalidateLines } from '../decode/cache'
@@ -13,7 +11,7 @@ import { invalidateLines } from '../decode/cache'
 export function backingCreate(pages: u32): usize {
   const b = allocPages(1)
   if (b == 0) return 0
-  const length = pagesFor(<u64>pages << 2)
+  const length = pagesFor((<u64>pages) << 2)
   const frames = length != 0 ? allocPages(length) : 0
   if (length != 0 && frames == 0) {
     freePages(b, 1)
@@ -45,7 +43,7 @@ export function backingFree(b: usize): void {
 export function backingDiscard(b: usize, first: u32, count: u32): void {
   const map = <usize>load<u32>(b, BACKING_FRAMES)
   for (let i = first; i < first + count; i++) {
-    const at = map + (<usize>i << 2)
+    const at = map + ((<usize>i) << 2)
     const frame = <usize>load<u32>(at)
     if (frame == 0) continue
     const lines = frameCode(frame)
@@ -57,12 +55,12 @@ export function backingDiscard(b: usize, first: u32, count: u32): void {
 
 /** Frame of page `page` if it was ever touched, else 0. */
 export function backingPeek(b: usize, page: u32): usize {
-  return <usize>load<u32>(<usize>load<u32>(b, BACKING_FRAMES) + (<usize>page << 2))
+  return <usize>load<u32>(<usize>load<u32>(b, BACKING_FRAMES) + ((<usize>page) << 2))
 }
 
 /** Frame of page `page`, allocated now if need be; 0 = out of memory. */
 export function backingFrame(b: usize, page: u32): usize {
-  const at = <usize>load<u32>(b, BACKING_FRAMES) + (<usize>page << 2)
+  const at = <usize>load<u32>(b, BACKING_FRAMES) + ((<usize>page) << 2)
   let frame = <usize>load<u32>(at)
   if (frame == 0) {
     frame = frameAlloc()

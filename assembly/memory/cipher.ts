@@ -43,8 +43,8 @@ function forward(): void {
     v1 = rotl<u32>(v1, 7) ^ v2
     v2 = rotl<u32>(v2, 16)
   }
-  low = <u64>v0 | (<u64>v1 << 32)
-  high = <u64>v2 | (<u64>v3 << 32)
+  low = <u64>v0 | ((<u64>v1) << 32)
+  high = <u64>v2 | ((<u64>v3) << 32)
 }
 
 function inverse(): void {
@@ -64,17 +64,17 @@ function inverse(): void {
     v1 = rotl<u32>(v1 ^ v0, 27)
     v0 -= v1
   }
-  low = <u64>v0 | (<u64>v1 << 32)
-  high = <u64>v2 | (<u64>v3 << 32)
+  low = <u64>v0 | ((<u64>v1) << 32)
+  high = <u64>v2 | ((<u64>v3) << 32)
 }
 
 function setTweak(asid: u32, frame: usize): void {
   if (tweakAsid == asid && tweakFrame == frame) return
-  const at: usize = GLOBAL + GLOBAL_KEYS + (<usize>asid << 4)
+  const at: usize = GLOBAL + GLOBAL_KEYS + ((<usize>asid) << 4)
   const keepLow = low
   const keepHigh = high
   low = load<u64>(at) ^ <u64>frame
-  high = load<u64>(at, 8) ^ ~(<u64>frame << 20)
+  high = load<u64>(at, 8) ^ ~((<u64>frame) << 20)
   forward()
   tweakLow = low ^ load<u64>(at)
   tweakHigh = high ^ load<u64>(at, 8)
@@ -85,7 +85,7 @@ function setTweak(asid: u32, frame: usize): void {
 }
 
 function lanes(word: u64, by: u32): u64 {
-  return <u64>(<u32>word * by) | (<u64>(<u32>(word >> 32) * by) << 32)
+  return <u64>(<u32>word * by) | ((<u64>(<u32>(word >> 32) * by)) << 32)
 }
 
 /** Plaintext in low/high -> what DRAM holds at `address` (16-byte aligned). */
@@ -232,7 +232,7 @@ export function encryptPage(asid: u32, frame: usize, from: usize, to: usize): vo
 
 /** Stores a key without looking at what it already protects: see setKey in views.ts. */
 export function storeKey(asid: u32, a: u64, b: u64): void {
-  const at: usize = GLOBAL + GLOBAL_KEYS + (<usize>asid << 4)
+  const at: usize = GLOBAL + GLOBAL_KEYS + ((<usize>asid) << 4)
   store<u64>(at, a)
   store<u64>(at, b, 8)
   tweakAsid = 0xffffffff

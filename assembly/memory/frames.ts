@@ -4,8 +4,20 @@
  * Owns: GLOBAL_FRAME_TOP, FREE_FRAMES, FREE_ARENAS (list of freed runs), the FRAME records.
  */
 import {
-  FRAME_ALLOCATED, FRAME_CODE, FRAME_FLAGS, FRAME_INFO, FRAME_KEY, FRAME_LINK, GLOBAL, GLOBAL_FRAME_TOP, GLOBAL_FREE_ARENAS, GLOBAL_FREE_FRAMES,
-  GLOBAL_LIMIT_PAGES, HEAP, SIZEOF_FRAME, VCPU_ARENA_SIZE
+  FRAME_ALLOCATED,
+  FRAME_CODE,
+  FRAME_FLAGS,
+  FRAME_INFO,
+  FRAME_KEY,
+  FRAME_LINK,
+  GLOBAL,
+  GLOBAL_FRAME_TOP,
+  GLOBAL_FREE_ARENAS,
+  GLOBAL_FREE_FRAMES,
+  GLOBAL_LIMIT_PAGES,
+  HEAP,
+  SIZEOF_FRAME,
+  VCPU_ARENA_SIZE,
 } from '../generated/layout'
 
 const PAGE: usize = 4096
@@ -43,7 +55,7 @@ export function memoryInit(limitPages: u32): bool {
 function bump(pages: u32): usize {
   let top = <usize>load<u32>(GLOBAL, GLOBAL_FRAME_TOP)
   if (top == 0) top = HEAP
-  const end = <u64>top + (<u64>pages << 12)
+  const end = <u64>top + ((<u64>pages) << 12)
   if (!reach(end)) return 0
   store<u32>(GLOBAL, <u32>end, GLOBAL_FRAME_TOP)
   return top
@@ -59,7 +71,7 @@ function takeRun(pages: u32): usize {
     if (have >= pages) {
       if (have == pages) store<u32>(link, next)
       else {
-        const rest = run + (<usize>pages << 12)
+        const rest = run + ((<usize>pages) << 12)
         store<u32>(rest, next)
         store<u32>(rest, have - pages, 4)
         store<u32>(link, <u32>rest)
@@ -81,7 +93,7 @@ export function allocPages(pages: u32): usize {
 
 export function freePages(address: usize, pages: u32): void {
   if (address == 0 || pages == 0) return
-  memory.fill(address, 0, <usize>pages << 12)
+  memory.fill(address, 0, (<usize>pages) << 12)
   store<u32>(address, load<u32>(GLOBAL, GLOBAL_FREE_ARENAS))
   store<u32>(address, pages, 4)
   store<u32>(GLOBAL, <u32>address, GLOBAL_FREE_ARENAS)

@@ -38,7 +38,7 @@ function put(address: usize, from: usize, n: u32, key: u32): void {
 /** Whether [offset, offset + n) lies in the backing. */
 function inside(b: usize, offset: u64, n: u32): bool {
   const end = offset + <u64>n
-  return b != 0 && end >= offset && end <= <u64>load<u32>(b, BACKING_PAGES) << 12
+  return b != 0 && end >= offset && end <= (<u64>load<u32>(b, BACKING_PAGES)) << 12
 }
 
 function backingGet(b: usize, offset: u64, to: usize, n: u32, key: u32): i32 {

@@ -4,8 +4,18 @@
  * that covers all of it; units with several slots or a partial one, and everything above, are searched.
  */
 import {
-  BACKING_PAGES, SIZEOF_SLOT, SLOT_BACKING, SLOT_DIRTY_BITMAP, SLOT_FLAGS, SLOT_GPA, SLOT_ID, SLOT_OFFSET_PAGES, SLOT_SIZE, VM_SLOTS,
-  VM_SLOT_COUNT, VM_SLOT_MAP
+  BACKING_PAGES,
+  SIZEOF_SLOT,
+  SLOT_BACKING,
+  SLOT_DIRTY_BITMAP,
+  SLOT_FLAGS,
+  SLOT_GPA,
+  SLOT_ID,
+  SLOT_OFFSET_PAGES,
+  SLOT_SIZE,
+  VM_SLOTS,
+  VM_SLOT_COUNT,
+  VM_SLOT_MAP,
 } from '../generated/layout'
 import { backingFrame, backingFree, backingPeek, backingRetain } from './backing'
 import { allocPages, freePages, pagesFor } from './frames'
@@ -29,7 +39,7 @@ const ENOSPC: i32 = -28
 
 function rebuild(vm: usize): void {
   const map = <usize>load<u32>(vm, VM_SLOT_MAP)
-  memory.fill(map, 0, <usize>MAP_PAGES << 12)
+  memory.fill(map, 0, (<usize>MAP_PAGES) << 12)
   const slots = <usize>load<u32>(vm, VM_SLOTS)
   const n = load<u32>(vm, VM_SLOT_COUNT)
   for (let i: u32 = 0; i < n; i++) {
@@ -38,7 +48,7 @@ function rebuild(vm: usize): void {
     const start = load<u64>(slot, SLOT_GPA)
     const end = start + load<u64>(slot, SLOT_SIZE)
     for (let unit = start >> 21; unit << 21 < end && unit << 21 < MAP_REACH; unit++) {
-      const at = map + (<usize>unit << 1)
+      const at = map + ((<usize>unit) << 1)
       const whole = start <= unit << 21 && end >= (unit + 1) << 21
       store<u16>(at, load<u16>(at) == 0 && whole ? <u16>(i + 1) : SEVERAL)
     }
@@ -60,7 +70,7 @@ export function slotFind(vm: usize, gpa: u64): usize {
   if (gpa < MAP_REACH) {
     const map = <usize>load<u32>(vm, VM_SLOT_MAP)
     if (map == 0) return 0
-    const n = load<u16>(map + (<usize>(gpa >> 21) << 1))
+    const n = load<u16>(map + ((<usize>(gpa >> 21)) << 1))
     if (n != SEVERAL) return n == 0 ? 0 : <usize>load<u32>(vm, VM_SLOTS) + <usize>(n - 1) * SIZEOF_SLOT
   }
   return search(vm, gpa)
@@ -223,5 +233,5 @@ export function dirtyMark(slot: usize, gpa: u64): void {
   if (bitmap == 0) return
   const page = (gpa - load<u64>(slot, SLOT_GPA)) >> 12
   const at = bitmap + <usize>(page >> 3)
-  store<u8>(at, load<u8>(at) | <u8>(1 << <u8>(page & 7)))
+  store<u8>(at, load<u8>(at) | <u8>(1 << (<u8>(page & 7))))
 }

@@ -8,10 +8,46 @@
  * that the walk goes on in, u32 rights so far and level (paging/walk.ts).
  */
 import {
-  CPU_CPL, CPU_CR0, CPU_CR3, CPU_CR4, CPU_DEBUG_ARMED, CPU_EFLAGS, CPU_JUMP_KEY, CPU_TLB_BASE, CPU_TLB_GENERATION, DEBUG_DATA, FRAME_CODE, FRAME_DIRTY, FRAME_KEY, GLOBAL,
-  GLOBAL_VCPUS, GLOBAL_VCPU_COUNT, MMU_FLUSHES, MMU_GLOBAL_GENERATION, MMU_LARGE_BASE, MMU_LARGE_MASK, MMU_PSC_GENERATION, MMU_USED, MMU_WRITE_COUNT,
-  MMU_WRITE_LIST, TLB_ADDEND, TLB_CODE, TLB_EXEC, TLB_READ, TLB_WRITE, VCPU_JUMP, VCPU_JUMP_SIZE, VCPU_PSC, VCPU_PSC_SIZE, VCPU_TLB2, VCPU_TLB_EMPTY, VCPU_TLB_EMPTY_SIZE,
-  VCPU_TLB2_SIZE, VCPU_TLB_USER, VCPU_TLB_USER_SIZE, VCPU_WRITE_LIST
+  CPU_CPL,
+  CPU_CR0,
+  CPU_CR3,
+  CPU_CR4,
+  CPU_DEBUG_ARMED,
+  CPU_EFLAGS,
+  CPU_JUMP_KEY,
+  CPU_TLB_BASE,
+  CPU_TLB_GENERATION,
+  DEBUG_DATA,
+  FRAME_CODE,
+  FRAME_DIRTY,
+  FRAME_KEY,
+  GLOBAL,
+  GLOBAL_VCPUS,
+  GLOBAL_VCPU_COUNT,
+  MMU_FLUSHES,
+  MMU_GLOBAL_GENERATION,
+  MMU_LARGE_BASE,
+  MMU_LARGE_MASK,
+  MMU_PSC_GENERATION,
+  MMU_USED,
+  MMU_WRITE_COUNT,
+  MMU_WRITE_LIST,
+  TLB_ADDEND,
+  TLB_CODE,
+  TLB_EXEC,
+  TLB_READ,
+  TLB_WRITE,
+  VCPU_JUMP,
+  VCPU_JUMP_SIZE,
+  VCPU_PSC,
+  VCPU_PSC_SIZE,
+  VCPU_TLB2,
+  VCPU_TLB_EMPTY,
+  VCPU_TLB_EMPTY_SIZE,
+  VCPU_TLB2_SIZE,
+  VCPU_TLB_USER,
+  VCPU_TLB_USER_SIZE,
+  VCPU_WRITE_LIST,
 } from '../generated/layout'
 import { watchedPage } from '../cpu/watch'
 import { frameInfo } from './frames'
@@ -131,13 +167,13 @@ export function flushTlbArrays(s: usize): void {
 /** Tag of an L2 entry. */
 export function l2Tag(s: usize, va: u64, isGlobal: bool): u64 {
   const vpn = (va >> 12) & VPN_MASK
-  if (isGlobal) return vpn | GLOBAL_BIT | (<u64>load<u32>(s, VCPU_WRITE_LIST + MMU_GLOBAL_GENERATION) << 58)
-  return vpn | (pcid(s) << 45) | (<u64>load<u32>(s, CPU_TLB_GENERATION) << 58)
+  if (isGlobal) return vpn | GLOBAL_BIT | ((<u64>load<u32>(s, VCPU_WRITE_LIST + MMU_GLOBAL_GENERATION)) << 58)
+  return vpn | (pcid(s) << 45) | ((<u64>load<u32>(s, CPU_TLB_GENERATION)) << 58)
 }
 
 export function l2Entry(s: usize, va: u64): usize {
   const vpn = va >> 12
-  return s + VCPU_TLB2 + (<usize>((vpn ^ (vpn >> 13)) & 8191) << 4)
+  return s + VCPU_TLB2 + ((<usize>((vpn ^ (vpn >> 13)) & 8191)) << 4)
 }
 
 export function pcid(s: usize): u64 {
@@ -145,11 +181,16 @@ export function pcid(s: usize): u64 {
 }
 
 export function pscTag(s: usize, va: u64): u64 {
-  return ((va >> 21) & 0xfffffffff) | (<u64>load<u32>(s, VCPU_WRITE_LIST + MMU_PSC_GENERATION) << 36) | (pcid(s) << 45) | (<u64>load<u32>(s, CPU_TLB_GENERATION) << 58)
+  return (
+    ((va >> 21) & 0xfffffffff) |
+    ((<u64>load<u32>(s, VCPU_WRITE_LIST + MMU_PSC_GENERATION)) << 36) |
+    (pcid(s) << 45) |
+    ((<u64>load<u32>(s, CPU_TLB_GENERATION)) << 58)
+  )
 }
 
 export function pscEntry(s: usize, va: u64): usize {
-  return s + VCPU_PSC + (<usize>((va >> 21) & 511) << 4)
+  return s + VCPU_PSC + ((<usize>((va >> 21) & 511)) << 4)
 }
 
 /** Remembers that a page larger than 4 KiB was cached in pieces. */
@@ -200,7 +241,7 @@ export function invalidatePage(s: usize, va: u64): void {
 /** All vCPUs of all VMs. The one place where cross-thread shootdown will wait for acknowledgements. */
 export function flushEverywhere(): void {
   const n = load<u32>(GLOBAL, GLOBAL_VCPU_COUNT)
-  for (let i: u32 = 0; i < n; i++) flushTlb(<usize>load<u32>(GLOBAL + (<usize>i << 2), GLOBAL_VCPUS))
+  for (let i: u32 = 0; i < n; i++) flushTlb(<usize>load<u32>(GLOBAL + ((<usize>i) << 2), GLOBAL_VCPUS))
 }
 
 /** Every translation of one frame in all vCPUs. A whole flush (0.6 us) is cheaper than finding the entries. */
@@ -212,13 +253,13 @@ export function flushFrame(frame: usize): void {
 export function dropWriteTags(frame: usize): void {
   const n = load<u32>(GLOBAL, GLOBAL_VCPU_COUNT)
   for (let i: u32 = 0; i < n; i++) {
-    const s = <usize>load<u32>(GLOBAL + (<usize>i << 2), GLOBAL_VCPUS)
+    const s = <usize>load<u32>(GLOBAL + ((<usize>i) << 2), GLOBAL_VCPUS)
     const count = load<u32>(s, VCPU_WRITE_LIST + MMU_WRITE_COUNT)
     if (count > WRITE_LIST_MAX) {
       const end = arrayBase(s, 3)
       for (let e = arrayBase(s, 0); e < end; e += 32) dropWriteTag(e, frame)
     } else {
-      for (let k: u32 = 0; k < count; k++) dropWriteTag(<usize>load<u32>(s + (<usize>k << 2), VCPU_WRITE_LIST + MMU_WRITE_LIST), frame)
+      for (let k: u32 = 0; k < count; k++) dropWriteTag(<usize>load<u32>(s + ((<usize>k) << 2), VCPU_WRITE_LIST + MMU_WRITE_LIST), frame)
     }
   }
 }
@@ -268,7 +309,7 @@ export function fillEntry(s: usize, array: u32, va: u64, data: u32, dataKey: u32
   if (w != NONE) {
     store<u8>(info, load<u8>(info, FRAME_DIRTY) | 1, FRAME_DIRTY)
     const count = load<u32>(s, VCPU_WRITE_LIST + MMU_WRITE_COUNT)
-    if (count < WRITE_LIST_MAX) store<u32>(s + (<usize>count << 2), <u32>e, VCPU_WRITE_LIST + MMU_WRITE_LIST)
+    if (count < WRITE_LIST_MAX) store<u32>(s + ((<usize>count) << 2), <u32>e, VCPU_WRITE_LIST + MMU_WRITE_LIST)
     if (count <= WRITE_LIST_MAX) store<u32>(s, count + 1, VCPU_WRITE_LIST + MMU_WRITE_COUNT)
   }
 }

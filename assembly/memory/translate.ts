@@ -3,16 +3,48 @@
  * reason to leave. All policy is paid here, and installed in the TLBs. The result is in address/gpa/view.
  */
 import {
-  CPU_APIC_BASE, CPU_CR0, CPU_CR4, CPU_EFER, CPU_LEAVE, CPU_STOP_DETAIL, CPU_STOP_REASON, CPU_VM, EXC_GP, EXC_SS, FRAME_CODE, FRAME_DIRTY,
-  LEAVE_EXIT_RETRY, SLOT_DIRTY_BITMAP, SLOT_FLAGS, SLOT_GPA, STOP_FETCH_MMIO, STOP_OUT_OF_MEMORY, VM_ASID, VM_IRQCHIP
+  CPU_APIC_BASE,
+  CPU_CR0,
+  CPU_CR4,
+  CPU_EFER,
+  CPU_LEAVE,
+  CPU_STOP_DETAIL,
+  CPU_STOP_REASON,
+  CPU_VM,
+  EXC_GP,
+  EXC_SS,
+  FRAME_CODE,
+  FRAME_DIRTY,
+  LEAVE_EXIT_RETRY,
+  SLOT_DIRTY_BITMAP,
+  SLOT_FLAGS,
+  SLOT_GPA,
+  STOP_FETCH_MMIO,
+  STOP_OUT_OF_MEMORY,
+  VM_ASID,
+  VM_IRQCHIP,
 } from '../generated/layout'
 import { raiseError, raisePageFault } from '../cpu/exceptions'
 import { EXEC, READ, walk, walkData, walkDirty, walkError, walkGpa, WALK_FAULT, WALK_OK, WRITE } from '../paging/walk'
 import { frameInfo } from './frames'
 import { dirtyMark, MEM_READONLY, slotFind, slotFrame } from './slots'
 import {
-  CR0_WP, CR4_SMEP, currentArray, fillEntry, implicitArray, l2Entry, l2Tag, L2_GLOBAL, L2_PRIVATE, L2_STORE, L2_U, L2_VALID, L2_W, L2_X, SMAP,
-  USER
+  CR0_WP,
+  CR4_SMEP,
+  currentArray,
+  fillEntry,
+  implicitArray,
+  l2Entry,
+  l2Tag,
+  L2_GLOBAL,
+  L2_PRIVATE,
+  L2_STORE,
+  L2_U,
+  L2_VALID,
+  L2_W,
+  L2_X,
+  SMAP,
+  USER,
 } from './tlb'
 import { convert, countWrong, matches } from './views'
 
@@ -49,7 +81,7 @@ function stop(s: usize, reason: u32, detail: u64): u32 {
 export function canonical(s: usize, va: u64): bool {
   if ((load<u64>(s, CPU_EFER) & EFER_LMA) == 0) return true
   const shift: i64 = (load<u64>(s, CPU_CR4) & CR4_LA57) != 0 ? 7 : 16
-  return <u64>((<i64>(va << shift)) >> shift) == va
+  return <u64>(<i64>(va << shift) >> shift) == va
 }
 
 /** Linear addresses have 32 bits outside of long mode. */
@@ -86,7 +118,11 @@ function finish(s: usize, va: u64, data: u32, array: u32, access: u32): u32 {
 /** The in-kernel local APIC lies over whatever is at its page, for its own vCPU. */
 function isApicPage(s: usize, page: u64): bool {
   const base = load<u64>(s, CPU_APIC_BASE)
-  return (base & 0x000ffffffffff000) == page && (base & (APIC_ENABLED | APIC_X2)) == APIC_ENABLED && load<u32>(<usize>load<u32>(s, CPU_VM), VM_IRQCHIP) != 0
+  return (
+    (base & 0x000ffffffffff000) == page &&
+    (base & (APIC_ENABLED | APIC_X2)) == APIC_ENABLED &&
+    load<u32>(<usize>load<u32>(s, CPU_VM), VM_IRQCHIP) != 0
+  )
 }
 
 /** Resolves `va` (see truncate) for an access that stays inside its page. */

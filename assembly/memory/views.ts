@@ -6,7 +6,15 @@
  * Owns: FRAME_KEY, FRAME_WRONG, FRAME_TOUCHED.
  */
 import {
-  FRAME_CODE, FRAME_DIRTY, FRAME_FLAGS, FRAME_INFO, FRAME_KEY, FRAME_TOUCHED, FRAME_WRONG, SIZEOF_FRAME, HEAP
+  FRAME_CODE,
+  FRAME_DIRTY,
+  FRAME_FLAGS,
+  FRAME_INFO,
+  FRAME_KEY,
+  FRAME_TOUCHED,
+  FRAME_WRONG,
+  SIZEOF_FRAME,
+  HEAP,
 } from '../generated/layout'
 import { decrypt, decryptPage, encrypt, encryptPage, high, low, setGranule, storeKey } from './cipher'
 import { frameInfo, memoryTop } from './frames'
@@ -89,7 +97,7 @@ export function countWrong(frame: usize, view: u32): bool {
 
 /** Bytes [at, at + n) of the granule in low/high, n <= 8. */
 function extract(at: u32, n: u32, to: usize): void {
-  const shift = <u64>(at & 7) << 3
+  const shift = (<u64>(at & 7)) << 3
   let value = high >> shift
   if (at < 8) {
     value = low >> shift
@@ -99,7 +107,7 @@ function extract(at: u32, n: u32, to: usize): void {
   else if (n == 4) store<u32>(to, <u32>value)
   else if (n == 2) store<u16>(to, <u16>value)
   else if (n == 1) store<u8>(to, <u8>value)
-  else for (let i: u32 = 0; i < n; i++) store<u8>(to + <usize>i, <u8>(value >> (<u64>i << 3)))
+  else for (let i: u32 = 0; i < n; i++) store<u8>(to + <usize>i, <u8>(value >> ((<u64>i) << 3)))
 }
 
 /** Replaces bytes [at, at + n) of the granule in low/high, n <= 8. */
@@ -109,9 +117,9 @@ function insert(at: u32, n: u32, from: usize): void {
   else if (n == 4) value = <u64>load<u32>(from)
   else if (n == 2) value = <u64>load<u16>(from)
   else if (n == 1) value = <u64>load<u8>(from)
-  else for (let i: u32 = 0; i < n; i++) value |= <u64>load<u8>(from + <usize>i) << (<u64>i << 3)
-  const mask: u64 = n == 8 ? ~(<u64>0) : ((<u64>1) << (<u64>n << 3)) - 1
-  const shift = <u64>(at & 7) << 3
+  else for (let i: u32 = 0; i < n; i++) value |= (<u64>load<u8>(from + <usize>i)) << ((<u64>i) << 3)
+  const mask: u64 = n == 8 ? ~(<u64>0) : ((<u64>1) << ((<u64>n) << 3)) - 1
+  const shift = (<u64>(at & 7)) << 3
   let a = low
   let b = high
   if (at >= 8) b = (b & ~(mask << shift)) | (value << shift)

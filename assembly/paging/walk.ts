@@ -5,7 +5,19 @@
  * the walk* globals; owns no state.
  */
 import {
-  CPU_CR0, CPU_CR3, CPU_CR4, CPU_EFER, CPU_VM, FRAME_CODE, FRAME_DIRTY, MMU_WALKS, SLOT_FLAGS, VCPU_WRITE_LIST, VM_ASID, VM_C_BIT, VM_PHYS_MASK
+  CPU_CR0,
+  CPU_CR3,
+  CPU_CR4,
+  CPU_EFER,
+  CPU_VM,
+  FRAME_CODE,
+  FRAME_DIRTY,
+  MMU_WALKS,
+  SLOT_FLAGS,
+  VCPU_WRITE_LIST,
+  VM_ASID,
+  VM_C_BIT,
+  VM_PHYS_MASK,
 } from '../generated/layout'
 import { frameInfo } from '../memory/frames'
 import { dirtyMark, MEM_READONLY, slotFind, slotFrame } from '../memory/slots'
@@ -91,7 +103,7 @@ function tableStore(vm: usize, gpa: u64, at: usize): bool {
   dirtyMark(slot, gpa)
   const info = frameInfo(at)
   store<u8>(info, load<u8>(info, FRAME_DIRTY) | 1, FRAME_DIRTY)
-  const lines = load<u32>(info, FRAME_CODE) & (1 << <u32>((at >> 7) & 31))
+  const lines = load<u32>(info, FRAME_CODE) & (1 << (<u32>((at >> 7) & 31)))
   if (lines != 0) invalidateLines(0, at & ~4095, lines)
   return true
 }
@@ -160,7 +172,18 @@ export function walk(s: usize, va: u64, access: u32, user: bool, smap: bool, qui
 }
 
 /** One pass over the levels of a PAE or long-mode walk. `physical`: address bits without C; `always`: bits reserved at every level. */
-function attempt(s: usize, vm: usize, va: u64, access: u32, user: bool, smap: bool, quiet: bool, physical: u64, always: u64, usePsc: bool): u32 {
+function attempt(
+  s: usize,
+  vm: usize,
+  va: u64,
+  access: u32,
+  user: bool,
+  smap: bool,
+  quiet: bool,
+  physical: u64,
+  always: u64,
+  usePsc: bool,
+): u32 {
   const cr4 = load<u64>(s, CPU_CR4)
   const long = (load<u64>(s, CPU_EFER) & EFER_LMA) != 0
   const key = load<u32>(vm, VM_ASID)
@@ -248,11 +271,11 @@ function walk32(s: usize, vm: usize, va: u64, access: u32, user: bool, smap: boo
       const table = tableFrame(vm, tableGpa, key)
       if (table == 1) return WALK_MEMORY
       if (table == 0) return fault(s, ERROR_P, access, user)
-      const at = table + (<usize>((va >> (level == 2 ? 22 : 12)) & 1023) << 2)
+      const at = table + ((<usize>((va >> (level == 2 ? 22 : 12)) & 1023)) << 2)
       const entry = load<u32>(at)
       if ((entry & <u32>PTE_P) == 0) return fault(s, 0, access, user)
       const large = level == 2 && (entry & <u32>PTE_PS) != 0 && (cr4 & CR4_PSE) != 0
-      const big = <u64>(entry & 0xffc00000) | (<u64>((entry >> 13) & 0xff) << 32)
+      const big = <u64>(entry & 0xffc00000) | ((<u64>((entry >> 13) & 0xff)) << 32)
       if (large && (entry & 0x200000 || (big & ADDRESS & ~physical) != 0)) return fault(s, ERROR_P | ERROR_RSVD, access, user)
       if ((entry & <u32>PTE_W) == 0) rights &= ~L2_W
       if ((entry & <u32>PTE_U) == 0) rights &= ~L2_U

@@ -79,7 +79,8 @@ test('slots: creation, overlap, deletion, and several per 2 MiB', () => {
   const m = machine(16)
   const { core, vm } = m
   const b = call(core, 'backingCreate', 1024)
-  const set = (id: number, gpa: bigint, size: bigint, flags = 0, offset = 0): number => call(core, 'slotSet', vm, id, gpa, size, flags, b, offset) | 0
+  const set = (id: number, gpa: bigint, size: bigint, flags = 0, offset = 0): number =>
+    call(core, 'slotSet', vm, id, gpa, size, flags, b, offset) | 0
   assert.is(set(1, 0x8000n, 0x1000n), -17, 'overlap')
   assert.is(set(1, 0x10800n, 0x1000n), -22, 'alignment')
   assert.is(set(1, 0x10000n, 0x401000n), -22, 'longer than its memory')
@@ -93,7 +94,10 @@ test('slots: creation, overlap, deletion, and several per 2 MiB', () => {
     const slot = call(core, 'slotFind', vm, gpa)
     return slot === 0 ? -1 : core.view.getUint32(slot + L.SLOT_ID, true)
   }
-  const where = (): number[] => [0x0n, 0xffffn, 0x10000n, 0x10fffn, 0x11000n, 0x3fffffn, 0x400000n, 0x5fffffn, 0x600000n, 0x2ffffffffn, 0x300000000n, 0x300200000n].map(find)
+  const where = (): number[] =>
+    [0x0n, 0xffffn, 0x10000n, 0x10fffn, 0x11000n, 0x3fffffn, 0x400000n, 0x5fffffn, 0x600000n, 0x2ffffffffn, 0x300000000n, 0x300200000n].map(
+      find,
+    )
   assert.equal(where(), [0, 0, 1, 1, -1, -1, 2, 2, -1, -1, 3, -1])
   assert.is(set(2, 0x600000n, 0x200000n, 0, 512), 0, 'move')
   assert.equal(where(), [0, 0, 1, 1, -1, -1, -1, -1, 2, -1, 3, -1])

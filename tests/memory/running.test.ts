@@ -85,8 +85,12 @@ test('KVM_RUN ends there: emulation failure, and ENOMEM beyond the size budget',
   assert.equal([m.core.view.getUint32(run + 8, true), m.core.view.getUint32(run + 32, true)], [17, 1])
   const small = new Machine('long')
   small.core.view.setUint32(L.GLOBAL + L.GLOBAL_LIMIT_PAGES, small.core.memory.buffer.byteLength / 65536, true)
-  while (call(small.core, 'allocPages', 16) !== 0) { /* all of it */ }
-  while (call(small.core, 'frameAlloc') !== 0) { /* all of it */ }
+  while (call(small.core, 'allocPages', 16) !== 0) {
+    /* all of it */
+  }
+  while (call(small.core, 'frameAlloc') !== 0) {
+    /* all of it */
+  }
   small.code([0x48, 0x89, 0x03, HLT])
   small.setReg(3, 0x300000n)
   assert.is(call(small.core, 'vcpuRun', small.s, 100n) | 0, -12)
@@ -121,7 +125,7 @@ test('an encrypted VM fetches and walks through the private view whatever the C-
   m.set32(L.CPU_HALTED, 0)
   m.run(10)
   assert.is(m.reg(0), 0x1122334455667788n)
-  assert.is(m.reg(1) & 0xffffffff00ffffffn, BigInt(PML4 + 0x1000) & 0xfff00000n | BigInt(PML4 + 0x1000) & 0xfffffn | 0x27n)
+  assert.is(m.reg(1) & 0xffffffff00ffffffn, (BigInt(PML4 + 0x1000) & 0xfff00000n) | (BigInt(PML4 + 0x1000) & 0xfffffn) | 0x27n)
 })
 
 test('code read 200 times through the other view goes on running', () => {
@@ -141,7 +145,7 @@ test('code read 200 times through the other view goes on running', () => {
   assert.is(m.rip, BigInt(CODE + 16))
   call(m.core, 'backingRead', m.backing, BigInt(CODE), L.STAGING, 8)
   assert.is(m.reg(0), m.core.view.getBigUint64(L.STAGING, true))
-  assert.is(m.reg(2), 0x8b48000000c8b9n | 0x03n << 56n)
+  assert.is(m.reg(2), 0x8b48000000c8b9n | (0x03n << 56n))
 })
 
 test('a page fault in the middle of a block has no effect and names the address', () => {

@@ -14,15 +14,27 @@ function permute(v: Uint32Array, backwards: boolean): void {
   let [a, b, c, d] = [v[0]!, v[1]!, v[2]!, v[3]!]
   for (let round = 0; round < 12; round++) {
     if (!backwards) {
-      a = (a + b) >>> 0; b = rotl(b, 5) ^ a; a = rotl(a, 16)
-      c = (c + d) >>> 0; d = rotl(d, 8) ^ c
-      a = (a + d) >>> 0; d = rotl(d, 13) ^ a
-      c = (c + (b >>> 0)) >>> 0; b = rotl(b, 7) ^ c; c = rotl(c, 16)
+      a = (a + b) >>> 0
+      b = rotl(b, 5) ^ a
+      a = rotl(a, 16)
+      c = (c + d) >>> 0
+      d = rotl(d, 8) ^ c
+      a = (a + d) >>> 0
+      d = rotl(d, 13) ^ a
+      c = (c + (b >>> 0)) >>> 0
+      b = rotl(b, 7) ^ c
+      c = rotl(c, 16)
     } else {
-      c = rotl(c, 16); b = rotl(b ^ c, 25); c = (c - b) >>> 0
-      d = rotl(d ^ a, 19); a = (a - d) >>> 0
-      d = rotl(d ^ c, 24); c = (c - d) >>> 0
-      a = rotl(a, 16); b = rotl(b ^ a, 27); a = (a - b) >>> 0
+      c = rotl(c, 16)
+      b = rotl(b ^ c, 25)
+      c = (c - b) >>> 0
+      d = rotl(d ^ a, 19)
+      a = (a - d) >>> 0
+      d = rotl(d ^ c, 24)
+      c = (c - d) >>> 0
+      a = rotl(a, 16)
+      b = rotl(b ^ a, 27)
+      a = (a - b) >>> 0
     }
   }
   v.set([a, b, c, d])
@@ -97,9 +109,16 @@ function world() {
     return core.view.getUint32(map + page * 4, true)
   }
   return {
-    ...m, dram, frame,
-    get key() { return key },
-    setKey(lo: bigint, hi: bigint) { key = [lo, hi]; call(core, 'setKey', ASID, lo, hi) },
+    ...m,
+    dram,
+    frame,
+    get key() {
+      return key
+    },
+    setKey(lo: bigint, hi: bigint) {
+      key = [lo, hi]
+      call(core, 'setKey', ASID, lo, hi)
+    },
     see(at: number, n: number, secret: boolean): Uint8Array {
       const out = new Uint8Array(n)
       for (let g = at & ~15; g < at + n; g += 16) {
@@ -148,7 +167,10 @@ function run(seed: number, steps: number): void {
     } else if (kind < 27 && [1, 2, 4, 8].includes(n)) {
       const expected = new DataView(w.see(at, 8 > n ? n : 8, secret).buffer)
       const got = call64(core, 'readMem', s, OP, va, n)
-      const want = n === 8 ? expected.getBigUint64(0, true) : BigInt(n === 4 ? expected.getUint32(0, true) : n === 2 ? expected.getUint16(0, true) : expected.getUint8(0))
+      const want =
+        n === 8
+          ? expected.getBigUint64(0, true)
+          : BigInt(n === 4 ? expected.getUint32(0, true) : n === 2 ? expected.getUint16(0, true) : expected.getUint8(0))
       assert.is(got, want, where(step, 'readMem'))
     } else if (kind < 30 && [1, 2, 4, 8].includes(n)) {
       const value = new Uint8Array(8)

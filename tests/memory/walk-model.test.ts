@@ -82,7 +82,10 @@ function run(seed: number, style: Style, steps: number): void {
   const state = { wp: true, smep: false, smap: false, nxe: true, cpl: 0, ac: false, pge: true }
   const mode = (): void => {
     set(L.CPU_CR0, 0x80000001n | (state.wp ? 0x10000n : 0n))
-    set(L.CPU_CR4, (style === 'legacy' ? 0x10n : 0x20n) | (state.pge ? 0x80n : 0n) | (state.smep ? 0x100000n : 0n) | (state.smap ? 0x200000n : 0n))
+    set(
+      L.CPU_CR4,
+      (style === 'legacy' ? 0x10n : 0x20n) | (state.pge ? 0x80n : 0n) | (state.smep ? 0x100000n : 0n) | (state.smap ? 0x200000n : 0n),
+    )
     set(L.CPU_EFER, (style === 'long' ? 0x500n : 0n) | (state.nxe ? 0x800n : 0n))
     call(core, 'flushTlb', s)
   }
@@ -200,5 +203,8 @@ function run(seed: number, style: Style, steps: number): void {
 }
 
 const base = Number(process.env['SEED'] ?? Date.now() % 100000)
-for (const style of ['long', 'pae', 'legacy'] as const) test(`${style}, seed ${base}`, () => { for (let i = 0; i < 3; i++) run(base + i, style, 6000) })
+for (const style of ['long', 'pae', 'legacy'] as const)
+  test(`${style}, seed ${base}`, () => {
+    for (let i = 0; i < 3; i++) run(base + i, style, 6000)
+  })
 test.run()

@@ -27,10 +27,20 @@ class Guest {
     this.m = bareMachine(pages)
     this.m.core.view.setUint8(OP + L.OP_SEG, L.SEG_DS)
   }
-  set(field: number, value: bigint): void { this.m.core.view.setBigUint64(this.m.s + field, value, true) }
-  get(field: number): bigint { return this.m.core.view.getBigUint64(this.m.s + field, true) }
-  cpl(n: number): void { this.m.core.view.setUint32(this.m.s + L.CPU_CPL, n, true); this.select() }
-  select(): void { call(this.m.core, 'selectTlb', this.m.s); call(this.m.core, 'flushTlb', this.m.s) }
+  set(field: number, value: bigint): void {
+    this.m.core.view.setBigUint64(this.m.s + field, value, true)
+  }
+  get(field: number): bigint {
+    return this.m.core.view.getBigUint64(this.m.s + field, true)
+  }
+  cpl(n: number): void {
+    this.m.core.view.setUint32(this.m.s + L.CPU_CPL, n, true)
+    this.select()
+  }
+  select(): void {
+    call(this.m.core, 'selectTlb', this.m.s)
+    call(this.m.core, 'flushTlb', this.m.s)
+  }
   poke(gpa: number, value: bigint, size = 8): void {
     this.m.core.view.setBigUint64(L.STAGING, value, true)
     assert.is(call(this.m.core, 'backingWrite', this.m.backing, BigInt(gpa), L.STAGING, size), 0)
@@ -119,8 +129,8 @@ const fourLevel: Record<string, Case> = {
   'NX, read': { entries: [all, all, all, all | NX], kind: 'r', result: 'ok' },
   'NX without NXE is reserved': { entries: [all, all, all, all | NX], efer: LMA, kind: 'r', result: '#PF(PwuRi)' },
   'reserved beats permission': { entries: [all, all, all, P | NX], efer: LMA, kind: 'w', cpl: 3, result: '#PF(PWURi)' },
-  'reserved address bit in level 4': { entries: [all | 1n << 45n, all, all, all], kind: 'r', result: '#PF(PwuRi)' },
-  'reserved address bit in level 1': { entries: [all, all, all, all | 1n << 51n], kind: 'r', cpl: 3, result: '#PF(PwURi)' },
+  'reserved address bit in level 4': { entries: [all | (1n << 45n), all, all, all], kind: 'r', result: '#PF(PwuRi)' },
+  'reserved address bit in level 1': { entries: [all, all, all, all | (1n << 51n)], kind: 'r', cpl: 3, result: '#PF(PwURi)' },
   'PS in level 4 is reserved': { entries: [all | PS, all, all, all], kind: 'r', result: '#PF(PwuRi)' },
   'G in level 4 is reserved (AMD)': { entries: [all | G, all, all, all], kind: 'r', result: '#PF(PwuRi)' },
   'G in a level 3 table pointer is reserved (AMD)': { entries: [all, all | G, all, all], kind: 'r', result: '#PF(PwuRi)' },
@@ -248,7 +258,7 @@ test('32-bit paging', () => {
   assert.is(big.peek(0x1c00) & 0xffffffffn, 0x400000n | all | PS | A | D)
   assert.is(make({}, 0x600000n | all | PS, 0n).access('r', va), '#PF(PwuRi)')
   // PSE-36: bits 20:13 are address bits 39:32; 36 bits of address here.
-  assert.is(make({}, 0x400000n | all | PS | 0x2000n << 4n, 0n).access('r', va), '#PF(PwuRi)')
+  assert.is(make({}, 0x400000n | all | PS | (0x2000n << 4n), 0n).access('r', va), '#PF(PwuRi)')
   // Without CR4.PSE bit 7 means nothing.
   assert.is(make({ cr4: 0n }, 0x2000n | all | PS, 0x9000n | all).access('r', va), 'ok')
 })
@@ -272,7 +282,7 @@ test('PAE paging', () => {
   assert.is(make(0x2001n, 0x3000n | all, 0x9000n | all, { cpl: 3 }).access('w', va), 'ok', 'a PDPTE has no rights')
   assert.is(make(0x2000n, 0x3000n | all, 0x9000n | all).access('r', va), '#PF(pwuri)')
   assert.is(make(0x2003n, 0x3000n | all, 0x9000n | all).access('r', va), '#PF(PwuRi)')
-  assert.is(make(0x2001n, 0x3000n | all | 1n << 52n, 0x9000n | all).access('r', va), '#PF(PwuRi)')
+  assert.is(make(0x2001n, 0x3000n | all | (1n << 52n), 0x9000n | all).access('r', va), '#PF(PwuRi)')
   assert.is(make(0x2001n, 0x3000n | all, 0x9000n | all | NX).access('x', va), '#PF(PwurI)')
   assert.is(make(0x2001n, 0x3000n | all, 0x9000n | all | NX, { efer: 0n }).access('r', va), '#PF(PwuRi)')
   assert.is(make(0x2001n, 0x400000n | all | PS, 0n).access('w', va), 'ok')
@@ -299,7 +309,8 @@ test('INVLPG of one page empties the paging-structure cache', () => {
   g.poke(0x8000, 0x9000n | all)
   g.poke(0x8008, 0xa000n | all)
   assert.is(read(0x201000n), 1n, 'through the cached pointer')
-  for (let i = 0; i < 600; i++) { // generations of the cache wrap
+  for (let i = 0; i < 600; i++) {
+    // generations of the cache wrap
     call(g.m.core, 'invalidatePage', g.m.s, 0x5000n)
     if (i === 0) call(g.m.core, 'invalidatePage', g.m.s, 0x201000n)
     assert.is(read(0x201000n), 2n, `round ${i}`)
@@ -329,7 +340,8 @@ test('global entries survive CR3, others do not', () => {
   assert.is(read(0x6000n), 2n)
   call(g.m.core, 'invalidatePage', g.m.s, 0x6000n)
   assert.is(read(0x6000n), 3n)
-  for (let i = 0; i < 200; i++) { // generations wrap
+  for (let i = 0; i < 200; i++) {
+    // generations wrap
     g.poke(0x4028, i & 1 ? 0x9000n | all : 0xa000n | all)
     call(g.m.core, i % 3 ? 'flushTlbLocal' : 'flushTlb', g.m.s)
     assert.is(read(0x5000n), i & 1 ? 1n : 2n, `round ${i}`)
