@@ -88,6 +88,11 @@ function offered(s: usize, index: u32): bool {
   }
 }
 
+/** The MSR exists, whether or not this access to it is legal. */
+export function msrKnown(s: usize, index: u32): bool {
+  return row(index) >= 0 || (index & 0xffffff00) == 0x800 || bankAddress(s, index) != 0
+}
+
 /** Reads an MSR into CPU_MSR_VALUE; false: #GP (unknown, or write-only). */
 export function msrRead(s: usize, index: u32, host: bool): bool {
   if (!host && !offered(s, index)) return false

@@ -13,7 +13,7 @@ import {
   CR0_PE, CR0_TS, CR4_DE, CR4_FSGSBASE, CR4_OSXSAVE, CR4_PCE, CR4_TSD, CR4_UMIP, EFER_SCE, EFER_SVME, FLAG_AC, FLAG_RF, FLAG_VM, canonical, code64,
   leaveWith, longMode, protectedMode, segment, sevEs, updateMode, virtual8086, windowOpened,
 } from '../cpu/mode'
-import { msrPassThrough, msrRead, msrWrite } from '../cpu/msr'
+import { msrPassThrough, msrRead } from '../cpu/msr'
 import {
   CPU_CPL, CPU_CR0, CPU_CR2, CPU_CR3, CPU_CR4, CPU_CR8, CPU_CSTAR, CPU_DR7, CPU_EFER, CPU_EFLAGS, CPU_KERNEL_GS_BASE, CPU_LEAVE, CPU_LSTAR, CPU_MSR_VALUE, CPU_PENDING_DB,
   CPU_RIP, CPU_RIP_MASK, CPU_SFMASK, CPU_STAR, CPU_STEP_CANCEL, CPU_SYSENTER_CS, CPU_SYSENTER_EIP, CPU_SYSENTER_ESP, CPU_TSC_AUX, CPU_XCR0, EXC_GP, EXC_UD, LEAVE_BRANCH,
@@ -22,8 +22,9 @@ import {
 } from '../generated/layout'
 import { flushTlb, flushTlbLocal, invalidatePage, selectTlb } from '../memory/tlb'
 import { readMem, writeMem } from '../memory/access'
-import { vmmcall } from './vmgexit'
+import { pendRetry, vmmcall } from './vmgexit'
 import { pollPause, pollTsc } from '../kvm/pio'
+import { guestMsrRead, guestMsrWrite, MSR_GP, MSR_LEFT } from '../kvm/msr-exit'
 import { tscNow } from '../kvm/time'
 import { cpuidAnswer, cpuidEax, cpuidEbx, cpuidEcx, cpuidEdx } from '../kvm/cpuid'
 import { addressMask, ea, getRm, instructionRip, isMemory, operandSize, setRm, writeRegister } from './operands'
@@ -294,7 +295,9 @@ export function rdmsr(s: usize, op: usize): u32 {
   if (cpl(s) != 0) return gp(s)
   const index = load<u32>(s, RCX)
   if (sevEs(s) && !msrPassThrough(index)) return vmmCommunication(s, 0x7c)
-  if (!msrRead(s, index, false)) return gp(s)
+  const result = guestMsrRead(s, index)
+  if (result == MSR_GP) return gp(s)
+  if (result == MSR_LEFT) return pendRetry(s, op)
   putPair(s, load<u64>(s, CPU_MSR_VALUE))
   return done(s)
 }
@@ -303,7 +306,8 @@ export function wrmsr(s: usize, op: usize): u32 {
   if (cpl(s) != 0) return gp(s)
   const index = load<u32>(s, RCX)
   if (sevEs(s) && !msrPassThrough(index)) return vmmCommunication(s, 0x7c)
-  return msrWrite(s, index, getPair(s), false) ? done(s) : gp(s)
+  const result = guestMsrWrite(s, index, getPair(s))
+  return result == MSR_GP ? gp(s) : result == MSR_LEFT ? pendRetry(s, op) : done(s)
 }
 
 // Segment bases.

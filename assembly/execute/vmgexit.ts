@@ -17,6 +17,11 @@ export function vmmcall(s: usize, op: usize): u32 {
   const wide = (load<u32>(s, CPU_MODE) & MODE_CS_MASK) == MODE_CS64
   const r = s + CPU_GPR
   if (!hypercall(s, load<u64>(r), load<u64>(r, 24), load<u64>(r, 8), load<u64>(r, 16), load<u64>(r, 48), load<u32>(s, CPU_CPL), wide)) return LEAVE_NEXT
+  return pendRetry(s, op)
+}
+
+/** Leaves with RIP on the instruction; completion moves past it. */
+export function pendRetry(s: usize, op: usize): u32 {
   const mask = load<u64>(s, CPU_RIP_MASK)
   store<u64>(vkvm(s), (load<u64>(s, CPU_RIP) + <u64>load<u16>(op, OP_NEXT)) & mask, VKVM_NEXT_RIP)
   store<u64>(vkvm(s), (load<u64>(s, CPU_RIP) + <u64>load<u16>(op, OP_OFFSET)) & mask, VKVM_PENDING_RIP)

@@ -1,11 +1,12 @@
 /** Completion of a pending exit at the next KVM_RUN: the payload is read again from kvm_run (complete_userspace_io). */
 import { setAccumulator } from '../execute/io'
-import { RUN_MMIO_DATA } from '../generated/kvm'
+import { RUN_MMIO_DATA, RUN_MSR_DATA, RUN_MSR_ERROR } from '../generated/kvm'
 import {
   CPU_GPR, CPU_ICOUNT, CPU_EFLAGS, CPU_INTERRUPT_SHADOW, CPU_PENDING_DB, CPU_MMIO_CURSOR, CPU_MMIO_DONE, CPU_MMIO_LOG, CPU_RIP, PENDING_GHCB_IN, PENDING_GHCB_MMIO, PENDING_GHCB_OUT, PENDING_GHCB_STRING, PENDING_HYPERCALL,
-  PENDING_IN, PENDING_INS, PENDING_MMIO_READ, PENDING_MMIO_WRITE, PENDING_NONE, PENDING_OUT, PENDING_RDMSR, PENDING_SKIP, PENDING_WRMSR, VKVM_BUFFER, VKVM_INS_END, VKVM_INS_POS,
+  PENDING_IN, PENDING_INS, PENDING_MMIO_READ, PENDING_MMIO_WRITE, PENDING_NONE, PENDING_OUT, PENDING_RDMSR, PENDING_SKIP, PENDING_WRMSR, VKVM_BUFFER, VKVM_INJECT_GP, VKVM_INS_END, VKVM_INS_POS,
   VKVM_NEXT_RIP, VKVM_PENDING, VKVM_PENDING_RIP, VKVM_PIO_COUNT, VKVM_PIO_SIZE, VKVM_REPLAY, VKVM_REPLAY_ICOUNT, VKVM_REPLAY_RCX, VKVM_REPLAY_RIP,
 } from '../generated/layout'
+import { completeGhcbMsr } from './ghcb'
 import { completeGhcbIn, completeGhcbMmio, completeGhcbString } from './ghcb-io'
 import { completeHypercall } from './hypercall'
 import { pioData } from './pio'
@@ -37,6 +38,20 @@ function replay(s: usize, fragment: bool, data: u64, mask: u64): void {
   store<u64>(k, icount, VKVM_REPLAY_ICOUNT)
   store<u64>(k, rip, VKVM_REPLAY_RIP)
   store<u64>(k, rcx, VKVM_REPLAY_RCX)
+}
+
+/** complete_userspace_rdmsr / wrmsr: the value, or #GP when userspace reports an error. */
+function completeMsr(s: usize, read: bool): void {
+  const run = runOf(s)
+  if (load<u8>(run, RUN_MSR_ERROR) != 0) {
+    store<u32>(vkvm(s), 1, VKVM_INJECT_GP)
+    return
+  }
+  if (read) {
+    store<u64>(s, <u64>load<u32>(run, RUN_MSR_DATA), CPU_GPR)
+    store<u64>(s, <u64>load<u32>(run, RUN_MSR_DATA + 4), CPU_GPR + 16)
+  }
+  skipInstruction(s)
 }
 
 /** 1 = run on, 0 = another exit is filled in, negative errno. */
@@ -72,6 +87,11 @@ export function complete(s: usize): i32 {
     case PENDING_HYPERCALL:
       completeHypercall(s)
       if (!isSevEs(s) && !moved) skipInstruction(s)
+      return 1
+    case PENDING_RDMSR:
+    case PENDING_WRMSR:
+      if (isSevEs(s)) completeGhcbMsr(s, kind == PENDING_RDMSR)
+      else if (!moved) completeMsr(s, kind == PENDING_RDMSR)
       return 1
     case PENDING_GHCB_IN:
       return completeGhcbIn(s)

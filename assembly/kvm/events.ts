@@ -8,11 +8,11 @@ import { resetCpu, updateMode } from '../cpu/mode'
 import {
   CHIP_PIT_DEADLINE, CHIP_USER_DEADLINE, CPU_BUDGET, CPU_DEADLINE, CPU_EVENT, CPU_HALTED, CPU_ICOUNT, CPU_ID, CPU_INTERRUPT_SHADOW, CPU_NMI_BLOCKED, CPU_RIP, CPU_SEGMENTS,
   CPU_SLICE_END, CPU_TIME_BASE, EVENT_FLUSH, EVENT_INIT, EVENT_INTERRUPT, EVENT_KICK, EVENT_NMI, EVENT_SINGLE_STEP, EVENT_SIPI, EVENT_SMI, EVENT_TIMER, EVENT_WINDOW, LAPIC_TIMER_DEADLINE,
-  SEG_BASE, SEG_CS, SEG_LIMIT, SEG_SELECTOR, STOP_BUDGET, STOP_EVENT, VKVM_AP_HOLD, VKVM_INTERRUPT, VKVM_NMI_PENDING, VKVM_REPLAY, VKVM_REPLAY_ICOUNT,
+  SEG_BASE, SEG_CS, SEG_LIMIT, SEG_SELECTOR, STOP_BUDGET, STOP_EVENT, STOP_EXIT, VKVM_EOI_EXIT, VKVM_INTERRUPT, VKVM_NMI_PENDING, VKVM_REPLAY, VKVM_REPLAY_ICOUNT,
   VKVM_SIPI_VECTOR, VM_BSP_ID,
 } from '../generated/layout'
 import { RUN_REQUEST_INTERRUPT_WINDOW } from '../generated/kvm'
-import { exitWindow, windowOpen } from './exits'
+import { exitEoi, exitWindow, windowOpen } from './exits'
 import { apReset, apSipi } from './ap'
 import { lapicAccept, lapicAcceptsPic, lapicHasInterrupt, lapicReset } from './lapic'
 import { timerExpire } from './lapic-timer'
@@ -142,6 +142,12 @@ export function pollEvents(s: usize): u32 {
   }
   const user = expireTimers(s)
   rearm(s)
+  const eoi = load<u32>(k, VKVM_EOI_EXIT)
+  if (eoi) {
+    store<u32>(k, 0, VKVM_EOI_EXIT)
+    exitEoi(s, eoi & 0xff)
+    return STOP_EXIT
+  }
   const event = atomic.load<u32>(s + CPU_EVENT)
   if (event || injected(k)) {
     clearEvent(s, EVENT_TIMER | EVENT_FLUSH)
@@ -162,7 +168,7 @@ export function pollEvents(s: usize): u32 {
     if ((event & EVENT_WINDOW) != 0 && load<u8>(runOf(s), RUN_REQUEST_INTERRUPT_WINDOW) != 0 && windowOpen(s)) {
       clearEvent(s, EVENT_WINDOW)
       exitWindow(s)
-      return 2
+      return STOP_EXIT
     }
   }
   if (user) return STOP_EVENT

@@ -4,7 +4,7 @@
  */
 import {
   GHCB_CPL, GHCB_ERR_INVALID_EVENT, GHCB_ERR_INVALID_INPUT, GHCB_ERR_INVALID_USAGE, GHCB_ERR_MISSING_INPUT, GHCB_RAX, GHCB_RBX, GHCB_RCX, GHCB_RDX, GHCB_RSI, GHCB_SW_EXITCODE,
-  GHCB_SW_EXITINFO1, GHCB_SW_EXITINFO2, GHCB_SW_SCRATCH, GHCB_USAGE, GHCB_VALID_BITMAP, GHCB_XCR0, GHCB_XSS, KVM_EINVAL, SVM_EXIT_CPUID, SVM_EXIT_INVD, SVM_EXIT_IOIO, SVM_EXIT_MONITOR,
+  GHCB_SW_EXITINFO1, GHCB_SW_EXITINFO2, GHCB_SW_SCRATCH, GHCB_USAGE, GHCB_VALID_BITMAP, GHCB_XCR0, GHCB_XSS, KVM_EINVAL, RUN_MSR_DATA, RUN_MSR_ERROR, SVM_EXIT_CPUID, SVM_EXIT_INVD, SVM_EXIT_IOIO, SVM_EXIT_MONITOR,
   SVM_EXIT_MSR, SVM_EXIT_MWAIT, SVM_EXIT_RDPMC, SVM_EXIT_RDTSC, SVM_EXIT_RDTSCP, SVM_EXIT_READ_DR7, SVM_EXIT_VMMCALL, SVM_EXIT_WBINVD, SVM_EXIT_WRITE_DR7, SVM_VMGEXIT_AP_CREATION,
   SVM_VMGEXIT_AP_HLT_LOOP, SVM_VMGEXIT_AP_JUMP_TABLE, SVM_VMGEXIT_EXT_GUEST_REQUEST, SVM_VMGEXIT_GUEST_REQUEST, SVM_VMGEXIT_HV_FEATURES, SVM_VMGEXIT_MMIO_READ,
   SVM_VMGEXIT_MMIO_WRITE, SVM_VMGEXIT_NMI_COMPLETE, SVM_VMGEXIT_PSC, SVM_VMGEXIT_TERM_REQUEST, SVM_VMGEXIT_UNSUPPORTED_EVENT,
@@ -14,14 +14,14 @@ import {
   VKVM_CPUID_EDX, VKVM_GHCB_CODE, VKVM_GHCB_CPL, VKVM_GHCB_ERROR, VKVM_GHCB_GPA, VKVM_GHCB_INFO1, VKVM_GHCB_INFO2, VKVM_GHCB_RAX, VKVM_GHCB_RBX, VKVM_GHCB_RCX, VKVM_GHCB_RDX,
   VKVM_GHCB_RSI, VKVM_GHCB_SCRATCH, VKVM_GHCB_VALID, VKVM_GHCB_XCR0, VKVM_GHCB_XSS, VKVM_INJECT_GP, VKVM_INJECT_UD, VKVM_WHY, VM_LINUX,
 } from '../generated/layout'
-import { msrRead, msrWrite } from '../cpu/msr'
 import { gpaRead, gpaWrite } from '../memory/physical'
 import { cpuidWith } from './cpuid'
 import { exitSevTerm, exitUnexpected } from './exits'
 import { countEvent, DONE, HV_FEATURES, holdAp, LEFT } from './ghcb-common'
 import { ghcbIo, ghcbMmio } from './ghcb-io'
 import { hypercall } from './hypercall'
-import { chipOf, signal, vkvm, vmOf } from './state'
+import { guestMsrRead, guestMsrWrite, MSR_DONE, MSR_GP, MSR_LEFT } from './msr-exit'
+import { chipOf, runOf, signal, vkvm, vmOf } from './state'
 
 /** Where the fields from 0x140 up to the end of the bitmap are copied to (the string buffer is free at that time). */
 const COPY: usize = 0x140
@@ -210,22 +210,36 @@ function jumpTable(s: usize): u32 {
   return DONE
 }
 
-/** RDMSR, WRMSR: failure is #GP through the GHCB (EVENTINJ form: valid, type exception, vector 13). */
+/** RDMSR, WRMSR; userspace may answer. */
 function msrEvent(s: usize): u32 {
   const k = vkvm(s)
   const index = load<u32>(k, VKVM_GHCB_RCX)
-  let ok: bool
+  let result: u32
   if (load<u64>(k, VKVM_GHCB_INFO1) != 0) {
-    ok = msrWrite(s, index, (load<u64>(k, VKVM_GHCB_RDX) << 32) | (load<u64>(k, VKVM_GHCB_RAX) & 0xffffffff), false)
+    result = guestMsrWrite(s, index, (load<u64>(k, VKVM_GHCB_RDX) << 32) | (load<u64>(k, VKVM_GHCB_RAX) & 0xffffffff))
   } else {
-    ok = msrRead(s, index, false)
-    if (ok) {
-      store<u64>(k, load<u64>(s, CPU_MSR_VALUE) & 0xffffffff, VKVM_GHCB_RAX)
-      store<u64>(k, load<u64>(s, CPU_MSR_VALUE) >> 32, VKVM_GHCB_RDX)
-    }
+    result = guestMsrRead(s, index)
+    if (result == MSR_DONE) putMsr(s, load<u64>(s, CPU_MSR_VALUE))
   }
-  if (!ok) setInfo(s, 1, 0x8000030d)
-  return DONE
+  if (result == MSR_GP) failMsr(s)
+  return result == MSR_LEFT ? LEFT : DONE
+}
+
+function putMsr(s: usize, value: u64): void {
+  store<u64>(vkvm(s), value & 0xffffffff, VKVM_GHCB_RAX)
+  store<u64>(vkvm(s), value >> 32, VKVM_GHCB_RDX)
+}
+
+/** #GP through the GHCB (EVENTINJ form: valid, type exception, vector 13). */
+function failMsr(s: usize): void {
+  setInfo(s, 1, 0x8000030d)
+}
+
+/** Userspace answered (svm_complete_emulated_msr). */
+export function completeGhcbMsr(s: usize, read: bool): void {
+  const run = runOf(s)
+  if (load<u8>(run, RUN_MSR_ERROR) != 0) failMsr(s)
+  else if (read) putMsr(s, load<u64>(run, RUN_MSR_DATA))
 }
 
 /** sev_es_unmap_ghcb: before the guest runs again its GHCB gets RAX..RDX back. */

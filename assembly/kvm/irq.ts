@@ -39,6 +39,17 @@ export function irqLine(vm: usize, gsi: u32, level: i32): i32 {
   return result
 }
 
+/** Split irqchip: a level-triggered message of the 24 IOAPIC routes has this vector (kvm_scan_ioapic_routes). */
+export function eoiRouted(vm: usize, vector: u32): bool {
+  const chip = chipOf(vm)
+  let r: usize = chip + CHIP_ROUTES
+  for (let n = load<u32>(chip, CHIP_ROUTE_COUNT); n > 0; n--, r += ROUTE) {
+    const data = load<u32>(r, 16)
+    if (load<u32>(r, 4) == 2 && load<u32>(r) < 24 && (data & 0x8000) != 0 && (data & 0xff) == vector) return true
+  }
+  return false
+}
+
 /** Replaces the routing table; `from` holds `count` rows of 24 bytes (gsi, type, chip|address, pin|high, data, 0). */
 export function setRouting(vm: usize, from: usize, count: u32): i32 {
   if (count > MAX_ROUTES) return -22

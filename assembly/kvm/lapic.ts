@@ -4,12 +4,13 @@
  */
 import { flushTlb } from '../memory/tlb'
 import { ioapicEoi } from './ioapic'
+import { eoiRouted } from './irq'
 import { lapicOf, NEVER, signal, vmOf } from './state'
 import { timerCancel, timerCount, timerModeChanged, timerStart } from './lapic-timer'
 import {
   APIC_DFR, APIC_EOI, APIC_ESR, APIC_ICR, APIC_ICR2, APIC_ID, APIC_IRR, APIC_ISR, APIC_LDR, APIC_LVT0, APIC_LVT1, APIC_LVTERR, APIC_LVTPC, APIC_LVTT, APIC_LVTTHMR,
   APIC_PPR, APIC_SELF_IPI, APIC_SVR, APIC_TDCR, APIC_TMCCT, APIC_TMICT, APIC_TMR, APIC_TPR, APIC_VERSION, CPU_APIC_BASE, CPU_CR8, CPU_HALTED, CPU_ID, CPU_INDEX, CPU_NMI_BLOCKED, EVENT_INIT,
-  EVENT_INTERRUPT, EVENT_NMI, EVENT_SIPI, LAPIC_ARBITRATION, LAPIC_LAST_VECTOR, LAPIC_PERIOD, LAPIC_PRESENT, LAPIC_TIMER_DEADLINE, LAPIC_TSC_DEADLINE, VKVM_NMI_PENDING,
+  EVENT_INTERRUPT, EVENT_NMI, EVENT_SIPI, LAPIC_ARBITRATION, LAPIC_LAST_VECTOR, LAPIC_PERIOD, LAPIC_PRESENT, LAPIC_TIMER_DEADLINE, LAPIC_TSC_DEADLINE, VKVM_EOI_EXIT, VKVM_NMI_PENDING,
   VKVM_SIPI_VECTOR, VM_BSP_ID, VM_IRQCHIP, VM_VCPU_COUNT, VM_VCPUS,
 } from '../generated/layout'
 import { vkvm } from './state'
@@ -227,8 +228,11 @@ function eoi(s: usize): void {
   const vector = highest(a, APIC_ISR)
   if (vector < 0) return
   clearBit(a, APIC_ISR, vector)
-  if (testBit(a, APIC_TMR, vector)) {
-    if (load<u32>(vmOf(s), VM_IRQCHIP) == 1) ioapicEoi(vmOf(s), vector)
+  const vm = vmOf(s)
+  if (load<u32>(vm, VM_IRQCHIP) == 2) {
+    if (eoiRouted(vm, vector)) store<u32>(vkvm(s), 0x100 | vector, VKVM_EOI_EXIT)
+  } else if (testBit(a, APIC_TMR, vector)) {
+    ioapicEoi(vm, vector)
   }
   signal(s, EVENT_INTERRUPT)
 }

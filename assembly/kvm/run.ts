@@ -2,12 +2,13 @@
  * KVM_RUN: completes what userspace was asked for, runs, and fills struct kvm_run (kvm_arch_vcpu_ioctl_run and vcpu_run of
  * Linux 7.3 arch/x86/kvm/x86.c). Blocking is virtual: a halted vCPU lets time jump to the next deadline.
  */
+import { deliverException } from '../cpu/exceptions'
 import { getFlags } from '../cpu/flags'
 import { execute } from '../generated/execute'
 import { KVM_EXIT_INTERNAL_ERROR, RUN_IMMEDIATE_EXIT, RUN_REQUEST_INTERRUPT_WINDOW } from '../generated/kvm'
 import {
-  CHIP_RUNNING, CHIP_USER_DEADLINE, CPU_EVENT, CPU_HALTED, CPU_ICOUNT, CPU_RIP, CPU_SLICE_END, CPU_STOP_DETAIL, CPU_STOP_REASON, CPU_TRIPLE_FAULT, EVENT_KICK,
-  EVENT_WINDOW, STOP_BUDGET, STOP_EVENT, STOP_EXIT, STOP_FETCH_MMIO, STOP_OUT_OF_MEMORY, STOP_SHUTDOWN, STOP_UNIMPLEMENTED, VKVM_BLOCKED_AT, VKVM_BLOCKED_ONCE, VKVM_PENDING, VKVM_PROTECTED, VKVM_WHY, VM_CLOCK,
+  CHIP_RUNNING, CHIP_USER_DEADLINE, CPU_EVENT, CPU_HALTED, CPU_ICOUNT, CPU_RIP, CPU_SLICE_END, CPU_STOP_DETAIL, CPU_STOP_REASON, CPU_TRIPLE_FAULT, EVENT_KICK, EXC_GP,
+  EVENT_WINDOW, STOP_BUDGET, STOP_EVENT, STOP_EXIT, STOP_FETCH_MMIO, STOP_OUT_OF_MEMORY, STOP_SHUTDOWN, STOP_UNIMPLEMENTED, VKVM_BLOCKED_AT, VKVM_BLOCKED_ONCE, VKVM_INJECT_GP, VKVM_PENDING, VKVM_PROTECTED, VKVM_WHY, VM_CLOCK,
   VM_VCPU_COUNT, VM_VCPUS, WHY_BLOCKED, WHY_BUDGET, WHY_HALTED_FOREVER, WHY_KICK, WHY_NONE, WHY_USER_DEADLINE, WHY_WAIT_SIPI,
 } from '../generated/layout'
 import { apReset } from './ap'
@@ -135,8 +136,17 @@ function loop(s: usize): i32 {
     if (isSevEs(s)) unmapGhcb(s)
     rearm(s)
     if (atomic.load<u32>(s + CPU_EVENT) != 0 || injected(k)) signal(s, injectedEvents(k))
-    execute(s)
-    switch (load<u32>(s, CPU_STOP_REASON)) {
+    let stop: u32 = 0
+    if (load<u32>(k, VKVM_INJECT_GP)) {
+      // userspace failed an MSR access
+      store<u32>(k, 0, VKVM_INJECT_GP)
+      stop = deliverException(s, EXC_GP, true, 0)
+    }
+    if (stop == 0) {
+      execute(s)
+      stop = load<u32>(s, CPU_STOP_REASON)
+    }
+    switch (stop) {
       case STOP_EXIT:
         return load<i32>(k, VKVM_WHY) < 0 ? load<i32>(k, VKVM_WHY) : 0
       case STOP_BUDGET:

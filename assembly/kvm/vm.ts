@@ -10,6 +10,7 @@ import { vcpuRegister, vcpuUnregister } from '../memory/vcpus'
 import { isBsp } from './ap'
 import { ioapicCreate } from './ioapic'
 import { lapicReset } from './lapic'
+import { msrFilterFree } from './msr-exit'
 import { picCreate } from './pic'
 import { pitCreate } from './pit'
 import { vmsaFree } from './vmsa'
@@ -36,6 +37,7 @@ export function vmCreate(): usize {
 
 /** Its vCPUs are destroyed before it. */
 export function vmDestroy(vm: usize): void {
+  msrFilterFree(vm)
   slotsFree(vm)
   freePages(chipOf(vm), pagesFor(<u64>SIZEOF_CHIP))
   freePages(vm, pagesFor(<u64>SIZEOF_VM))

@@ -48,6 +48,9 @@ export interface CoreExports {
   picSet(vm: number, slave: number, from: number): void
   pitGet(vm: number, to: number): void
   pitSet(vm: number, from: number): void
+  msrFilterBegin(vm: number, deny: number): number
+  msrFilterRange(vm: number, flags: number, count: number, base: number, from: number): number
+  msrFilterFree(vm: number): void
 }
 
 export const CORE_EXPORTS = [
@@ -94,4 +97,7 @@ export const CORE_EXPORTS = [
   'picSet',
   'pitGet',
   'pitSet',
+  'msrFilterBegin',
+  'msrFilterRange',
+  'msrFilterFree',
 ] as const satisfies readonly (keyof CoreExports)[]

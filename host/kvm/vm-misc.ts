@@ -230,7 +230,7 @@ export const miscVmHandlers: readonly VmRow[] = [
       vm.vcpus.size > 0 ? vm.kernel.refuse('EINVAL', 'KVM_SET_IDENTITY_MAP_ADDR', 'vCPUs exist already', `${X86} kvm_arch_vm_ioctl`) : 0,
   ],
   ['KVM_CREATE_DEVICE', (vm, bytes) => createDevice(vm, viewOf(bytes).getUint32(0, true))],
-  ['KVM_X86_SET_MSR_FILTER', (vm) => vm.kernel.unimplemented('KVM_X86_SET_MSR_FILTER', 'MSR filters')],
+  ['KVM_X86_SET_MSR_FILTER', setMsrFilter],
   ['KVM_SET_PMU_EVENT_FILTER', (vm) => vm.kernel.unimplemented('KVM_SET_PMU_EVENT_FILTER', 'the PMU')],
   [
     'KVM_REINJECT_CONTROL',
@@ -240,6 +240,41 @@ export const miscVmHandlers: readonly VmRow[] = [
   ['KVM_MEMORY_ENCRYPT_REG_REGION', (vm, bytes) => encRegion(vm, 'KVM_MEMORY_ENCRYPT_REG_REGION', bytes, true)],
   ['KVM_MEMORY_ENCRYPT_UNREG_REGION', (vm, bytes) => encRegion(vm, 'KVM_MEMORY_ENCRYPT_UNREG_REGION', bytes, false)],
 ]
+
+const MSR_FILTER_RANGES = 16
+/** KVM_MSR_FILTER_MAX_BITMAP_SIZE, in bits. */
+const MSR_FILTER_BITS = 0x600 * 8
+
+/** struct kvm_msr_filter: flags u32, then ranges of flags, nmsrs, base u32, bitmap u64 (arch/x86/kvm/msrs.c kvm_vm_ioctl_set_msr_filter). */
+function setMsrFilter(vm: VmFd, bytes: Uint8Array): number {
+  const { kernel } = vm
+  const { call, staging } = kernel.core
+  const view = viewOf(bytes)
+  const source = 'arch/x86/kvm/msrs.c kvm_vm_ioctl_set_msr_filter'
+  const refuse = (why: string): number => kernel.refuse('EINVAL', 'KVM_X86_SET_MSR_FILTER', why, source)
+  const flags = view.getUint32(0, true)
+  if ((flags & ~1) !== 0) return refuse(`flags 0x${flags.toString(16)}`)
+  const ranges = Array.from({ length: MSR_FILTER_RANGES }, (_, i) => 8 + i * 24)
+    .map((at) => ({ flags: view.getUint32(at, true), count: view.getUint32(at + 4, true), base: view.getUint32(at + 8, true), bitmap: view.getBigUint64(at + 16, true) }))
+    .filter((r) => r.count !== 0)
+  if (ranges.length === 0 && flags === 1) return refuse('denies everything without a range')
+  for (const range of ranges) {
+    if (range.flags === 0 || (range.flags & ~3) !== 0) return refuse(`range flags 0x${range.flags.toString(16)}`)
+    if (range.count > MSR_FILTER_BITS) return refuse(`a range of ${range.count} MSRs`)
+  }
+  const bitmaps = ranges.map((r) => kernel.memory.copyIn(r.bitmap, Math.ceil(r.count / 64) * 8))
+  if (bitmaps.includes(null)) return kernel.badPointer('KVM_X86_SET_MSR_FILTER', 'a bitmap does not lie in a mapping')
+  if (ranges.length === 0) {
+    call.msrFilterFree(vm.address)
+    return 0
+  }
+  if (call.msrFilterBegin(vm.address, flags) < 0) return kernel.refuse('ENOMEM', 'KVM_X86_SET_MSR_FILTER', 'no memory left', source)
+  for (const [i, range] of ranges.entries()) {
+    staging.set(bitmaps[i] as Uint8Array)
+    call.msrFilterRange(vm.address, range.flags, range.count, range.base, STAGING)
+  }
+  return 0
+}
 
 /** KVM_DEV_TYPE_VFIO 4 is the only one on x86. */
 function createDevice(vm: VmFd, type: number): number {

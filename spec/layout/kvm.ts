@@ -29,7 +29,7 @@ export const vkvm = struct('VKVM', 'KVM state of one vCPU, at s + VCPU_KVM', [
   ['GHCB_ADDRESS', 'u64', 'MMIO: GPA of the access'],
   ['IF_FLAG', 'u32', "SEV-ES: the VMCB's GUEST_INTERRUPT_MASK"], ['AP_JUMP_LOCAL', 'u32', ''],
   ['HYPERCALL_NR', 'u64', ''], ['INJECT_UD', 'u32', 'queued #UD (RDTSCP by VMGEXIT)'], ['INJECT_GP', 'u32', 'queued #GP (RDPMC by VMGEXIT)'],
-  ['VMSA_STALE', 'u32', 'the encrypted VMSA is older than the state'], ['TF_TRAP', 'u32', ''],
+  ['VMSA_STALE', 'u32', 'the encrypted VMSA is older than the state'], ['EOI_EXIT', 'u32', 'split irqchip: vector + 0x100 whose EOI userspace has to see'],
   ['COUNT_USED', 'u32', 'rows of COUNTS in use', 1, 0x400], ['COUNT_LOST', 'u32', 'events without a row'],
   ['COUNTS', 'u64', 'GHCB events: code (bit 63: MSR protocol), count', 250, 0x410],
   ['TRACE_HEAD', 'u32', 'GHCB events ever; the last 32 are in TRACE', 1, 0xbf8],

@@ -149,4 +149,65 @@ test('HLT wakes by the PIT through PIC and ExtINT; time jumps to the tick', () =
   assert.ok(ns > 1_000_000 && ns < 1_100_000, String(ns))
 })
 
+test('MSRs: filters, exits to userspace, and their answers', () => {
+  const X86_RDMSR = 29
+  const X86_WRMSR = 30
+  // mov ecx,12345678; rdmsr; hlt    handler of #GP at 0x2000: hlt
+  const g = start([0x66, 0xb9, 0x78, 0x56, 0x34, 0x12, 0x0f, 0x32, 0xf4])
+  g.write(13 * 4, [0x00, 0x20, 0x00, 0x00])
+  g.write(0x2000, [0xf4])
+  g.core.view.setUint32(g.vm + L.VM_USER_MSR_MASK, 2, true)
+  assert.is(g.run(), 0)
+  assert.is(g.reason(), X86_RDMSR)
+  const p = g.payload()
+  assert.equal([p.getUint8(0), p.getUint32(8, true), p.getUint32(12, true)], [0, 2, 0x12345678])
+  p.setBigUint64(16, 0x1122334455667788n, true)
+  g.run()
+  assert.is(g.reason(), EXIT.HLT)
+  assert.equal([g.reg(GPR.RAX), g.reg(GPR.RDX), g.rip()], [0x55667788n, 0x11223344n, CODE + 9])
+  g.enter(CODE)
+  g.run()
+  p.setUint8(0, 1)
+  g.run()
+  assert.equal([g.reason(), g.rip()], [EXIT.HLT, 0x2001])
+  // deny writes of 0x174 and 0x175, allow 0x176
+  call(g.core, 'msrFilterBegin', g.vm, 0)
+  g.core.view.setUint8(L.STAGING, 0b100)
+  assert.is(call(g.core, 'msrFilterRange', g.vm, 2, 3, 0x174, L.STAGING), 0)
+  g.core.view.setUint32(g.vm + L.VM_USER_MSR_MASK, 4, true)
+  const wrmsr = (index: number): number => {
+    g.write(CODE, [0x0f, 0x30, 0xf4])
+    g.enter(CODE)
+    g.setReg(GPR.RCX, BigInt(index))
+    g.setReg(GPR.RAX, 0x10n)
+    g.setReg(GPR.RDX, 0n)
+    g.run()
+    return g.reason()
+  }
+  assert.is(wrmsr(0x175), X86_WRMSR)
+  assert.equal([p.getUint32(8, true), p.getUint32(12, true), p.getBigUint64(16, true)], [4, 0x175, 0x10n])
+  g.run()
+  assert.is(wrmsr(0x176), EXIT.HLT)
+  call(g.core, 'msrFilterFree', g.vm)
+  assert.is(wrmsr(0x175), EXIT.HLT)
+})
+
+test('split irqchip: the EOI of a routed level interrupt leaves for userspace', () => {
+  // a handler at 0x2000 that writes the EOI register: mov [ebx], eax; iret
+  const g = start([0xfb, 0x90, 0xeb, 0xfe], { split: true })
+  g.write(0x55 * 4, [0x00, 0x20, 0x00, 0x00])
+  g.write(0x2000, [0x67, 0x66, 0x89, 0x03, 0xcf])
+  g.core.view.setUint32(g.s + L.CPU_SEGMENTS + L.SEG_DS * 16 + L.SEG_LIMIT, 0xffffffff, true)
+  g.setReg(GPR.RBX, 0xfee000b0n)
+  g.core.view.setUint32(g.s + L.VCPU_LAPIC + L.APIC_SVR, 0x1ff, true)
+  const route = [3, 2, 0xfee00000, 0, 0xc055, 0]
+  for (const [i, v] of route.entries()) g.core.view.setUint32(L.STAGING + i * 4, v, true)
+  call(g.core, 'setRouting', g.vm, L.STAGING, 1)
+  assert.is(call(g.core, 'irqLine', g.vm, 3, 1), 1)
+  assert.is(g.run(), 0)
+  assert.is(g.reason(), 26)
+  assert.is(g.payload().getUint8(0), 0x55)
+  assert.is(g.run(g.s, 20n), -4)
+})
+
 test.run()
