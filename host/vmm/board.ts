@@ -6,6 +6,7 @@ import { FW_CFG, FwCfg } from './devices/fw-cfg.ts'
 import { createHostBridge, createHostBridge440, createIsaBridge440, createLpcBridge, PciBus } from './devices/pci.ts'
 import { PowerManagement, ResetPorts } from './devices/power.ts'
 import { Serial } from './devices/serial.ts'
+import { TestDevice } from './devices/test-device.ts'
 import { type AddressSpace, e820File, splitMemory } from './memory.ts'
 
 const COM1_IRQ = 4
@@ -23,6 +24,8 @@ export interface BoardOptions {
   epoch: number
   /** Default q35. i440FX has no memory-mapped PCI configuration space. */
   chipset?: 'q35' | 'i440fx'
+  /** kvm-unit-tests' device; default false. */
+  testDevice?: boolean
   space: AddressSpace
   /** Virtual time in nanoseconds. */
   now: () => number
@@ -64,6 +67,7 @@ export class Board {
       createHostBridge(pci, bus)
       createLpcBridge(pci, (base) => this.power.move(base))
     }
+    if (options.testDevice) new TestDevice(bus, options.irqLine)
     this.fwCfg = new FwCfg(options.space)
     bus.addPorts(this.fwCfg, 0x510, 12)
     this.fwCfg.setNumber(FW_CFG.RAM_SIZE, options.memory, 8)

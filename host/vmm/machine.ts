@@ -10,6 +10,7 @@ import { Board } from './board.ts'
 import { Flash, variableStoreLength } from './devices/flash.ts'
 import { cpuidFor } from './cpu-types.ts'
 import { loadFlat, type EntryState, type Segment } from './loaders/flat.ts'
+import { detect } from './loaders/detect.ts'
 import { loadKernel } from './loaders/kernel.ts'
 import { loadFirmware, type Firmware } from './loaders/ovmf.ts'
 import { PM_BASE } from './loaders/acpi.ts'
@@ -106,6 +107,7 @@ export class Machine {
       // A #VC handler built on edk2's exception library (up to 2022.11 at least) cannot return a value in RBP, which OVMF's
       // reads of memory-mapped PCI configuration use: under SEV-ES it finds no device on q35.
       chipset: isSevEs(type) ? 'i440fx' : 'q35',
+      testDevice: options.kernel !== undefined && detect(options.kernel) === 'multiboot',
       space: this.space,
       now: () => this.vm.file.view.getUint32(VM_CLOCK, true) + this.vm.file.view.getUint32(VM_CLOCK + 4, true) * FOUR_GIB,
       irqLine: (gsi, level) => this.vm.irqLine(gsi, level),

@@ -17,12 +17,12 @@ export interface KernelOptions {
   cpus: number
 }
 
-/** Where the loader puts its own structures: below the EBDA, above the flat page tables. */
-const ZERO_PAGE = 0x7000
-const START_INFO = 0x8000
-const MAP = 0x8100
-const MODULES = 0x8800
-const CMDLINE = 0x9000
+/** Where the loader puts its own structures: right below the EBDA, out of the way of what loads at 0x8000. */
+const ZERO_PAGE = 0x90000
+const START_INFO = 0x91000
+const MAP = 0x91100
+const MODULES = 0x91800
+const CMDLINE = 0x92000
 const CMDLINE_MAX = 0x1000
 const GDT = 0x500
 const EBDA = 0x9fc00
