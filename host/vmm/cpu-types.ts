@@ -23,17 +23,22 @@ export const vcpuTypes: Readonly<Record<string, number>> = {
   'EPYC-IBPB': naples,
   'EPYC-v3': naples,
   'EPYC-v4': naples,
+  'EPYC-v5': naples,
   'EPYC-Rome': rome,
   'EPYC-Rome-v1': rome,
   'EPYC-Rome-v2': rome,
   'EPYC-Rome-v3': rome,
   'EPYC-Rome-v4': rome,
+  'EPYC-Rome-v5': rome,
   'EPYC-Milan': milan,
   'EPYC-Milan-v1': milan,
   'EPYC-Milan-v2': milan,
+  'EPYC-Milan-v3': milan,
   'EPYC-Genoa': genoa,
   'EPYC-Genoa-v1': genoa,
+  'EPYC-Genoa-v2': genoa,
   'EPYC-Turin': turin,
+  'EPYC-Turin-v1': turin,
 }
 
 export function vcpuSignature(name: string): number {

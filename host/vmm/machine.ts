@@ -70,6 +70,10 @@ export class Machine {
   static async create(options: MachineOptions): Promise<Machine> {
     const checked = checkOptions(options)
     const firmware = checked.firmware ? loadFirmware(checked.firmware) : null
+    // Requirement B3: without the block nobody knows where the others start, and their registers are sealed.
+    if (firmware && firmware.apReset === null && isSevEs(checked.type) && checked.smp > 1) {
+      throw new CloisterError('firmware', `firmware: no SEV-ES reset block, which ${checked.smp} vCPUs of a '${checked.type}' guest need`)
+    }
     const kvm = await openKvm({
       host: 'amd',
       ...(checked.profile === undefined ? {} : { profile: checked.profile }),

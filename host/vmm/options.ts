@@ -142,10 +142,10 @@ export function checkOptions(options: MachineOptions): Checked {
   if (!Number.isSafeInteger(memory) || memory <= 0) refuse('memory', `memory ${memory}: must be a positive number of bytes`)
   if (memory < MiB) refuse('memory', `memory ${memory}: a machine has at least 1 MiB`)
   if (memory % 4096 !== 0) refuse('memory', `memory ${memory}: must be a multiple of 4096 bytes`)
-  // One openKvm has 4 GiB for everything; the core's tables, the firmware and the vCPUs need a part of it.
-  if (memory > maximumMemory) refuse('memory', `memory ${memory}: more than the ${maximumMemory / MiB} MiB that fit the emulator's 4 GiB`)
   const smp = options.smp ?? 1
   if (!Number.isInteger(smp) || smp < 1 || smp > maximumCpus) refuse('smp', `smp ${smp}: must be a whole number from 1 to ${maximumCpus}`)
+  const most = maximumMemory(smp)
+  if (memory > most) refuse('memory', `memory ${memory}: more than the ${most / MiB} MiB that fit the emulator's 4 GiB beside ${smp} vCPU${smp > 1 ? 's' : ''}`)
   const es = isSevEs(type)
   const irqchip = options.irqchip ?? true
   // Requirement B4: KVM would launch such a guest; refusing it is the VMM's rule.
@@ -177,5 +177,8 @@ export function checkOptions(options: MachineOptions): Checked {
   return { ...options, ...(vcpuType === undefined ? {} : { vcpuType }), type, memory, smp, cpu, policy, irqchip, smm, epoch: options.epoch ?? 1767225600 }
 }
 
-export const maximumMemory = 3584 * MiB
-export const maximumCpus = 64
+/** xAPIC ids are 8 bits, the last one addresses everybody. */
+export const maximumCpus = 255
+
+/** One openKvm has 4 GiB for everything; firmware, page tables of the core and the vCPUs (9 MiB each) need a part of it. */
+export const maximumMemory = (cpus: number): number => 3712 * MiB - cpus * 9 * MiB

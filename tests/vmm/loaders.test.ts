@@ -33,6 +33,8 @@ test('options are refused with a stable code and one line', () => {
     ['memory', /more than/, { image, memory: 2 ** 40 }],
     ['memory', /4096/, { image, memory: 1024 * 1024 + 1 }],
     ['smp', /smp 0/, { image, smp: 0 }],
+    ['smp', /1 to 255/, { image, smp: 256 }],
+    ['memory', /beside 255 vCPUs/, { image, smp: 255, memory: 2 ** 31 }],
     ['guest', /nothing to run/, {}],
     ['guest', /exclude/, { image, firmware: new Uint8Array(4096) }],
     ['cpu', /unknown CPU model 'Z80'/, { image, cpu: 'Z80' }],
