@@ -82,6 +82,11 @@ export class RunLoop {
   readonly #counts = new Float64Array(64)
   readonly #mmio = [0, 1, 2, 3, 4, 5, 6, 7, 8].map((n) => new Uint8Array(n))
   #next = 0
+  /** What the vCPU whose turn it is may still run. */
+  #quantum = 0
+  /** The last turn ended because time was up, not by its own rules. */
+  #late = false
+  #exits = 0
   /** Consecutive turns in which a vCPU had nothing to do. */
   #idle = 0
   /** True when every vCPU waits for an interrupt that only the host can send. */
@@ -114,18 +119,25 @@ export class RunLoop {
       const before = cpu.retired()
       const left = maxInstructions - spent
       if (left <= 0) return this.#end('budget-instructions', `${maxInstructions} instructions`)
-      const outcome = this.#turn(cpu, Math.min(left, cpus.length === 1 ? QUANTUM_ONE : QUANTUM_SMP))
+      if (this.#quantum <= 0) this.#quantum = cpus.length === 1 ? QUANTUM_ONE : QUANTUM_SMP
+      this.#late = false
+      const outcome = this.#turn(cpu, Math.min(left, this.#quantum), until)
       if (outcome) return outcome
       const ran = cpu.retired() - before
       spent += ran
-      this.#idle = ran > 0 ? 0 : this.#idle + 1
-      if (++this.#next === cpus.length) this.#next = 0
-      if (this.#idle > 2 * cpus.length + 2) {
-        const ended = this.#asleep()
-        if (ended) return ended
-        this.waiting = true
-        this.#idle = 0
-        return null
+      this.#quantum -= ran
+      // A turn that the clock cut short goes on later: who runs when must not depend on the host's speed.
+      if (!this.#late) {
+        this.#quantum = 0
+        if (++this.#next === cpus.length) this.#next = 0
+        this.#idle = ran > 0 ? 0 : this.#idle + 1
+        if (this.#idle > 2 * cpus.length + 2) {
+          const ended = this.#asleep()
+          if (ended) return ended
+          this.waiting = true
+          this.#idle = 0
+          return null
+        }
       }
       if (performance.now() >= until) {
         return until === deadline && performance.now() >= deadline ? this.#end('budget-time', 'time budget') : null
@@ -140,13 +152,17 @@ export class RunLoop {
     return dead ? this.#end('halted', 'halted with interrupts disabled') : null
   }
 
-  /** One vCPU for at most `quantum` instructions. */
-  #turn(cpu: GuestCpu, quantum: number): Outcome | null {
+  /** One vCPU for at most `quantum` instructions; a storm of exits is left when `until` has passed. */
+  #turn(cpu: GuestCpu, quantum: number, until: number): Outcome | null {
     const start = cpu.retired()
     const { traceGhcb, traceExits } = this.#options
     for (;;) {
       const left = quantum - (cpu.retired() - start)
       if (left <= 0) return null
+      if ((++this.#exits & 511) === 0 && performance.now() >= until) {
+        this.#late = true
+        return null
+      }
       const result = cpu.runRaw(traceGhcb ? Math.min(left, GHCB_TRACE_SLICE) : left)
       if (traceGhcb) for (const line of cpu.ghcbTrace()) this.#options.trace?.(line)
       if (traceGhcb && result === EINTR && cpu.why() === WHY.BUDGET) continue
