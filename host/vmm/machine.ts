@@ -6,6 +6,7 @@
 import { CloisterError } from '../errors.ts'
 import { exitName, type Kvm, openKvm, type Vcpu, type Vm } from '../index.ts'
 import { VM_CLOCK } from '../generated/layout.ts'
+import { applyBiosState } from './bios-state.ts'
 import { Board } from './board.ts'
 import { Flash, variableStoreLength } from './devices/flash.ts'
 import { cpuidFor } from './cpu-types.ts'
@@ -100,6 +101,8 @@ export class Machine {
       this.vm.createIrqchip()
       this.vm.createPit2()
     }
+    const multiboot = options.kernel !== undefined && detect(options.kernel) === 'multiboot'
+    if (multiboot && options.irqchip) applyBiosState(this.vm)
     this.#mapMemory()
     const entry = options.image || (options.kernel && !firmware) ? this.#loadImage() : null
     this.vcpus = Array.from({ length: options.smp }, (_, id) => this.#createVcpu(id, entry))
@@ -111,7 +114,7 @@ export class Machine {
       // A #VC handler built on edk2's exception library (up to 2022.11 at least) cannot return a value in RBP, which OVMF's
       // reads of memory-mapped PCI configuration use: under SEV-ES it finds no device on q35.
       chipset: isSevEs(type) ? 'i440fx' : 'q35',
-      testDevice: options.kernel !== undefined && detect(options.kernel) === 'multiboot',
+      testDevice: multiboot,
       space: this.space,
       now: () => this.vm.file.view.getUint32(VM_CLOCK, true) + this.vm.file.view.getUint32(VM_CLOCK + 4, true) * FOUR_GIB,
       irqLine: (gsi, level) => this.vm.irqLine(gsi, level),

@@ -3,6 +3,7 @@
  * ELF with a PVH note (Xen docs/misc/pvh.pandoc) and Multiboot 1 ELF32 (Multiboot specification 0.6.96).
  */
 import { CloisterError } from '../../errors.ts'
+import { biosVectors } from '../bios-state.ts'
 import { FOUR_GIB, splitMemory } from '../memory.ts'
 import { placeAcpi } from './acpi.ts'
 import { detect } from './detect.ts'
@@ -208,7 +209,7 @@ function loadMultiboot({ kernel, initrd, append = '', memory, cpus }: KernelOpti
     view.setUint32(at(MAP) + i * 24 + 20, r.type, true)
   }
   // The command line begins with the kernel's name, as a boot loader writes it.
-  pieces.push(gdtPiece(), commandLine(`kernel ${append}`.trimEnd()), { address: START_INFO, bytes: info }, { address: ACPI, bytes: placeAcpi(cpus, ACPI) })
+  pieces.push(...biosVectors(), gdtPiece(), commandLine(`kernel ${append}`.trimEnd()), { address: START_INFO, bytes: info }, { address: ACPI, bytes: placeAcpi(cpus, ACPI) })
   return {
     pieces: sort(pieces),
     entry: { rip: elf.entry, rsp: ZERO_PAGE, rax: 0x2badb002, rbx: START_INFO, cr0: 0x11, cr3: 0, cr4: 0, efer: 0, code: code32(8), data: data(0x18), gdt },
