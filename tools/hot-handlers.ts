@@ -133,7 +133,7 @@ for (const z of sizes) {
 
 for (const z of [4, 8] as const) {
   const u = U[z]
-  put(`LEA_${z}`, `const v: u64 = ${offset};`, z === 8 ? `store<u64>(${reg}, load<u8>(op, OP_EA) == 1 ? <u64><u32>v : v);` : `store<u64>(${reg}, <u64><u32>v);`, done)
+  put(`LEA_${z}`, `const v: u64 = ${offset};`, z === 8 ? `store<u64>(${reg}, load<u8>(op, OP_EA) == 1 ? <u64><u32>v : v);` : `store<u64>(${reg}, load<u8>(op, OP_FLAGS) < 0x80 ? v & 0xffff : <u64><u32>v);`, done)
   for (const [name, from, signed] of [['MOVZX8', 1, false], ['MOVZX16', 2, false], ['MOVSX8', 1, true], ['MOVSX16', 2, true], ['MOVSXD', 4, true]] as const) {
     // 63 is ARPL outside 64-bit mode: only the 64-bit form is hot.
     if (name === 'MOVSXD' && z === 4) continue

@@ -11,16 +11,21 @@ import {
   CPU_DEBUG_ARMED,
   CPU_EFER,
   CPU_LEAVE,
+  CPU_MODE,
   CPU_SCRATCH,
   CPU_TLB_BASE,
   CPU_VM,
   DEBUG_DATA,
+  EA_FLAT32,
   EXC_AC,
   EXC_GP,
   EXC_SS,
   FRAME_CODE,
   FRAME_KEY,
   LEAVE_NEXT,
+  MODE_CS64,
+  MODE_CS_MASK,
+  OP_EA,
   OP_SEG,
   SEG_SS,
   TLB_ADDEND,
@@ -53,8 +58,12 @@ let address2: usize = 0
 let gpa2: u64 = 0
 let view2: u32 = 0
 
-function how(op: usize, access: u32): u32 {
+/** Marks an access to a flat 4 GiB segment of legacy code: it may not pass the limit. */
+const FLAT: u32 = 0x80
+
+function how(s: usize, op: usize, access: u32): u32 {
   if (op == 0) return access | IMPLICIT
+  if (load<u8>(op, OP_EA) == <u8>EA_FLAT32 && (load<u32>(s, CPU_MODE) & MODE_CS_MASK) != MODE_CS64) access |= FLAT
   return load<u8>(op, OP_SEG) == <u8>SEG_SS ? access | STACK : access
 }
 
@@ -79,7 +88,8 @@ function resolvePages(s: usize, va: u64, size: u32, manner: u32): bool {
   va = truncate(s, va)
   const room = <u32>(PAGE - (va & 0xfff))
   size1 = size <= room ? size : room
-  if (size1 != size && !canonical(s, va + <u64>(size - 1))) {
+  const last = va + <u64>(size - 1)
+  if (size1 != size && (!canonical(s, last) || ((manner & FLAT) != 0 && last > 0xffffffff))) {
     // The address check covers the whole operand and comes before any page fault.
     raiseError(s, manner & STACK ? EXC_SS : EXC_GP, 0)
     return false
@@ -189,7 +199,7 @@ function besideCode(s: usize, op: usize, va: u64, n: u32): usize {
 
 /** Host address of `size` (<= 64) readable bytes (RAM, or CPU_SCRATCH filled); 0 = leaving, LEAVE is set. */
 export function slowRead(s: usize, op: usize, va: u64, size: u32): usize {
-  if (!resolve(s, va, size, how(op, READ))) return 0
+  if (!resolve(s, va, size, how(s, op, READ))) return 0
   if (kind1 == PLAIN && size1 == size) return address1
   return readPieces(s, s + CPU_SCRATCH, size) ? s + CPU_SCRATCH : 0
 }
@@ -201,7 +211,7 @@ export function slowWrite(s: usize, op: usize, va: u64, size: u32, value: u64): 
     storeValue(beside, size, value)
     return 0
   }
-  if (!resolve(s, va, size, how(op, WRITE))) return load<u32>(s, CPU_LEAVE)
+  if (!resolve(s, va, size, how(s, op, WRITE))) return load<u32>(s, CPU_LEAVE)
   if (kind1 == PLAIN && size1 == size) {
     storeValue(address1, size, value)
     return 0
@@ -215,11 +225,11 @@ export function slowModify(s: usize, op: usize, va: u64, size: u32): usize {
   store<u32>(s, 0, CPU_COMMIT_SIZE)
   const beside = besideCode(s, op, va, size)
   if (beside != 0) return beside
-  if (!resolve(s, va, size, how(op, WRITE))) return 0
+  if (!resolve(s, va, size, how(s, op, WRITE))) return 0
   if (kind1 == PLAIN && size1 == size) return address1
   // A read-only slot resolves to MMIO for the write, but is read as memory.
   const readable = kind1 == MMIO || (size1 != size && kind2 == MMIO)
-  if (readable && !resolve(s, va, size, how(op, READ))) return 0
+  if (readable && !resolve(s, va, size, how(s, op, READ))) return 0
   if (!readPieces(s, s + CPU_SCRATCH, size)) return 0
   store<u32>(s, size, CPU_COMMIT_SIZE)
   store<u64>(s, va, CPU_COMMIT_VA)
@@ -231,7 +241,7 @@ export function commitModify(s: usize, op: usize): u32 {
   const size = load<u32>(s, CPU_COMMIT_SIZE)
   if (size == 0) return 0
   store<u32>(s, 0, CPU_COMMIT_SIZE)
-  return writeBytesSlow(s, how(op, WRITE), load<u64>(s, CPU_COMMIT_VA), s + CPU_SCRATCH, size)
+  return writeBytesSlow(s, how(s, op, WRITE), load<u64>(s, CPU_COMMIT_VA), s + CPU_SCRATCH, size)
 }
 
 function loadValue(from: usize, size: u32): u64 {
@@ -291,7 +301,7 @@ export function readBytes(s: usize, op: usize, va: u64, to: usize, n: u32): u32 
     memory.copy(to, <usize>(<u32>va + load<u32>(e, TLB_ADDEND)), <usize>n)
     return 0
   }
-  if (!resolve(s, va, n, how(op, READ)) || !readPieces(s, to, n)) return load<u32>(s, CPU_LEAVE)
+  if (!resolve(s, va, n, how(s, op, READ)) || !readPieces(s, to, n)) return load<u32>(s, CPU_LEAVE)
   return 0
 }
 
@@ -307,7 +317,7 @@ export function writeBytes(s: usize, op: usize, va: u64, from: usize, n: u32): u
     memory.copy(beside, from, <usize>n)
     return 0
   }
-  return writeBytesSlow(s, how(op, WRITE), va, from, n)
+  return writeBytesSlow(s, how(s, op, WRITE), va, from, n)
 }
 
 function writeBytesSlow(s: usize, manner: u32, va: u64, from: usize, n: u32): u32 {

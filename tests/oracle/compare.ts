@@ -5,7 +5,8 @@ import { Claims, generate } from './generate.ts'
 import type { Case } from './generate.ts'
 import { Native } from './native.ts'
 import type { Outcome } from './native.ts'
-import { RAN, WINDOW } from './place.ts'
+import { codeBase, RAN, WINDOW } from './place.ts'
+import type { Bits } from './place.ts'
 import { Random } from './random.ts'
 import { undefinedFlags, undefinedResult } from './undefined.ts'
 
@@ -20,7 +21,7 @@ function normalise(c: Case, o: Outcome): Outcome {
     o.vector = RAN
     o.rip -= 1n
     o.error = 0
-  } else if (o.vector === 14 && o.rip === o.cr2 && o.rip !== BigInt(c.slot) && (o.error & 16) !== 0) {
+  } else if (o.vector === 14 && o.rip + BigInt(codeBase(c.bits)) === o.cr2 && o.cr2 !== BigInt(c.slot) && (o.error & 16) !== 0) {
     // A branch to nowhere retired; the fetch after it faulted.
     o.vector = RAN
     o.error = 0
@@ -41,8 +42,10 @@ export function differences(c: Case, want: Outcome, got: Outcome, window: Uint8A
   }
   if (want.rip !== got.rip) found.push(`rip ${hex(want.rip)} expected, got ${hex(got.rip)}`)
   const loose = undefinedResult(c)
-  for (let i = 0; i < 16; i++) {
-    if (want.gpr[i] !== got.gpr[i] && !loose) found.push(`${names[i]} ${hex(want.gpr[i] as bigint)} expected, got ${hex(got.gpr[i] as bigint)} (was ${hex(c.gpr[i] as bigint)})`)
+  // Legacy code has eight registers of 32 bits.
+  const width = c.bits === 64 ? 64 : 32
+  for (let i = 0; i < (c.bits === 64 ? 16 : 8); i++) {
+    if (BigInt.asUintN(width, want.gpr[i] as bigint) !== BigInt.asUintN(width, got.gpr[i] as bigint) && !loose) found.push(`${names[i]} ${hex(want.gpr[i] as bigint)} expected, got ${hex(got.gpr[i] as bigint)} (was ${hex(c.gpr[i] as bigint)})`)
   }
   const care = ~(BigInt(want.vector === RAN ? undefinedFlags(c) : 0) | RF)
   if (((want.rflags ^ got.rflags) & care) !== 0n) found.push(`rflags ${hex(want.rflags)} expected, got ${hex(got.rflags)} (was ${hex(c.rflags)})`)
@@ -61,7 +64,7 @@ export function differences(c: Case, want: Outcome, got: Outcome, window: Uint8A
 }
 
 export function describe(c: Case): string {
-  return `${c.row.text}\n    bytes ${Buffer.from(c.bytes).toString('hex')} at ${hex(c.slot)}, rflags ${hex(c.rflags)}\n    ${names.map((n, i) => `${n}=${hex(c.gpr[i] as bigint)}`).join(' ')}`
+  return `${c.row.text}\n    ${c.bits}-bit code, bytes ${Buffer.from(c.bytes).toString('hex')} at ${hex(c.slot)}, rflags ${hex(c.rflags)}\n    ${names.map((n, i) => `${n}=${hex(c.gpr[i] as bigint)}`).join(' ')}`
 }
 
 export interface Report {
@@ -79,6 +82,7 @@ export interface Plan {
   all: readonly Opcode[]
   cases: number
   seed: number
+  bits: Bits
   /** Stop collecting texts after so many per mnemonic. */
   perMnemonic?: number
   perKind?: number
@@ -100,7 +104,7 @@ export async function compare(plan: Plan): Promise<Report> {
       const sent: (Uint8Array | undefined)[] = []
       let base = new Uint8Array(WINDOW)
       for (let i = 0; i < Math.min(BATCH, plan.cases - report.cases); i++) {
-        const c = generate(r, plan.rows[(report.cases + i) % plan.rows.length] as Opcode, claims)
+        const c = generate(r, plan.rows[(report.cases + i) % plan.rows.length] as Opcode, claims, plan.bits)
         plan.prepare?.(r, c)
         let fresh = i === 0
         if (i % 16 === 0) {

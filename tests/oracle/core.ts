@@ -6,7 +6,8 @@ import { readFileSync } from 'node:fs'
 import * as L from '../../host/generated/layout.ts'
 import type { Case } from './generate.ts'
 import type { Outcome } from './native.ts'
-import { CODE, CODE_SIZE, DATA, DATA_SIZE, GS_BASE, patternByte, RAN, WINDOW, WINDOWS } from './place.ts'
+import { CODE, CODE_SIZE, codeBase, DATA, DATA_SIZE, GS_BASE, patternByte, RAN, SEGMENTS, WINDOW, WINDOWS } from './place.ts'
+import type { Bits } from './place.ts'
 
 interface Exports {
   memoryInit?(limit: number): number
@@ -39,7 +40,8 @@ export class Emulated {
   private readonly bytes: Uint8Array
   private readonly view: DataView
   private readonly gpr: BigUint64Array
-  private readonly snapshot: Uint8Array
+  private readonly snapshots: Record<Bits, Uint8Array>
+  private bits: Bits = 64
   private readonly window = new Uint8Array(WINDOW)
   private dirty = false
   /** OP_ID of #UD. */
@@ -65,8 +67,11 @@ export class Emulated {
     this.bytes = new Uint8Array(this.memory.buffer)
     this.buildAddressSpace(backing)
     this.gpr = new BigUint64Array(this.memory.buffer, this.s, 16)
-    this.buildState()
-    this.snapshot = this.bytes.slice(this.s, this.s + 0x1000)
+    const snapshot = (bits: Bits): Uint8Array => {
+      this.buildState(bits)
+      return this.bytes.slice(this.s, this.s + 0x1000)
+    }
+    this.snapshots = { 32: snapshot(32), 16: snapshot(16), 64: snapshot(64) }
     // LOCK MOV r,r.
     this.undefinedId = 0xffff
     this.decode(Uint8Array.of(0xf0, 0x89, 0xc0, 0), L.MODE_CS64)
@@ -111,7 +116,7 @@ export class Emulated {
     this.view.setBigUint64(this.frame(P.TSS) + 4, STACK_TOP, true)
   }
 
-  private buildState(): void {
+  private buildState(bits: Bits): void {
     const s = this.s
     const u64 = (offset: number, value: bigint): void => this.view.setBigUint64(s + offset, value, true)
     const segment = (n: number, selector: number, base: bigint, limit: number, attrib: number): void => {
@@ -121,9 +126,11 @@ export class Emulated {
       this.view.setUint16(at + L.SEG_SELECTOR, selector, true)
       this.view.setUint16(at + L.SEG_ATTRIB, attrib, true)
     }
-    for (const n of [L.SEG_ES, L.SEG_SS, L.SEG_DS, L.SEG_FS]) segment(n, 0x2b, 0n, 0xffffffff, 0xcf3)
-    segment(L.SEG_GS, 0, BigInt(GS_BASE), 0xffffffff, 0xcf3)
-    segment(L.SEG_CS, 0x33, 0n, 0xffffffff, 0xafb)
+    if (bits === 64) {
+      for (const n of [L.SEG_ES, L.SEG_SS, L.SEG_DS, L.SEG_FS]) segment(n, 0x2b, 0n, 0xffffffff, 0xcf3)
+      segment(L.SEG_GS, 0, BigInt(GS_BASE), 0xffffffff, 0xcf3)
+      segment(L.SEG_CS, 0x33, 0n, 0xffffffff, 0xafb)
+    } else SEGMENTS[bits].forEach((x, n) => segment(n, x.selector, BigInt(x.base), x.limit, x.attrib))
     segment(L.SEG_TR, 0x40, kernelAddress(P.TSS), 0x67, 0x8b)
     segment(L.SEG_GDTR, 0, kernelAddress(P.GDT), 0x7f, 0)
     segment(L.SEG_IDTR, 0, kernelAddress(P.IDT), 0x1ff, 0)
@@ -187,14 +194,15 @@ export class Emulated {
     const { s, view } = this
     this.code(c.slot, c.bytes, c.length)
     this.setWindow(window)
-    if (this.dirty) {
+    if (this.dirty || this.bits !== c.bits) {
+      this.bits = c.bits
       // All but the fill mark of the block cache.
       const top = view.getUint32(s + L.CPU_BLOCKS_TOP, true)
-      this.bytes.set(this.snapshot, s)
+      this.bytes.set(this.snapshots[c.bits], s)
       view.setUint32(s + L.CPU_BLOCKS_TOP, top, true)
     }
     this.gpr.set(c.gpr)
-    view.setBigUint64(s + L.CPU_RIP, BigInt(c.slot), true)
+    view.setBigUint64(s + L.CPU_RIP, BigInt(c.slot - codeBase(c.bits)), true)
     view.setBigUint64(s + L.CPU_EFLAGS, c.rflags, true)
     view.setUint32(s + L.CPU_FLAG_KIND, L.FLAG_EAGER, true)
     view.setUint32(s + L.CPU_LEAVE, 0, true)

@@ -1,13 +1,15 @@
 /**
  * Random instructions made from the opcode map, with a state that lets most of them run: every encodable form of a row
- * that is legal in 64-bit user mode (prefixes, REX, ModRM and SIB forms), memory operands in the windows of place.ts or
+ * that is legal in user mode of the given code size (prefixes, REX, ModRM and SIB forms), memory operands in the windows of place.ts or
  * deliberately at a page boundary, on the read-only page, unmapped or non-canonical.
  */
 import type { Opcode } from '../../spec/opcodes/index.ts'
-import { DATA, GS_BASE, READ_ONLY, SLOT, UNMAPPED, WINDOWS } from './place.ts'
+import { codeBase, DATA, GS_BASE, READ_ONLY, SEGMENTS, SLOT, UNMAPPED, WINDOWS } from './place.ts'
+import type { Bits } from './place.ts'
 import { Random } from './random.ts'
 
 export interface Case {
+  bits: Bits
   row: Opcode
   bytes: Uint8Array
   length: number
@@ -31,6 +33,7 @@ const RCX = 1
 const RDX = 2
 const RBX = 3
 const RSP = 4
+const RBP = 5
 const RSI = 6
 const RDI = 7
 
@@ -79,17 +82,35 @@ function windowOffset(address: bigint): number {
   return -1
 }
 
-/** A code address whose bytes are INT3 on both sides. */
-const landing = (r: Random): bigint => BigInt(SLOT + (r.chance(50) ? 0x100 + r.below(0x4000) : -0x100 - r.below(0x4000)))
+/** A 16-bit offset in the segment of this base: never in the data pages outside the windows. */
+function reach16(offset: bigint, base: bigint): bigint {
+  // The code segment: away from the instruction, whose surroundings differ.
+  if (base === BigInt(codeBase(16))) return 0x9000n | (offset & 0xfffn)
+  const at = Number((base + (offset & 0xffffn)) & 0xffff_ffffn)
+  const inside = windowOffset(BigInt(at)) >= 0 && windowOffset(BigInt(at + 63)) === windowOffset(BigInt(at)) + 63
+  return inside || at < DATA - 64 || at >= READ_ONLY || (at > READ_ONLY - 64 && windowOffset(BigInt(at)) >= 0) ? offset & 0xffffn : (BigInt(WINDOWS[0].at + 0xc0) - base) & 0xffffn
+}
 
-export function generate(r: Random, row: Opcode, claims: Claims): Case {
+/** A code address whose bytes are INT3 on both sides. */
+const landing = (r: Random, bits: Bits): bigint => BigInt(SLOT - codeBase(bits) + (r.chance(50) ? 0x100 + r.below(0x4000) : -0x100 - r.below(0x4000)))
+
+const ES = 0
+const SS = 2
+const DS = 3
+const GS = 5
+const overridePrefixes = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65]
+/** Base and index registers of the 16-bit forms; -1 = none. */
+const forms16 = [[3, 6], [3, 7], [5, 6], [5, 7], [6, -1], [7, -1], [5, -1], [3, -1]] as const
+
+export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits): Case {
+  const long = bits === 64
   const gpr = new BigUint64Array(16)
   for (let i = 0; i < 16; i++) gpr[i] = r.operand()
   const pokes: Case['pokes'] = []
   const prefixes: number[] = []
   const string = strings.has(row.mnemonic)
   const branch = row.flags.has('end')
-  const stack = /^(PUSH|POP|CALL|RET|ENTER|LEAVE|PUSHF|POPF)$/.test(row.mnemonic)
+  const stack = /^(PUSH|POP|CALL|RET|ENTER|LEAVE|PUSHF|POPF|PUSHA|POPA)$/.test(row.mnemonic)
 
   // Now and then across a page boundary.
   const slot = r.chance(4) ? SLOT - 1 - r.below(14) : SLOT
@@ -112,15 +133,29 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
   } else if (string && r.chance(60)) prefixes.push(r.chance(50) ? 0xf3 : 0xf2)
   else if (row.prefix === 'any' && row.map === 0 && !string && r.chance(3) && row.opcode !== 0x90) prefixes.push(r.chance(50) ? 0xf3 : 0xf2)
   const repeated = string && prefixes.some((p) => p >= 0xf2)
-  const address32 = r.chance(10)
-  if (address32) prefixes.push(0x67)
-  const override = r.below(100)
-  const gs = override < 6 && row.mnemonic !== 'LEA'
-  if (gs) prefixes.push(0x65)
-  else if (override < 12) prefixes.push(r.pick([0x2e, 0x36, 0x3e, 0x26]))
-  const segmentBase = gs ? BigInt(GS_BASE) : 0n
-  const rex = r.chance(60) ? 0x40 | r.below(16) : 0
+  const addressPrefix = r.chance(bits === 32 ? 20 : 10)
+  if (addressPrefix) prefixes.push(0x67)
+  /** Address size in bytes. */
+  const addressSize = long ? (addressPrefix ? 4 : 8) : (bits === 32) === addressPrefix ? 2 : 4
+  const address32 = addressSize === 4
+  const roll = r.below(100)
+  let override = -1
+  // Without a 32-bit address, flat segments do not reach the windows.
+  const beyond = bits === 32 && addressSize === 2 && row.mnemonic !== 'LEA' && r.chance(80)
+  if (long) override = roll < 6 && row.mnemonic !== 'LEA' ? GS : -1
+  else if (beyond) override = 4 + r.below(2)
+  else if (roll < 20) override = r.below(6)
+  if (override >= 0) prefixes.push(overridePrefixes[override] as number)
+  else if (long && roll < 12) prefixes.push(r.pick([0x2e, 0x36, 0x3e, 0x26]))
+  const gs = long && override === GS
+  const baseOf = (segment: number): bigint => (long ? (segment === GS ? BigInt(GS_BASE) : 0n) : BigInt(SEGMENTS[bits][segment]?.base ?? 0))
+  const segmentBase = baseOf(override >= 0 ? override : DS)
+  const stackBase = long ? 0n : baseOf(SS)
+  const extraBase = long ? 0n : baseOf(ES)
+  const rex = long && r.chance(60) ? 0x40 | r.below(16) : 0
   const wide = (rex & 8) !== 0
+  /** The operand-size prefix selects 16 bits, or leaves them. */
+  const half = bits === 16 ? !operand16 : operand16
 
   let size: number
   switch (row.size) {
@@ -128,14 +163,14 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
       size = 1
       break
     case 'v':
-      size = wide ? 8 : operand16 ? 2 : 4
+      size = wide ? 8 : half ? 2 : 4
       break
     case 'd64':
-      size = operand16 && !wide ? 2 : 8
+      size = long ? (operand16 && !wide ? 2 : 8) : half ? 2 : 4
       break
     case 'f64':
     case 'native':
-      size = 8
+      size = long ? 8 : 4
       break
     case 'y':
       size = wide ? 8 : 4
@@ -146,21 +181,35 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
   const access = accessSize(row, row.operands.includes('Eb') ? 1 : row.operands.includes('Ew') ? 2 : row.operands.includes('Ed') && size > 4 ? 4 : size)
 
   // Stack and implicit operands.
-  if (stack || r.chance(50)) gpr[RSP] = BigInt(r.chance(95) ? WINDOWS[0].at + 96 + r.below(WINDOWS[0].size - 192) : READ_ONLY + 16 + r.below(64))
-  if (row.mnemonic === 'RET') {
-    if (windowOffset(gpr[RSP] as bigint) >= 0) pokes.push([windowOffset(gpr[RSP] as bigint), landing(r), 8])
-    else gpr[RSP] = BigInt(UNMAPPED)
+  const setStack = (v: bigint): void => {
+    gpr[RSP] = bits === 16 ? ((v - stackBase) & 0xffffn) | (r.u64() & 0xffff_0000n) : v
   }
-  const addressLow = (v: bigint): bigint => (address32 ? (v & 0xffff_ffffn) | (r.u64() & 0xffff_ffff_0000_0000n) : mask64(v))
+  const stackAt = r.chance(95) ? WINDOWS[0].at + 96 + r.below(WINDOWS[0].size - 192) : READ_ONLY + 16 + r.below(64)
+  if (stack || r.chance(50)) setStack(BigInt(stackAt))
+  if (/^(ENTER|LEAVE)$/.test(row.mnemonic)) gpr[RBP] = bits === 16 ? ((BigInt(stackAt) - stackBase) & 0xffffn) | (r.u64() & 0xffff_0000n) : BigInt(stackAt + r.below(64) - 32)
+  if (row.mnemonic === 'RET') {
+    if (windowOffset(BigInt(stackAt)) >= 0) pokes.push([windowOffset(BigInt(stackAt)), landing(r, bits), 8])
+    else setStack(BigInt(UNMAPPED))
+  }
+  if (row.mnemonic === 'POPF') {
+    if (windowOffset(BigInt(stackAt)) >= 0) pokes.push([windowOffset(BigInt(stackAt)), BigInt(r.u32() & 0x200cd5), 8])
+    else return generate(r, row, claims, bits)
+  }
+  const addressLow = (v: bigint): bigint => {
+    if (addressSize === 8) return mask64(v)
+    const low = addressSize === 4 ? 0xffff_ffffn : 0xffffn
+    return (v & low) | (r.u64() & ~low & 0xffff_ffff_ffff_ffffn)
+  }
   if (string) {
     let wantSi = r.chance(70) ? BigInt(WINDOWS[0].at + 128 + r.below(256)) : target(r, size)
     if (gs && wantSi >> 63n) wantSi = BigInt(UNMAPPED)
-    gpr[RSI] = addressLow(wantSi - segmentBase)
+    gpr[RSI] = addressLow(addressSize === 2 ? reach16(wantSi - segmentBase, segmentBase) : wantSi - segmentBase)
     let wantDi = r.chance(50) && row.mnemonic !== 'STOS' ? wantSi + BigInt(r.below(40) - 20) : r.chance(75) ? BigInt(WINDOWS[0].at + 128 + r.below(256)) : target(r, size)
     const inside = wantDi >= BigInt(WINDOWS[0].at) && wantDi + BigInt(size) <= BigInt(WINDOWS[0].at + WINDOWS[0].size)
     // Else where six elements in either direction stay inside, or run into the read-only page.
     if (!inside && wantDi >= BigInt(DATA - 64) && wantDi < BigInt(READ_ONLY)) wantDi = BigInt(WINDOWS[1].at + 48 + r.below(80))
-    gpr[RDI] = addressLow(wantDi)
+    if (addressSize === 2) wantDi = reach16(wantDi - extraBase, extraBase) + extraBase
+    gpr[RDI] = addressLow(wantDi - extraBase)
     gpr[RCX] = addressLow(BigInt(r.chance(10) ? 0 : r.below(Math.floor(120 / size))))
     if (row.mnemonic === 'SCAS' || row.mnemonic === 'CMPS') {
       // Runs of equal bytes, so that repetition goes on for a while.
@@ -175,16 +224,17 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
       const inFirst = wantDi < 1n << 32n && di >= WINDOWS[0].at && di < WINDOWS[0].at + WINDOWS[0].size
       const room = inFirst ? Math.min(di - WINDOWS[0].at, WINDOWS[0].at + WINDOWS[0].size - di) : 0
       const most = Math.floor(room / size) - 1
-      const c = (gpr[RCX] as bigint) & 0xffff_ffffn
+      const c = (gpr[RCX] as bigint) & (addressSize === 2 ? 0xffffn : 0xffff_ffffn)
       if (inFirst && c > BigInt(Math.max(most, 0))) gpr[RCX] = addressLow(BigInt(Math.max(most, 0)))
       if (!inFirst && c > 5n) gpr[RCX] = addressLow(BigInt(r.below(6)))
     }
   }
   if (row.mnemonic === 'XLAT') {
     const at = target(r, 1)
-    gpr[RBX] = addressLow((gs && at >> 63n ? BigInt(UNMAPPED) : at) - segmentBase - ((gpr[0] as bigint) & 0xffn))
+    const offset = (gs && at >> 63n ? BigInt(UNMAPPED) : at) - segmentBase
+    gpr[RBX] = addressLow((addressSize === 2 ? reach16(offset, segmentBase) : offset) - ((gpr[0] as bigint) & 0xffn))
   }
-  if (/^LOOP|^JCXZ/.test(row.mnemonic) && r.chance(60)) gpr[RCX] = BigInt(r.below(3)) | (r.chance(30) ? r.u64() & 0xffff_ffff_0000_0000n : 0n)
+  if (/^LOOP|^JCXZ/.test(row.mnemonic) && r.chance(60)) gpr[RCX] = r.chance(30) ? addressLow(BigInt(r.below(3))) : BigInt(r.below(3))
   if ((row.mnemonic === 'DIV' || row.mnemonic === 'IDIV') && r.chance(70)) {
     const sign = row.mnemonic === 'IDIV' && r.chance(50)
     const high = BigInt(sign ? -1 - r.below(4) : r.below(4))
@@ -207,23 +257,24 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
       tail.push(0xc0 | (regField << 3) | rm)
       const full = rm | ((rex & 1) << 3)
       // CALL RSP would push into the code.
-      if (branch && full === RSP) return generate(r, row, claims)
-      if (branch) gpr[full] = landing(r)
+      if (branch && full === RSP) return generate(r, row, claims, bits)
+      if (branch) gpr[full] = landing(r, bits)
     } else {
       memory = true
       const bitString = row.mnemonic.startsWith('BT') && row.operands[1] === 'Gv'
       let want = target(r, access)
       if (bitString && reg < 16) {
         const far = r.chance(90)
-        const bits = BigInt(far ? r.below(1600) - 800 : r.below(8))
-        gpr[reg] = size === 8 ? mask64(bits) : mask64((bits & ((1n << BigInt(size * 8)) - 1n)) | (r.u64() << BigInt(size * 8)))
+        const index = BigInt(far ? r.below(1600) - 800 : r.below(8))
+        gpr[reg] = size === 8 ? mask64(index) : mask64((index & ((1n << BigInt(size * 8)) - 1n)) | (r.u64() << BigInt(size * 8)))
         if (far) want = BigInt(WINDOWS[0].at + 128 + r.below(240))
       }
       if (row.mnemonic === 'CMPXCHG8B' && size === 8 && r.chance(85)) want &= ~15n
       if (row.mnemonic === 'MOVDIR64B' && reg < 16) gpr[reg] = BigInt(r.chance(80) ? 0x20000f00 + 64 * r.below(7) : 0x20000f00 + r.below(448))
       // With a GS base the upper half is left out: the virtualised host answers #GP there.
       if (gs && want >> 63n) want = BigInt(UNMAPPED)
-      const offset = mask64(want - segmentBase)
+      const offsetIn = (segment: number): bigint => mask64(want - baseOf(override >= 0 ? override : segment))
+      const offset = offsetIn(DS)
       const form = r.below(10)
       const disp = r.pick([0, 0, r.below(256) - 128, r.below(256) - 128, r.u32() | 0])
       let clash = false
@@ -232,7 +283,27 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
         gpr[n] = addressLow(v)
       }
       const pushDisp = (n: number): void => void tail.push(n & 255, (n >> 8) & 255, (n >> 16) & 255, (n >> 24) & 255)
-      if (form === 0 && BigInt.asIntN(33, offset) === BigInt.asIntN(64, offset)) {
+      if (addressSize === 2) {
+        const rm = r.below(8)
+        const mod = r.below(3)
+        const direct = mod === 0 && rm === 6
+        const [base, index] = forms16[rm] as readonly [number, number]
+        const segment = base === 5 && !direct ? SS : DS
+        const off = reach16(offsetIn(segment), baseOf(override >= 0 ? override : segment))
+        want = off + baseOf(override >= 0 ? override : segment)
+        const d = direct ? Number(off) : mod === 0 ? 0 : mod === 1 ? r.below(256) - 128 : r.below(65536)
+        tail.push((mod << 6) | (regField << 3) | rm)
+        if (!direct) {
+          const i = index < 0 ? 0n : (gpr[index] as bigint)
+          clash ||= bitString && index === reg
+          setAddress(base, off - BigInt(d) - i)
+        }
+        if (mod === 1) tail.push(d & 255)
+        else if (mod === 2 || direct) tail.push(d & 255, (d >> 8) & 255)
+      } else if (form === 0 && !long) {
+        tail.push((regField << 3) | 5)
+        pushDisp(Number(BigInt.asIntN(32, offset)))
+      } else if (form === 0 && BigInt.asIntN(33, offset) === BigInt.asIntN(64, offset)) {
         // RIP-relative.
         tail.push((regField << 3) | 5)
         relativeAt = tail.length
@@ -272,14 +343,16 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
         const mod = disp === 0 && base !== 5 ? 0 : disp >= -128 && disp < 128 ? 1 : 2
         let d = disp
         let useMod = mod
+        const based = offsetIn(fullBase === 4 || (fullBase === 5 && mod !== 0) ? SS : DS)
         if (fullIndex !== 4 && fullIndex === fullBase) {
           const factor = 1n + (1n << BigInt(scale))
-          setAddress(fullBase, offset / factor)
-          d = Number(offset % factor)
+          const o = fullBase === 5 ? offsetIn(SS) : based
+          setAddress(fullBase, (address32 ? o & 0xffff_ffffn : o) / factor)
+          d = Number((address32 ? o & 0xffff_ffffn : o) % factor)
           useMod = 1
         } else {
           const i = fullIndex === 4 || !sib ? 0n : gpr[fullIndex] as bigint
-          setAddress(fullBase, offset - BigInt(disp) - (i << BigInt(scale)))
+          setAddress(fullBase, based - BigInt(disp) - (i << BigInt(scale)))
         }
         if (sib) tail.push((useMod << 6) | (regField << 3) | 4, (scale << 6) | (index << 3) | base)
         else tail.push((useMod << 6) | (regField << 3) | base)
@@ -287,13 +360,13 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
         else if (useMod === 2) pushDisp(d)
       }
       // The bit index is an address then: anywhere.
-      const sp = gpr[RSP] as bigint
-      if (stack && (sp < BigInt(WINDOWS[0].at + 96) || sp > BigInt(WINDOWS[0].at + 416)) && (sp < BigInt(READ_ONLY) || sp > BigInt(UNMAPPED))) return generate(r, row, claims)
-      if (clash) return generate(r, row, claims)
+      const sp = bits === 16 ? ((gpr[RSP] as bigint) & 0xffffn) + stackBase : long ? (gpr[RSP] as bigint) : (gpr[RSP] as bigint) & 0xffff_ffffn
+      if (stack && (sp < BigInt(WINDOWS[0].at + 96) || sp > BigInt(WINDOWS[0].at + 416)) && (sp < BigInt(READ_ONLY) || sp > BigInt(UNMAPPED))) return generate(r, row, claims, bits)
+      if (clash) return generate(r, row, claims, bits)
       const w = windowOffset(want)
       if (branch && row.mnemonic !== 'RET') {
-        if (w >= 0) pokes.push([w, landing(r), 8])
-        else if (want >= BigInt(READ_ONLY) && want < BigInt(UNMAPPED)) return generate(r, row, claims)
+        if (w >= 0) pokes.push([w, landing(r, bits), 8])
+        else if (want >= BigInt(READ_ONLY) && want < BigInt(UNMAPPED)) return generate(r, row, claims, bits)
       } else if (w >= 0 && r.chance(40)) pokes.push([w, r.operand(), 8])
       if (row.mnemonic.startsWith('CMPXCHG') && r.chance(50) && w >= 0) {
         pokes.push([w, gpr[0] as bigint, access > 8 ? 8 : access])
@@ -324,7 +397,7 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
       put(row.mnemonic === 'RET' ? r.below(65536) : r.below(65536), 2)
       break
     case 'Iz':
-      put(Number(BigInt.asIntN(32, r.operand())), operand16 && !wide && row.size !== 'f64' ? 2 : 4)
+      put(Number(BigInt.asIntN(32, r.operand())), (long ? operand16 && !wide : half) ? 2 : 4)
       break
     case 'Iv': {
       const v = r.operand()
@@ -334,9 +407,10 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
     }
     case 'moffs': {
       const want = target(r, size)
-      const at = mask64((gs && want >> 63n ? BigInt(UNMAPPED) : want) - segmentBase)
-      put(Number(BigInt.asIntN(32, at)), 4)
-      if (!address32) put(Number(BigInt.asIntN(32, at >> 32n)), 4)
+      let at = mask64((gs && want >> 63n ? BigInt(UNMAPPED) : want) - segmentBase)
+      if (addressSize === 2) at = reach16(at, segmentBase)
+      put(Number(BigInt.asIntN(32, at)), addressSize === 2 ? 2 : 4)
+      if (addressSize === 8) put(Number(BigInt.asIntN(32, at >> 32n)), 4)
       break
     }
     case 'Jb': {
@@ -349,7 +423,7 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
       break
     case 'IwIb':
       put(r.below(64), 2)
-      put(r.below(4), 1)
+      put(r.chance(70) ? r.below(3) : r.below(256) & 0xe3, 1)
       break
     default:
   }
@@ -374,5 +448,7 @@ export function generate(r: Random, row: Opcode, claims: Claims): Case {
     for (let i = 0; i < 4; i++) bytes[tailAt + relativeAt + i] = (d >> (8 * i)) & 255
   }
   const rflags = BigInt(0x202 | (r.u32() & 0x8d5) | (string && r.chance(40) ? 0x400 : r.chance(5) ? 0x400 : 0))
-  return { row, bytes: Uint8Array.from(bytes.slice(0, 15)), length: Math.min(bytes.length, 15), gpr, rflags, size, pokes, memory, immediate: value, rex, slot, fx: undefined }
+  // Only the lower halves exist.
+  if (!long) for (let i = 0; i < 16; i++) gpr[i] = i < 8 ? (gpr[i] as bigint) & 0xffff_ffffn : 0n
+  return { bits, row, bytes: Uint8Array.from(bytes.slice(0, 15)), length: Math.min(bytes.length, 15), gpr, rflags, size, pokes, memory, immediate: value, rex, slot, fx: undefined }
 }

@@ -5,28 +5,36 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { opcodes } from '../../spec/opcodes/index.ts'
+import type { Opcode } from '../../spec/opcodes/index.ts'
 import { integerCold } from '../../spec/opcodes/integer-cold.ts'
 import { integer } from '../../spec/opcodes/integer.ts'
 import { compare } from './compare.ts'
 import { needs } from '../support/needs.ts'
 
-const cases = Number(process.env['CLOISTER_ORACLE_CASES'] ?? 60000)
+/** For each code size. */
+const cases = Number(process.env['CLOISTER_ORACLE_CASES'] ?? 50000)
 const seed = Number(process.env['CLOISTER_ORACLE_SEED'] ?? 1)
 const only = new RegExp(process.env['CLOISTER_ORACLE_ONLY'] ?? '')
+
+const texts = new Set([...integer, ...integerCold])
 
 /** Not comparable: random by design, or not on this CPU. */
 const left = new Set(['RDRAND', 'RDSEED', 'MOVDIRI', 'MOVDIR64B'])
 
-needs(test, 'gcc', 'integer instructions against the physical CPU', async () => {
-  const texts = new Set([...integer, ...integerCold])
-  const rows = opcodes.filter((o) => texts.has(o.text) && !o.flags.has('no64') && !left.has(o.mnemonic) && only.test(o.text))
-  const report = await compare({ rows, all: opcodes, cases, seed, ...(process.env['CLOISTER_ORACLE_ALL'] ? { perKind: 100, perMnemonic: 100 } : {}) })
-  console.log(`oracle: ${report.cases} cases over ${rows.length} rows, ${report.faults} faults, seed ${seed}`)
-  if (report.bad > 0) {
-    console.log(report.texts.join('\n  '))
-    console.log([...report.counts].map(([m, n]) => `${m} ${n}`).join(', '))
-  }
-  assert.is(report.bad, 0, `${report.bad} of ${report.cases} cases differ (seed ${seed})`)
-})
+for (const bits of [64, 32, 16] as const) {
+  if (!new RegExp(process.env['CLOISTER_ORACLE_BITS'] ?? '').test(String(bits))) continue
+  const name = `integer instructions against the physical CPU, ${bits}-bit code`
+  needs(test, 'gcc', name, async () => {
+    const legal = (o: Opcode): boolean => !o.flags.has(bits === 64 ? 'no64' : 'only64')
+    const rows = opcodes.filter((o) => texts.has(o.text) && legal(o) && !left.has(o.mnemonic) && only.test(o.text))
+    const report = await compare({ rows, all: opcodes, cases, seed, bits, ...(process.env['CLOISTER_ORACLE_ALL'] ? { perKind: 100, perMnemonic: 100 } : {}) })
+    console.log(`oracle: ${report.cases} cases of ${bits}-bit code over ${rows.length} rows, ${report.faults} faults, seed ${seed}`)
+    if (report.bad > 0) {
+      console.log(report.texts.join('\n  '))
+      console.log([...report.counts].map(([m, n]) => `${m} ${n}`).join(', '))
+    }
+    assert.is(report.bad, 0, `${report.bad} of ${report.cases} cases differ (seed ${seed})`)
+  })
+}
 
 test.run()

@@ -8,6 +8,7 @@
  *      struct out (+ 512 bytes if FX, + WINDOW bytes if the window changed: flags & MEM).
  */
 #define _GNU_SOURCE
+#include <asm/ldt.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -25,6 +26,10 @@
 #define WINDOW2_AT 0x20001f80u /* 128 bytes before the read-only page */
 #define WINDOW 640
 #define STATE 0x18000000u /* registers, scratch stack, saved host state */
+#define COMPAT32 4 /* run as 32-bit code, flat but for FS and GS */
+#define COMPAT16 8 /* run as 16-bit code in the segments of the LDT */
+#define CODE16 0x10008000u
+#define SMALL 0x1fff8000u
 #define FX 1
 #define MEM 2
 
@@ -47,6 +52,8 @@ static void loadReg(int r, uint32_t at) { b(0x48 | (r > 7 ? 4 : 0)); b(0x8b); b(
 static void storeReg(int r, uint32_t at) { b(0x48 | (r > 7 ? 4 : 0)); b(0x89); b(4 | (r & 7) << 3); b(0x25); d(at); }
 
 static uint8_t *enter[2], *leave[2], *slotJump[2], *back;
+static uint8_t *enterFar; /* legacy modes: segment registers and a far jump */
+static uint64_t hostFs;
 static struct out *current;
 static volatile int faulted;
 
@@ -75,6 +82,17 @@ static void build(void) {
     slotJump[fx] = p + 1;
     b(0xe9); d(0);
   }
+  enterFar = p;
+  for (int i = 0; i < 6; i++) { if (saved[i] > 7) b(0x41); b(0x50 | (saved[i] & 7)); }
+  storeReg(4, STATE + 0x800);
+  loadReg(4, STATE + 0x808);
+  /* mov eax, [selector]; mov sreg, eax for ES SS DS FS GS */
+  static const int order[] = {0, 2, 3, 4, 5};
+  for (int i = 0; i < 5; i++) { b(0x8b); b(0x04); b(0x25); d(STATE + 0x820 + (uint32_t)order[i] * 4); b(0x8e); b(0xc0 | order[i] << 3); }
+  b(0xff); b(0x34); b(0x25); d(STATE + 128);
+  b(0x9d);
+  for (int r = 0; r < 16; r++) loadReg(r, STATE + r * 8);
+  b(0xff); b(0x2c); b(0x25); d(STATE + 0x818);
   for (int fx = 0; fx < 2; fx++) {
     leave[fx] = p;
     for (int r = 0; r < 16; r++) storeReg(r, STATE + 256 + r * 8);
@@ -84,6 +102,15 @@ static void build(void) {
     b(0xe9); d(0);
   }
   back = p;
+  /* flat DS ES SS, null FS GS; then their bases */
+  b(0xb8); d(0x2b);
+  b(0x8e); b(0xc0); b(0x8e); b(0xd0); b(0x8e); b(0xd8);
+  b(0x31); b(0xc0);
+  b(0x8e); b(0xe0); b(0x8e); b(0xe8);
+  loadReg(0, STATE + 0x810);
+  b(0xf3); b(0x48); b(0x0f); b(0xae); b(0xd0);
+  b(0xb8); d(DATA);
+  b(0xf3); b(0x48); b(0x0f); b(0xae); b(0xd8);
   loadReg(4, STATE + 0x800);
   b(0x6a); b(2); b(0x9d);
   for (int i = 5; i >= 0; i--) { if (saved[i] > 7) b(0x41); b(0x58 | (saved[i] & 7)); }
@@ -113,6 +140,7 @@ static void onSignal(int sig, siginfo_t *info, void *context) {
   if (u->uc_mcontext.fpregs) memcpy((void *)(uintptr_t)(STATE + 1024), u->uc_mcontext.fpregs, 512);
   faulted = 1;
   g[REG_RIP] = (greg_t)(uintptr_t)back;
+  g[REG_CSGSFS] = (greg_t)(0x33 | (uint64_t)0x2b << 48);
   g[REG_EFL] = 2;
   (void)info;
 }
@@ -135,7 +163,18 @@ int main(void) {
   memcpy(pristine, data, 0x2000);
   build();
   *(uint64_t *)(state + 0x808) = STATE + 0xf000;
+  syscall(SYS_arch_prctl, 0x1003, &hostFs); /* ARCH_GET_FS */
+  *(uint64_t *)(state + 0x810) = hostFs;
   syscall(SYS_arch_prctl, 0x1001, (unsigned long)DATA); /* ARCH_SET_GS */
+  static const struct user_desc segments[] = {
+    {.entry_number = 0, .base_addr = CODE16, .limit = 0xffff, .contents = 2, .useable = 1},
+    {.entry_number = 1, .base_addr = SMALL, .limit = 0xffff, .contents = 0, .useable = 1},
+    {.entry_number = 2, .base_addr = SMALL, .limit = 0x9ffb, .contents = 0, .useable = 1},
+    {.entry_number = 3, .base_addr = SMALL, .limit = 0x8f7f, .contents = 1, .useable = 1},
+    {.entry_number = 4, .base_addr = SMALL, .limit = 0xffff, .contents = 0, .read_exec_only = 1, .useable = 1},
+  };
+  int noLdt = 0;
+  for (int i = 0; i < 5; i++) if (syscall(SYS_modify_ldt, 1, &segments[i], sizeof segments[i]) != 0) noLdt = 1;
   stack_t stack = {.ss_sp = malloc(1 << 16), .ss_size = 1 << 16};
   sigaltstack(&stack, 0);
   struct sigaction action = {.sa_sigaction = onSignal, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
@@ -162,15 +201,31 @@ int main(void) {
       uint32_t rel = in.slot - (uint32_t)(uintptr_t)(slotJump[fx] + 4);
       memcpy(slotJump[fx], &rel, 4);
       memcpy(slot, in.code, in.length);
+      int small = in.flags & COMPAT16 ? 16 : in.flags & COMPAT32 ? 32 : 0;
+      uint32_t codeBase = small == 16 ? CODE16 : 0;
+      if (small) {
+        if (noLdt) return 73;
+        static const uint32_t flat32[] = {0x2b, 0x23, 0x2b, 0x2b, 0x1f, 0x27}, small16[] = {0x17, 0x07, 0x0f, 0x0f, 0x1f, 0x27};
+        memcpy(state + 0x820, small == 16 ? small16 : flat32, 24);
+        *(uint32_t *)(state + 0x818) = in.slot - codeBase;
+        *(uint32_t *)(state + 0x81c) = small == 16 ? 0x07 : 0x23;
+        uint8_t *end = slot + in.length;
+        if (small == 16) *end++ = 0x66;
+        *end = 0xea; /* jmp far 0x33:leave */
+        uint32_t to = (uint32_t)(uintptr_t)leave[fx];
+        memcpy(end + 1, &to, 4);
+        end[5] = 0x33; end[6] = 0;
+      } else {
       slot[in.length] = 0xe9;
       rel = (uint32_t)(leave[fx] - (slot + in.length + 5));
       memcpy(slot + in.length + 1, &rel, 4);
+      }
       memset(&out, 0, sizeof out);
       out.vector = 0xff;
-      out.rip = in.slot + in.length;
+      out.rip = in.slot + in.length - codeBase;
       current = &out;
       faulted = 0;
-      ((void (*)(void))(uintptr_t)enter[fx])();
+      ((void (*)(void))(uintptr_t)(small ? enterFar : enter[fx]))();
       current = 0;
       memset(slot, 0xcc, 32);
       if (fx) { uint32_t mxcsr = 0x1f80; __asm__ volatile("fninit; ldmxcsr %0" : : "m"(mxcsr)); }

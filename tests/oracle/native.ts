@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Case } from './generate.ts'
-import { FX, IN_SIZE, MEM, OUT_SIZE, WINDOW } from './place.ts'
+import { COMPAT16, COMPAT32, FX, IN_SIZE, MEM, OUT_SIZE, WINDOW } from './place.ts'
 
 /** What came out of one case. */
 export interface Outcome {
@@ -73,7 +73,7 @@ export class Native {
       const window = windows[i]
       request.set(c.bytes, at)
       request[at + 15] = c.length
-      request.writeUInt32LE((c.fx ? FX : 0) | (window ? MEM : 0), at + 16)
+      request.writeUInt32LE((c.fx ? FX : 0) | (window ? MEM : 0) | (c.bits === 32 ? COMPAT32 : c.bits === 16 ? COMPAT16 : 0), at + 16)
       request.set(new Uint8Array(c.gpr.buffer), at + 24)
       request.writeBigUInt64LE(c.rflags, at + 152)
       request.writeUInt32LE(c.slot, at + 20)

@@ -23,3 +23,34 @@ export const RAN = 0xff
 
 /** What the data pages hold outside the windows. */
 export const patternByte = (offset: number): number => (offset * 167 + (offset >> 8) * 13 + 5) & 0xff
+
+/** Code sizes: 64-bit, flat 32-bit, and 16-bit protected mode with segments of its own (an LDT on the physical side). */
+export type Bits = 64 | 32 | 16
+export const COMPAT32 = 4
+export const COMPAT16 = 8
+
+export interface Segment {
+  selector: number
+  base: number
+  limit: number
+  /** As in the core's layout (SEG_ATTRIB). */
+  attrib: number
+}
+
+const SMALL = 0x1fff8000
+const ldt = (n: number, base: number, limit: number, attrib: number): Segment => ({ selector: n * 8 + 7, base, limit, attrib })
+const flat: Segment = { selector: 0x2b, base: 0, limit: 0xffffffff, attrib: 0xcf3 }
+const code16 = ldt(0, 0x10008000, 0xffff, 0xfb)
+const data16 = ldt(1, SMALL, 0xffff, 0xf3)
+/** Ends four bytes before the read-only page. */
+const short16 = ldt(2, SMALL, 0x9ffb, 0xf3)
+/** Expand-down: offsets 0x8f80 to 0xffff. */
+const down16 = ldt(3, SMALL, 0x8f7f, 0xf7)
+const readOnly16 = ldt(4, SMALL, 0xffff, 0xf1)
+
+/** ES CS SS DS FS GS of each code size; native.c makes the same LDT. */
+export const SEGMENTS: Record<32 | 16, readonly Segment[]> = {
+  32: [flat, { selector: 0x23, base: 0, limit: 0xffffffff, attrib: 0xcfb }, flat, flat, down16, readOnly16],
+  16: [short16, code16, data16, data16, down16, readOnly16],
+}
+export const codeBase = (bits: Bits): number => (bits === 16 ? code16.base : 0)

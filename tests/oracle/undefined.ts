@@ -24,6 +24,15 @@ export function undefinedFlags(c: Case): number {
     case 'MUL':
     case 'IMUL':
       return SF | ZF | AF | PF
+    case 'DAA':
+    case 'DAS':
+      return OF
+    case 'AAA':
+    case 'AAS':
+      return OF | SF | ZF | PF
+    case 'AAM':
+    case 'AAD':
+      return OF | AF | CF
     case 'DIV':
     case 'IDIV':
       return CF | OF | SF | ZF | AF | PF
