@@ -142,6 +142,8 @@ const displacements = [0, 0, 0, 0, 0, 64, 16, 8, 1, 0x1f0, 0x1f8, 0x1fc, 0x1fe, 
 
 function encode(row: Opcode, r: Random, memory: boolean, displacement: number): number[] {
   const code: number[] = []
+  // F2 and F3 outrank 66 (SDM vol 2, 2.1.2).
+  if ((row.prefix === 'F2' || row.prefix === 'F3') && r.below(8) === 0) code.push(0x66)
   if (row.prefix !== 'any' && row.prefix !== 'NP') code.push(Number.parseInt(row.prefix, 16))
   const has = (letters: RegExp): boolean => row.operands.some((o) => letters.test(o))
   const narrow = row.map === 0

@@ -150,6 +150,16 @@ test('outside 64-bit mode FXSAVE names eight XMM registers', () => {
   assert.is(m.peek(DATA + 160 + 7 * 16), 0n)
   assert.is(m.peek(DATA + 160 + 8 * 16), 0xa5a5a5a5a5a5a5a5n)
 })
+test('VEX and EVEX do not exist on this CPU model', () => {
+  // VZEROUPPER, VPXOR, ANDN, an AVX-512 move
+  for (const code of [[0xc5, 0xf8, 0x77], [0xc5, 0xf9, 0xef, 0xc0], [0xc4, 0xe2, 0x78, 0xf2, 0xc1], [0x62, 0xf1, 0x7c, 0x48, 0x28, 0xc1]]) {
+    assert.is(outcome(machine(), ...code), UD)
+  }
+  assert.is(outcome(machine({ mode: 'protected' }), 0xc5, 0xf8, 0x77), UD)
+})
+test('LOCK is #UD on every SSE and x87 instruction', () => {
+  for (const code of [ADDPS, FADD, FXSAVE, PADDB_MMX]) assert.is(outcome(machine(), 0xf0, ...code), UD)
+})
 test('an image that runs into a missing page changes nothing', () => {
   const m = machine()
   m.poke(PML4 + 0x2008, 0n)
