@@ -220,12 +220,95 @@ export function floatSs(s: usize, op: usize): u32 {
   return leave
 }
 
+let FAST_VECTOR: v128 = i64x2.splat(0)
+/** All lanes at once when nothing can signal but PE, which is set already. FAST_VECTOR has the result. */
+function fastPd(opcode: u32, a: v128, b: v128): bool {
+  const infinite = i64x2.splat(0x7ff0000000000000)
+  const zero = i64x2.splat(0)
+  const eb = v128.and(b, infinite)
+  const ea = opcode == 0x51 ? eb : v128.and(a, infinite)
+  if (v128.any_true(v128.or(v128.or(i64x2.eq(ea, zero), i64x2.eq(ea, infinite)), v128.or(i64x2.eq(eb, zero), i64x2.eq(eb, infinite)))))
+    return false
+  switch (opcode) {
+    case 0x51: {
+      FAST_VECTOR = f64x2.sqrt(b)
+      break
+    }
+    case 0x58: {
+      FAST_VECTOR = f64x2.add(a, b)
+      break
+    }
+    case 0x59: {
+      FAST_VECTOR = f64x2.mul(a, b)
+      break
+    }
+    case 0x5c: {
+      FAST_VECTOR = f64x2.sub(a, b)
+      break
+    }
+    case 0x5e: {
+      FAST_VECTOR = f64x2.div(a, b)
+      break
+    }
+    default: {
+      FAST_VECTOR = v128.bitselect(a, b, opcode == 0x5d ? f64x2.lt(a, b) : f64x2.gt(a, b))
+      return true
+    }
+  }
+  const e = v128.and(FAST_VECTOR, infinite)
+  return i64x2.all_true(v128.and(i64x2.gt_s(e, i64x2.splat(0x0010000000000000)), i64x2.ne(e, infinite)))
+}
+function fastPs(opcode: u32, a: v128, b: v128): bool {
+  const infinite = i32x4.splat(0x7f800000)
+  const zero = i32x4.splat(0)
+  const eb = v128.and(b, infinite)
+  const ea = opcode == 0x51 ? eb : v128.and(a, infinite)
+  if (v128.any_true(v128.or(v128.or(i32x4.eq(ea, zero), i32x4.eq(ea, infinite)), v128.or(i32x4.eq(eb, zero), i32x4.eq(eb, infinite)))))
+    return false
+  switch (opcode) {
+    case 0x51: {
+      FAST_VECTOR = f32x4.sqrt(b)
+      break
+    }
+    case 0x58: {
+      FAST_VECTOR = f32x4.add(a, b)
+      break
+    }
+    case 0x59: {
+      FAST_VECTOR = f32x4.mul(a, b)
+      break
+    }
+    case 0x5c: {
+      FAST_VECTOR = f32x4.sub(a, b)
+      break
+    }
+    case 0x5e: {
+      FAST_VECTOR = f32x4.div(a, b)
+      break
+    }
+    default: {
+      FAST_VECTOR = v128.bitselect(a, b, opcode == 0x5d ? f32x4.lt(a, b) : f32x4.gt(a, b))
+      return true
+    }
+  }
+  const e = v128.and(FAST_VECTOR, infinite)
+  return i32x4.all_true(v128.and(i32x4.gt_s(e, i32x4.splat(0x00800000)), i32x4.ne(e, infinite)))
+}
+/** Masked, nearest, PE set. */
+function vectorsAllowed(mxcsr: u32): bool {
+  return (mxcsr & (PLAIN_MASK | MXCSR_PE)) == (PLAIN | MXCSR_PE)
+}
+
 export function floatPd(s: usize, op: usize): u32 {
   const p = source(s, op)
   if (!p) return left(s)
   const at = xmmReg(s, op)
   const opcode = load<u32>(op, OP_EXTRA)
   const mxcsr = load<u32>(s, CPU_MXCSR)
+  if (vectorsAllowed(mxcsr) && fastPd(opcode, v128.load(at), v128.load(p))) {
+    v128.store(at, FAST_VECTOR)
+    return 0
+  }
   beginSse(s)
   const r0 = lane64(mxcsr, opcode, load<u64>(at), load<u64>(p))
   const r1 = lane64(mxcsr, opcode, load<u64>(at, 8), load<u64>(p, 8))
@@ -242,6 +325,10 @@ export function floatPs(s: usize, op: usize): u32 {
   const at = xmmReg(s, op)
   const opcode = load<u32>(op, OP_EXTRA)
   const mxcsr = load<u32>(s, CPU_MXCSR)
+  if (vectorsAllowed(mxcsr) && fastPs(opcode, v128.load(at), v128.load(p))) {
+    v128.store(at, FAST_VECTOR)
+    return 0
+  }
   beginSse(s)
   const r0 = lane32(mxcsr, opcode, load<u32>(at), load<u32>(p))
   const r1 = lane32(mxcsr, opcode, load<u32>(at, 4), load<u32>(p, 4))
