@@ -103,6 +103,8 @@ async function runGuest(values: Values): Promise<number> {
   }
   process.on('SIGINT', interrupt)
   process.on('SIGTERM', interrupt)
+  // Somebody sits there: a countdown of five seconds shall last five seconds.
+  if (process.stdin.isTTY && process.stdout.isTTY) options.pace = true
   options.onSerial = (bytes) => terminal.output(bytes)
   const machine = await Machine.create(options)
   const terminal = openConsole(

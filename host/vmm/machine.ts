@@ -47,6 +47,25 @@ const pause = (milliseconds: number): Promise<void> =>
     else setTimeout(resolve, milliseconds)
   })
 
+/** Nanoseconds of virtual time between two looks at the wall clock, when the machine is paced. */
+const PACE = 20e6
+
+/** How far virtual time is ahead of the wall clock. A guest that fell behind does not catch up. */
+class Pacer {
+  #wall = performance.now()
+  #virtual = -1
+
+  ahead(now: number): number {
+    if (this.#virtual < 0) this.#virtual = now
+    const ahead = (now - this.#virtual) / 1e6 - (performance.now() - this.#wall)
+    if (ahead < -100) {
+      this.#wall = performance.now()
+      this.#virtual = now
+    }
+    return Math.min(ahead, 100)
+  }
+}
+
 export class Machine {
   readonly kvm: Kvm
   readonly vm: Vm
@@ -116,7 +135,7 @@ export class Machine {
       chipset: isSevEs(type) ? 'i440fx' : 'q35',
       testDevice: multiboot,
       space: this.space,
-      now: () => this.vm.file.view.getUint32(VM_CLOCK, true) + this.vm.file.view.getUint32(VM_CLOCK + 4, true) * FOUR_GIB,
+      now: () => this.#now(),
       irqLine: (gsi, level) => this.vm.irqLine(gsi, level),
       onSerial: (byte) => this.#serial.put(byte),
       onDebug: (byte) => this.#debug.put(byte),
@@ -266,6 +285,11 @@ export class Machine {
     return this.#record
   }
 
+  /** Virtual time in nanoseconds. */
+  #now(): number {
+    return this.vm.file.view.getUint32(VM_CLOCK, true) + this.vm.file.view.getUint32(VM_CLOCK + 4, true) * FOUR_GIB
+  }
+
   /** Bytes for the guest's serial port. */
   serialInput(bytes: Uint8Array): void {
     this.board.serial.input(bytes)
@@ -299,6 +323,7 @@ export class Machine {
       board: this.board,
       maxInstructions: maxInstructions ?? Number.POSITIVE_INFINITY,
       deadline: timeoutSeconds === undefined ? Number.POSITIVE_INFINITY : started + timeoutSeconds * 1000,
+      now: () => this.#now(),
       exitName,
       refusal: () => this.kvm.lastRefusal()?.reason ?? 'no reason recorded',
       trace: trace ?? null,
@@ -308,8 +333,11 @@ export class Machine {
       traceMmio: traceKinds?.includes('mmio') ?? false,
     })
     let outcome: Outcome | null = null
+    const pacer = this.#options.pace ? new Pacer() : null
     while (outcome === null) {
-      outcome = loop.run(BREATH)
+      const limit = pacer ? this.#now() + PACE : Number.POSITIVE_INFINITY
+      if (pacer) this.kvm.kernel.core.call.setUserDeadline(this.vm.file.address, BigInt(limit))
+      outcome = loop.run(BREATH, limit)
       this.#serial.flush()
       this.#debug.flush()
       if (outcome) break
@@ -317,17 +345,20 @@ export class Machine {
         if (!this.#inputOpen) outcome = { reason: 'halted', detail: 'waiting for an interrupt that cannot come', debugExit: null }
         else if (timeoutSeconds !== undefined && performance.now() >= started + timeoutSeconds * 1000) {
           outcome = { reason: 'budget-time', detail: `${timeoutSeconds} seconds`, debugExit: null }
-        } else await this.#sleep()
-      } else await pause(0)
+        } else await this.#sleep(10)
+      } else {
+        const ahead = pacer?.ahead(this.#now()) ?? 0
+        await (ahead > 1 ? this.#sleep(ahead) : pause(0))
+      }
       if (signal?.aborted) outcome ??= { reason: 'interrupted', detail: null, debugExit: null }
     }
     return this.#result(outcome, loop, (performance.now() - started) / 1000)
   }
 
-  /** Until input arrives, at most 10 ms. */
-  async #sleep(): Promise<void> {
+  /** Until input arrives, at most so long. */
+  async #sleep(milliseconds: number): Promise<void> {
     await Promise.race([
-      pause(10),
+      pause(milliseconds),
       new Promise<void>((resolve) => {
         this.#wake = resolve
       }),

@@ -59,6 +59,8 @@ export interface MachineOptions {
   epoch?: number
   /** Instructions of all vCPUs together after which run() stops. */
   maxInstructions?: number
+  /** Never run ahead of the wall clock: for somebody at the console. What the guest sees stays the same. Default false. */
+  pace?: boolean
   /** Wall-clock seconds after which run() stops. */
   timeoutSeconds?: number
   /** Bytes the guest writes to its serial port. */

@@ -62,6 +62,8 @@ export interface LoopOptions {
   maxInstructions: number
   /** Wall clock, in milliseconds, at which the run ends. */
   deadline: number
+  /** Virtual time in nanoseconds. */
+  now: () => number
   /** Name of an exit number, for the counters. */
   exitName: (reason: number) => string
   /** Text of a refusal, for errors that are not part of a run's normal course. */
@@ -108,8 +110,11 @@ export class RunLoop {
     return sum
   }
 
-  /** Runs until the guest ends, a budget is spent (an outcome), or about `milliseconds` have passed (null). */
-  run(milliseconds: number): Outcome | null {
+  /**
+   * Runs until the guest ends, a budget is spent (an outcome), or about `milliseconds` have passed, or virtual time has
+   * reached `clockLimit` (null).
+   */
+  run(milliseconds: number, clockLimit = Number.POSITIVE_INFINITY): Outcome | null {
     const { cpus, maxInstructions, deadline } = this.#options
     const until = Math.min(performance.now() + milliseconds, deadline)
     this.waiting = false
@@ -139,6 +144,7 @@ export class RunLoop {
           return null
         }
       }
+      if (clockLimit !== Number.POSITIVE_INFINITY && this.#options.now() >= clockLimit) return null
       if (performance.now() >= until) {
         return until === deadline && performance.now() >= deadline ? this.#end('budget-time', 'time budget') : null
       }
