@@ -11,7 +11,7 @@ import {
 } from '../generated/kvm'
 import {
   CHIP_AP_JUMP_TABLE, CPU_GHCB, CPU_MSR_VALUE, CPU_NMI_BLOCKED, CPU_STOP_REASON, STOP_EXIT, VKVM_AP_HOLD, VKVM_BUFFER, VKVM_CPUID_EAX, VKVM_CPUID_EBX, VKVM_CPUID_ECX,
-  VKVM_CPUID_EDX, VKVM_GHCB_CODE, VKVM_GHCB_CPL, VKVM_GHCB_ERROR, VKVM_GHCB_GPA, VKVM_GHCB_INFO1, VKVM_GHCB_INFO2, VKVM_GHCB_RAX, VKVM_GHCB_RBX, VKVM_GHCB_RCX, VKVM_GHCB_RDX,
+  VKVM_CPUID_EDX, VKVM_GHCB_CODE, VKVM_GHCB_CPL, VKVM_GHCB_ERROR, VKVM_GHCB_GPA, VKVM_GHCB_INFO1, VKVM_GHCB_INFO2, VKVM_GHCB_OUT, VKVM_GHCB_RAX, VKVM_GHCB_RBX, VKVM_GHCB_RCX, VKVM_GHCB_RDX,
   VKVM_GHCB_RSI, VKVM_GHCB_SCRATCH, VKVM_GHCB_VALID, VKVM_GHCB_XCR0, VKVM_GHCB_XSS, VKVM_INJECT_GP, VKVM_INJECT_UD, VKVM_WHY, VM_LINUX,
 } from '../generated/layout'
 import { gpaRead, gpaWrite } from '../memory/physical'
@@ -41,22 +41,23 @@ function fieldIfValid(s: usize, offset: usize): u64 {
   return valid(s, offset) ? field(s, offset) : 0
 }
 
-/** Writes a field of the mapped GHCB and flags it valid. */
-export function setField(s: usize, offset: usize, value: u64): void {
+/** Writes n bytes of the mapped GHCB from VKVM_GHCB_OUT and flags `bits` of bitmap byte `byte` valid. */
+function putFields(s: usize, offset: usize, n: u32, byte: usize, bits: u32): void {
   const vm = vmOf(s)
   const gpa = load<u64>(vkvm(s), VKVM_GHCB_GPA)
-  const at = vkvm(s) + VKVM_CPUID_EAX
-  store<u64>(at, value)
-  gpaWrite(vm, gpa + offset, at, 8)
-  const byte = gpa + GHCB_VALID_BITMAP + (offset >> 6)
-  gpaRead(vm, byte, at, 1)
-  store<u8>(at, load<u8>(at) | <u8>(<u32>1 << (<u32>(offset >> 3) & 7)))
-  gpaWrite(vm, byte, at, 1)
+  const at = vkvm(s) + VKVM_GHCB_OUT
+  gpaWrite(vm, gpa + offset, at, n)
+  gpaRead(vm, gpa + GHCB_VALID_BITMAP + byte, at, 1)
+  store<u8>(at, load<u8>(at) | <u8>bits)
+  gpaWrite(vm, gpa + GHCB_VALID_BITMAP + byte, at, 1)
 }
 
 export function setInfo(s: usize, one: u64, two: u64): void {
-  setField(s, GHCB_SW_EXITINFO1, one)
-  setField(s, GHCB_SW_EXITINFO2, two)
+  const out = vkvm(s) + VKVM_GHCB_OUT
+  store<u64>(out, one)
+  store<u64>(out, two, 8)
+  // SW_EXITINFO1 and 2: valid bits 115 and 116
+  putFields(s, GHCB_SW_EXITINFO1, 16, 14, 0x18)
 }
 
 /** svm_vmgexit_bad_input: malformed input with a sub-code; the guest resumes. */
@@ -247,10 +248,14 @@ export function unmapGhcb(s: usize): void {
   const k = vkvm(s)
   store<u32>(k, 0, VKVM_AP_HOLD)
   if (load<u64>(k, VKVM_GHCB_GPA) == 0) return
-  setField(s, GHCB_RAX, load<u64>(k, VKVM_GHCB_RAX))
-  setField(s, GHCB_RBX, load<u64>(k, VKVM_GHCB_RBX))
-  setField(s, GHCB_RCX, load<u64>(k, VKVM_GHCB_RCX))
-  setField(s, GHCB_RDX, load<u64>(k, VKVM_GHCB_RDX))
+  const out = k + VKVM_GHCB_OUT
+  store<u64>(out, load<u64>(k, VKVM_GHCB_RAX))
+  // RAX: valid bit 63; RCX, RDX, RBX lie together: bits 97 to 99
+  putFields(s, GHCB_RAX, 8, 7, 0x80)
+  store<u64>(out, load<u64>(k, VKVM_GHCB_RCX))
+  store<u64>(out, load<u64>(k, VKVM_GHCB_RDX), 8)
+  store<u64>(out, load<u64>(k, VKVM_GHCB_RBX), 16)
+  putFields(s, GHCB_RCX, 24, 12, 0x0e)
   store<u64>(k, 0, VKVM_GHCB_GPA)
 }
 

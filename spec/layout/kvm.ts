@@ -26,7 +26,7 @@ export const vkvm = struct('VKVM', 'KVM state of one vCPU, at s + VCPU_KVM', [
   ['GHCB_RAX', 'u64', 'copies that legacy KVM_GET_REGS shows'], ['GHCB_RBX', 'u64', ''], ['GHCB_RCX', 'u64', ''], ['GHCB_RDX', 'u64', ''], ['GHCB_RSI', 'u64', ''],
   ['GHCB_CPL', 'u32', ''], ['GHCB_ERROR', 'u32', 'last error sub-code, 0 = none'], ['GHCB_XCR0', 'u64', "KVM's copy of XCR0"], ['GHCB_XSS', 'u64', ''],
   ['GHCB_BUFFER', 'u64', 'GPA of the scratch buffer'], ['GHCB_LEFT', 'u32', 'bytes (MMIO) or elements (string I/O) still to move'], ['GHCB_POS', 'u32', 'bytes moved'],
-  ['GHCB_ADDRESS', 'u64', 'MMIO: GPA of the access'],
+  ['GHCB_ADDRESS', 'u64', 'MMIO: GPA of the access; string I/O: 1 = input'], ['GHCB_OUT', 'u64', 'fields on their way to the page', 3],
   ['IF_FLAG', 'u32', "SEV-ES: the VMCB's GUEST_INTERRUPT_MASK"], ['AP_JUMP_LOCAL', 'u32', ''],
   ['HYPERCALL_NR', 'u64', ''], ['INJECT_UD', 'u32', 'queued #UD (RDTSCP by VMGEXIT)'], ['INJECT_GP', 'u32', 'queued #GP (RDPMC by VMGEXIT)'],
   ['VMSA_STALE', 'u32', 'the encrypted VMSA is older than the state'], ['EOI_EXIT', 'u32', 'split irqchip: vector + 0x100 whose EOI userspace has to see'],
