@@ -5,14 +5,34 @@
 
 /** Offsets in the GHCB page; the valid bit of a field is its offset / 8. */
 export const ghcbOffsets = {
-  CPL: 0xcb, XSS: 0x140, DR7: 0x160, RAX: 0x1f8, RCX: 0x308, RDX: 0x310, RBX: 0x318, RSI: 0x330, SW_EXITCODE: 0x390, SW_EXITINFO1: 0x398,
-  SW_EXITINFO2: 0x3a0, SW_SCRATCH: 0x3a8, XCR0: 0x3e8, VALID_BITMAP: 0x3f0, SHARED_BUFFER: 0x800, SHARED_BUFFER_END: 0xff0,
-  PROTOCOL_VERSION: 0xffa, USAGE: 0xffc,
+  CPL: 0xcb,
+  XSS: 0x140,
+  DR7: 0x160,
+  RAX: 0x1f8,
+  RCX: 0x308,
+  RDX: 0x310,
+  RBX: 0x318,
+  RSI: 0x330,
+  SW_EXITCODE: 0x390,
+  SW_EXITINFO1: 0x398,
+  SW_EXITINFO2: 0x3a0,
+  SW_SCRATCH: 0x3a8,
+  XCR0: 0x3e8,
+  VALID_BITMAP: 0x3f0,
+  SHARED_BUFFER: 0x800,
+  SHARED_BUFFER_END: 0xff0,
+  PROTOCOL_VERSION: 0xffa,
+  USAGE: 0xffc,
 } as const
 
 /** SW_EXITINFO1 = 2: sub-codes in SW_EXITINFO2 (sev-common.h GHCB_ERR_*). */
 export const ghcbErrors = {
-  NOT_REGISTERED: 1, INVALID_USAGE: 2, INVALID_SCRATCH_AREA: 3, MISSING_INPUT: 4, INVALID_INPUT: 5, INVALID_EVENT: 6,
+  NOT_REGISTERED: 1,
+  INVALID_USAGE: 2,
+  INVALID_SCRATCH_AREA: 3,
+  MISSING_INPUT: 4,
+  INVALID_INPUT: 5,
+  INVALID_EVENT: 6,
 } as const
 
 export interface NaeEvent {
@@ -53,7 +73,12 @@ export const naeEvents: readonly NaeEvent[] = [
 ]
 
 /** GHCB MSR (0xc0010130) protocol: request code, response code. */
-export const msrProtocol: readonly { readonly request: number; readonly response: number; readonly name: string; readonly snpOnly?: boolean }[] = [
+export const msrProtocol: readonly {
+  readonly request: number
+  readonly response: number
+  readonly name: string
+  readonly snpOnly?: boolean
+}[] = [
   { request: 0x002, response: 0x001, name: 'SEV_INFO' },
   { request: 0x004, response: 0x005, name: 'CPUID' },
   { request: 0x006, response: 0x007, name: 'AP_RESET_HOLD' },

@@ -15,13 +15,21 @@ export function kvmSource(target: 'assembly' | 'host'): string {
   put('GHCB_', ghcbOffsets, 'usize')
   put('GHCB_ERR_', ghcbErrors, 'u32')
   put('', Object.fromEntries(naeEvents.map((e) => [e.name, e.code])), 'u32')
-  put('GHCB_MSR_', Object.fromEntries(msrProtocol.flatMap((m) => [[`${m.name}_REQ`, m.request], ...(m.response ? [[`${m.name}_RESP`, m.response]] : [])])), 'u32')
+  put(
+    'GHCB_MSR_',
+    Object.fromEntries(msrProtocol.flatMap((m) => [[`${m.name}_REQ`, m.request], ...(m.response ? [[`${m.name}_RESP`, m.response]] : [])])),
+    'u32',
+  )
   put('VMSA_SEG_', vmsaSegments, 'usize')
   put('VMSA_', vmsaOffsets, 'usize')
   if (target === 'host') {
     lines.push('', '/** Names of GHCB events: NAE codes, and MSR-protocol requests with bit 63 of the counter row set. */')
-    lines.push(`export const naeNames: Readonly<Record<number, string>> = ${JSON.stringify(Object.fromEntries(naeEvents.map((e) => [e.code, e.name])))}`)
-    lines.push(`export const msrProtocolNames: Readonly<Record<number, string>> = ${JSON.stringify(Object.fromEntries(msrProtocol.map((m) => [m.request, `GHCB_MSR_${m.name}`])))}`)
+    lines.push(
+      `export const naeNames: Readonly<Record<number, string>> = ${JSON.stringify(Object.fromEntries(naeEvents.map((e) => [e.code, e.name])))}`,
+    )
+    lines.push(
+      `export const msrProtocolNames: Readonly<Record<number, string>> = ${JSON.stringify(Object.fromEntries(msrProtocol.map((m) => [m.request, `GHCB_MSR_${m.name}`])))}`,
+    )
   }
   return `${lines.join('\n')}\n`
 }

@@ -2,12 +2,50 @@
  * IN, OUT, INS, OUTS and HLT. SDM vol 2; permission: SDM vol 1, 19.5.2. What userspace sees follows
  * kvm_fast_pio and the emulator of Linux 7.3 arch/x86/kvm/{x86,emulate}.c.
  */
-import { raise, raiseError } from '../cpu/exceptions'
+import { raiseError } from '../cpu/exceptions'
 import { getFlags } from '../cpu/flags'
 import {
-  CPU_CPL, CPU_CR0, CPU_GPR, CPU_HALTED, CPU_ICOUNT, CPU_LEAVE, CPU_RIP, CPU_RIP_MASK, CPU_SEGMENTS, CPU_STOP_REASON, EXC_GP, EXC_VC, LEAVE_EXIT_NEXT, LEAVE_EXIT_RETRY,
-  LEAVE_FAULT, LEAVE_NEXT, OP_FLAGS, OP_IMM, OP_NEXT, OP_OFFSET, OP_SEG, OPF_REP, OPF_REPNE, PENDING_IN, PENDING_INS, PENDING_OUT, SEG_ATTRIB, SEG_BASE, SEG_ES, SEG_LIMIT,
-  SEG_TR, STOP_EVENT, VCPU_RUN, VKVM_BUFFER, VKVM_INS_END, VKVM_INS_KEY, VKVM_INS_POS, VKVM_NEXT_RIP, VKVM_PENDING, VKVM_PENDING_RIP, VKVM_PIO_COUNT, VKVM_PIO_PORT, VKVM_PIO_SIZE,
+  CPU_CPL,
+  CPU_CR0,
+  CPU_GPR,
+  CPU_HALTED,
+  CPU_LEAVE,
+  CPU_RIP,
+  CPU_RIP_MASK,
+  CPU_SEGMENTS,
+  CPU_STOP_REASON,
+  EXC_GP,
+  EXC_VC,
+  LEAVE_EXIT_NEXT,
+  LEAVE_EXIT_RETRY,
+  LEAVE_FAULT,
+  LEAVE_NEXT,
+  OP_FLAGS,
+  OP_IMM,
+  OP_NEXT,
+  OP_OFFSET,
+  OP_SEG,
+  OPF_REP,
+  OPF_REPNE,
+  PENDING_IN,
+  PENDING_INS,
+  PENDING_OUT,
+  SEG_ATTRIB,
+  SEG_BASE,
+  SEG_ES,
+  SEG_LIMIT,
+  SEG_TR,
+  STOP_EVENT,
+  VKVM_BUFFER,
+  VKVM_INS_END,
+  VKVM_INS_KEY,
+  VKVM_INS_POS,
+  VKVM_NEXT_RIP,
+  VKVM_PENDING,
+  VKVM_PENDING_RIP,
+  VKVM_PIO_COUNT,
+  VKVM_PIO_PORT,
+  VKVM_PIO_SIZE,
 } from '../generated/layout'
 import { exitHlt } from '../kvm/exits'
 import { busRead, busWrite, chargeAccess, inKernelPort, pioData, pioExit, pollEnd, pollRead, pollWindow } from '../kvm/pio'
@@ -24,7 +62,7 @@ function permitted(s: usize, port: u32, size: u32): bool {
   const flags = getFlags(s)
   const v86 = (flags & 0x20000) != 0
   if (!v86 && load<u32>(s, CPU_CPL) <= (<u32>(flags >> 12) & 3)) return true
-  const tr = s + CPU_SEGMENTS + (<usize>SEG_TR << 4)
+  const tr = s + CPU_SEGMENTS + ((<usize>SEG_TR) << 4)
   const type = <u32>load<u16>(tr, SEG_ATTRIB) & 0xf
   const limit = load<u32>(tr, SEG_LIMIT)
   if ((type == 9 || type == 11) && limit >= 103) {

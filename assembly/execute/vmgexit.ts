@@ -1,8 +1,25 @@
 /** VMMCALL and VMGEXIT (APM vol 3; facts: VMGEXIT is VMMCALL outside SEV-ES). */
 import { raise, raiseError, vmmCommunication } from '../cpu/exceptions'
 import {
-  CPU_CPL, CPU_GHCB, CPU_GPR, CPU_MODE, CPU_RIP, CPU_RIP_MASK, EXC_GP, EXC_UD, LEAVE_EXIT_NEXT, LEAVE_EXIT_RETRY, LEAVE_NEXT, MODE_CS64, MODE_CS_MASK, OP_NEXT, OP_OFFSET, VKVM_INJECT_GP,
-  VKVM_INJECT_UD, VKVM_NEXT_RIP, VKVM_PENDING_RIP,
+  CPU_CPL,
+  CPU_GHCB,
+  CPU_GPR,
+  CPU_MODE,
+  CPU_RIP,
+  CPU_RIP_MASK,
+  EXC_GP,
+  EXC_UD,
+  LEAVE_EXIT_NEXT,
+  LEAVE_EXIT_RETRY,
+  LEAVE_NEXT,
+  MODE_CS64,
+  MODE_CS_MASK,
+  OP_NEXT,
+  OP_OFFSET,
+  VKVM_INJECT_GP,
+  VKVM_INJECT_UD,
+  VKVM_NEXT_RIP,
+  VKVM_PENDING_RIP,
 } from '../generated/layout'
 import { pageProtocol, unmapGhcb } from '../kvm/ghcb'
 import { LEFT } from '../kvm/ghcb-common'
@@ -16,7 +33,8 @@ export function vmmcall(s: usize, op: usize): u32 {
   if (isSevEs(s)) return vmmCommunication(s, SVM_EXIT_VMMCALL)
   const wide = (load<u32>(s, CPU_MODE) & MODE_CS_MASK) == MODE_CS64
   const r = s + CPU_GPR
-  if (!hypercall(s, load<u64>(r), load<u64>(r, 24), load<u64>(r, 8), load<u64>(r, 16), load<u64>(r, 48), load<u32>(s, CPU_CPL), wide)) return LEAVE_NEXT
+  if (!hypercall(s, load<u64>(r), load<u64>(r, 24), load<u64>(r, 8), load<u64>(r, 16), load<u64>(r, 48), load<u32>(s, CPU_CPL), wide))
+    return LEAVE_NEXT
   return pendRetry(s, op)
 }
 

@@ -1,8 +1,18 @@
 /** INIT, SIPI and the AP states (kvm_apic_accept_events, sev_vcpu_deliver_sipi_vector of Linux 7.3). */
 import { resetCpu, updateMode } from '../cpu/mode'
 import {
-  CPU_HALTED, CPU_ID, CPU_INTERRUPT_SHADOW, CPU_NMI_BLOCKED, CPU_RIP, CPU_SEGMENTS, SEG_BASE, SEG_CS, SEG_SELECTOR, VKVM_FIRST_SIPI,
-  VKVM_PROTECTED, VM_BSP_ID,
+  CPU_HALTED,
+  CPU_ID,
+  CPU_INTERRUPT_SHADOW,
+  CPU_NMI_BLOCKED,
+  CPU_RIP,
+  CPU_SEGMENTS,
+  SEG_BASE,
+  SEG_CS,
+  SEG_SELECTOR,
+  VKVM_FIRST_SIPI,
+  VKVM_PROTECTED,
+  VM_BSP_ID,
 } from '../generated/layout'
 import { releaseAp } from './ghcb'
 import { lapicReset } from './lapic'
@@ -36,9 +46,9 @@ export function apSipi(s: usize, vector: u32): void {
     releaseAp(s)
     return
   }
-  const cs = s + CPU_SEGMENTS + (<usize>SEG_CS << 4)
+  const cs = s + CPU_SEGMENTS + ((<usize>SEG_CS) << 4)
   store<u16>(cs, <u16>(vector << 8), SEG_SELECTOR)
-  store<u64>(cs, <u64>vector << 12, SEG_BASE)
+  store<u64>(cs, (<u64>vector) << 12, SEG_BASE)
   store<u64>(s, 0, CPU_RIP)
   updateMode(s)
 }

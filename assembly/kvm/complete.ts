@@ -2,9 +2,41 @@
 import { setAccumulator } from '../execute/io'
 import { RUN_MMIO_DATA, RUN_MSR_DATA, RUN_MSR_ERROR } from '../generated/kvm'
 import {
-  CPU_GPR, CPU_ICOUNT, CPU_EFLAGS, CPU_INTERRUPT_SHADOW, CPU_PENDING_DB, CPU_MMIO_CURSOR, CPU_MMIO_DONE, CPU_MMIO_LOG, CPU_RIP, PENDING_GHCB_IN, PENDING_GHCB_MMIO, PENDING_GHCB_OUT, PENDING_GHCB_STRING, PENDING_HYPERCALL,
-  PENDING_IN, PENDING_INS, PENDING_MMIO_READ, PENDING_MMIO_WRITE, PENDING_NONE, PENDING_OUT, PENDING_RDMSR, PENDING_SKIP, PENDING_WRMSR, VKVM_BUFFER, VKVM_INJECT_GP, VKVM_INS_END, VKVM_INS_POS,
-  VKVM_NEXT_RIP, VKVM_PENDING, VKVM_PENDING_RIP, VKVM_PIO_COUNT, VKVM_PIO_SIZE, VKVM_REPLAY, VKVM_REPLAY_ICOUNT, VKVM_REPLAY_RCX, VKVM_REPLAY_RIP,
+  CPU_GPR,
+  CPU_ICOUNT,
+  CPU_EFLAGS,
+  CPU_INTERRUPT_SHADOW,
+  CPU_PENDING_DB,
+  CPU_MMIO_CURSOR,
+  CPU_MMIO_DONE,
+  CPU_MMIO_LOG,
+  CPU_RIP,
+  PENDING_GHCB_IN,
+  PENDING_GHCB_MMIO,
+  PENDING_GHCB_STRING,
+  PENDING_HYPERCALL,
+  PENDING_IN,
+  PENDING_INS,
+  PENDING_MMIO_READ,
+  PENDING_MMIO_WRITE,
+  PENDING_NONE,
+  PENDING_OUT,
+  PENDING_RDMSR,
+  PENDING_SKIP,
+  PENDING_WRMSR,
+  VKVM_BUFFER,
+  VKVM_INJECT_GP,
+  VKVM_INS_END,
+  VKVM_INS_POS,
+  VKVM_NEXT_RIP,
+  VKVM_PENDING,
+  VKVM_PENDING_RIP,
+  VKVM_PIO_COUNT,
+  VKVM_PIO_SIZE,
+  VKVM_REPLAY,
+  VKVM_REPLAY_ICOUNT,
+  VKVM_REPLAY_RCX,
+  VKVM_REPLAY_RIP,
 } from '../generated/layout'
 import { completeGhcbMsr } from './ghcb'
 import { completeGhcbIn, completeGhcbMmio, completeGhcbString } from './ghcb-io'
@@ -26,10 +58,14 @@ function replay(s: usize, fragment: bool, data: u64, mask: u64): void {
   const icount = load<u64>(s, CPU_ICOUNT)
   const rip = load<u64>(s, CPU_RIP)
   const rcx = load<u64>(s, CPU_GPR + 8)
-  const same = load<u32>(k, VKVM_REPLAY) != 0 && load<u64>(k, VKVM_REPLAY_ICOUNT) == icount && load<u64>(k, VKVM_REPLAY_RIP) == rip && load<u64>(k, VKVM_REPLAY_RCX) == rcx
+  const same =
+    load<u32>(k, VKVM_REPLAY) != 0 &&
+    load<u64>(k, VKVM_REPLAY_ICOUNT) == icount &&
+    load<u64>(k, VKVM_REPLAY_RIP) == rip &&
+    load<u64>(k, VKVM_REPLAY_RCX) == rcx
   let done: u32 = same ? load<u32>(s, CPU_MMIO_DONE) : 0
   if (fragment) {
-    store<u64>(s + CPU_MMIO_LOG + (<usize>(done & 15) << 3), data & mask)
+    store<u64>(s + CPU_MMIO_LOG + ((<usize>(done & 15)) << 3), data & mask)
     done++
   }
   store<u32>(s, done, CPU_MMIO_DONE)
@@ -79,7 +115,7 @@ export function complete(s: usize): i32 {
       replay(s, false, 0, 0)
       return 1
     case PENDING_MMIO_READ:
-      replay(s, true, load<u64>(runOf(s), RUN_MMIO_DATA), size == 8 ? ~(<u64>0) : (<u64>1 << <u64>(size << 3)) - 1)
+      replay(s, true, load<u64>(runOf(s), RUN_MMIO_DATA), size == 8 ? ~(<u64>0) : ((<u64>1) << (<u64>(size << 3))) - 1)
       return 1
     case PENDING_MMIO_WRITE:
       replay(s, true, 0, 0)

@@ -4,7 +4,15 @@
  */
 import { vkvm } from './state'
 import {
-  CPU_APIC_BASE, CPU_CR4, CPU_XCR0, CPU_XSS, VCPU_CPUID, VKVM_CPUID_EAX, VKVM_CPUID_EBX, VKVM_CPUID_ECX, VKVM_CPUID_EDX,
+  CPU_APIC_BASE,
+  CPU_CR4,
+  CPU_XCR0,
+  CPU_XSS,
+  VCPU_CPUID,
+  VKVM_CPUID_EAX,
+  VKVM_CPUID_EBX,
+  VKVM_CPUID_ECX,
+  VKVM_CPUID_EDX,
 } from '../generated/layout'
 
 const ENTRY: u32 = 40
@@ -37,7 +45,11 @@ function outOfRange(s: usize, leaf: u32, index: u32): usize {
   const basic = find(s, 0, 0)
   if (!basic || amd(basic)) return 0
   const range =
-    leaf >= 0x40000000 && leaf <= 0x4fffffff ? find(s, leaf & 0xffffff00, 0) : leaf >= 0xc0000000 ? find(s, 0xc0000000, 0) : find(s, leaf & 0x80000000, 0)
+    leaf >= 0x40000000 && leaf <= 0x4fffffff
+      ? find(s, leaf & 0xffffff00, 0)
+      : leaf >= 0xc0000000
+        ? find(s, 0xc0000000, 0)
+        : find(s, leaf & 0x80000000, 0)
   if (range && leaf <= load<u32>(range, EAX)) return 0
   return find(s, load<u32>(basic, EAX), index)
 }
@@ -76,10 +88,10 @@ export function cpuidWith(s: usize, leaf: u32, index: u32, xcr0: u64): void {
     edx = load<u32>(e, EDX)
     // kvm_update_cpuid_runtime
     if (at == 1) {
-      ecx = (ecx & ~(1 << 27)) | (<u32>(load<u64>(s, CPU_CR4) >> 18) & 1) << 27
-      edx = (edx & ~(1 << 9)) | (<u32>(load<u64>(s, CPU_APIC_BASE) >> 11) & 1) << 9
+      ecx = (ecx & ~(1 << 27)) | ((<u32>(load<u64>(s, CPU_CR4) >> 18) & 1) << 27)
+      edx = (edx & ~(1 << 9)) | ((<u32>(load<u64>(s, CPU_APIC_BASE) >> 11) & 1) << 9)
     } else if (at == 7 && index == 0) {
-      ecx = (ecx & ~(1 << 4)) | (<u32>(load<u64>(s, CPU_CR4) >> 22) & 1) << 4
+      ecx = (ecx & ~(1 << 4)) | ((<u32>(load<u64>(s, CPU_CR4) >> 22) & 1) << 4)
     } else if (at == 0xd && index == 0) {
       ebx = xsaveSize(s, xcr0, false)
     } else if (at == 0xd && index == 1 && (eax & 0xa) != 0) {

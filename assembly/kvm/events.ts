@@ -4,21 +4,45 @@
  */
 import { deliverInterrupt, deliverNmi } from '../cpu/exceptions'
 import { getFlags } from '../cpu/flags'
-import { resetCpu, updateMode } from '../cpu/mode'
 import {
-  CHIP_PIT_DEADLINE, CHIP_USER_DEADLINE, CPU_BUDGET, CPU_DEADLINE, CPU_EVENT, CPU_HALTED, CPU_ICOUNT, CPU_ID, CPU_INTERRUPT_SHADOW, CPU_NMI_BLOCKED, CPU_RIP, CPU_SEGMENTS,
-  CPU_SLICE_END, CPU_TIME_BASE, EVENT_FLUSH, EVENT_INIT, EVENT_INTERRUPT, EVENT_KICK, EVENT_NMI, EVENT_SINGLE_STEP, EVENT_SIPI, EVENT_SMI, EVENT_TIMER, EVENT_WINDOW, LAPIC_TIMER_DEADLINE,
-  SEG_BASE, SEG_CS, SEG_LIMIT, SEG_SELECTOR, STOP_BUDGET, STOP_EVENT, STOP_EXIT, VKVM_EOI_EXIT, VKVM_INTERRUPT, VKVM_NMI_PENDING, VKVM_REPLAY, VKVM_REPLAY_ICOUNT,
-  VKVM_SIPI_VECTOR, VM_BSP_ID,
+  CHIP_PIT_DEADLINE,
+  CHIP_USER_DEADLINE,
+  CPU_BUDGET,
+  CPU_DEADLINE,
+  CPU_EVENT,
+  CPU_HALTED,
+  CPU_ICOUNT,
+  CPU_INTERRUPT_SHADOW,
+  CPU_NMI_BLOCKED,
+  CPU_SLICE_END,
+  CPU_TIME_BASE,
+  EVENT_FLUSH,
+  EVENT_INIT,
+  EVENT_INTERRUPT,
+  EVENT_KICK,
+  EVENT_NMI,
+  EVENT_SIPI,
+  EVENT_TIMER,
+  EVENT_WINDOW,
+  LAPIC_TIMER_DEADLINE,
+  STOP_BUDGET,
+  STOP_EVENT,
+  STOP_EXIT,
+  VKVM_EOI_EXIT,
+  VKVM_INTERRUPT,
+  VKVM_NMI_PENDING,
+  VKVM_REPLAY,
+  VKVM_REPLAY_ICOUNT,
+  VKVM_SIPI_VECTOR,
 } from '../generated/layout'
 import { RUN_REQUEST_INTERRUPT_WINDOW } from '../generated/kvm'
 import { exitEoi, exitWindow, windowOpen } from './exits'
 import { apReset, apSipi } from './ap'
-import { lapicAccept, lapicAcceptsPic, lapicHasInterrupt, lapicReset } from './lapic'
+import { lapicAccept, lapicAcceptsPic, lapicHasInterrupt } from './lapic'
 import { timerExpire } from './lapic-timer'
 import { picOutput, picRead } from './pic'
 import { pitExpire } from './pit'
-import { chipOf, clearEvent, isSevEs, kernelApic, lapicOf, NEVER, runOf, vkvm, vmOf } from './state'
+import { chipOf, clearEvent, kernelApic, lapicOf, NEVER, runOf, vkvm, vmOf } from './state'
 import { now } from './time'
 
 const IF: u64 = 0x200

@@ -1,5 +1,15 @@
 /** What the GHCB page protocol and the GHCB MSR protocol share. */
-import { CPU_HALTED, CPU_ICOUNT, CPU_STOP_REASON, STOP_EVENT, VKVM_COUNT_LOST, VKVM_COUNT_USED, VKVM_COUNTS, VKVM_TRACE, VKVM_TRACE_HEAD } from '../generated/layout'
+import {
+  CPU_HALTED,
+  CPU_ICOUNT,
+  CPU_STOP_REASON,
+  STOP_EVENT,
+  VKVM_COUNT_LOST,
+  VKVM_COUNT_USED,
+  VKVM_COUNTS,
+  VKVM_TRACE,
+  VKVM_TRACE_HEAD,
+} from '../generated/layout'
 import { KVM_EXIT_AP_RESET_HOLD } from '../generated/kvm'
 import { stopForExit } from './exits'
 import { kernelApic, vkvm } from './state'

@@ -1,10 +1,34 @@
 /** GHCB events that move data: IOIO (also string I/O) and MMIO, with the scratch area's rules (setup_vmgexit_scratch). */
 import {
-  GHCB_ERR_INVALID_INPUT, GHCB_ERR_INVALID_SCRATCH_AREA, GHCB_SHARED_BUFFER, GHCB_SHARED_BUFFER_END, KVM_EFAULT, KVM_EINVAL, RUN_MMIO_DATA,
+  GHCB_ERR_INVALID_INPUT,
+  GHCB_ERR_INVALID_SCRATCH_AREA,
+  GHCB_SHARED_BUFFER,
+  GHCB_SHARED_BUFFER_END,
+  KVM_EFAULT,
+  KVM_EINVAL,
+  RUN_MMIO_DATA,
 } from '../generated/kvm'
 import {
-  CPU_RIP, PENDING_GHCB_IN, PENDING_GHCB_MMIO, PENDING_GHCB_OUT, PENDING_GHCB_STRING, VKVM_BUFFER, VKVM_CPUID_EAX, VKVM_GHCB_ADDRESS, VKVM_GHCB_BUFFER, VKVM_GHCB_GPA, VKVM_GHCB_INFO1,
-  VKVM_GHCB_INFO2, VKVM_GHCB_LEFT, VKVM_GHCB_POS, VKVM_GHCB_RAX, VKVM_GHCB_SCRATCH, VKVM_PENDING, VKVM_PIO_COUNT, VKVM_PIO_PORT, VKVM_PIO_SIZE, VM_GHCB_VERSION,
+  CPU_RIP,
+  PENDING_GHCB_IN,
+  PENDING_GHCB_MMIO,
+  PENDING_GHCB_OUT,
+  PENDING_GHCB_STRING,
+  VKVM_BUFFER,
+  VKVM_GHCB_ADDRESS,
+  VKVM_GHCB_BUFFER,
+  VKVM_GHCB_GPA,
+  VKVM_GHCB_INFO1,
+  VKVM_GHCB_INFO2,
+  VKVM_GHCB_LEFT,
+  VKVM_GHCB_POS,
+  VKVM_GHCB_RAX,
+  VKVM_GHCB_SCRATCH,
+  VKVM_PENDING,
+  VKVM_PIO_COUNT,
+  VKVM_PIO_PORT,
+  VKVM_PIO_SIZE,
+  VM_GHCB_VERSION,
 } from '../generated/layout'
 import { gpaRead, gpaWrite } from '../memory/physical'
 import { exitIo, exitMmio } from './exits'
@@ -54,7 +78,11 @@ function put(s: usize, from: usize, n: u32): void {
 function mergeRax(s: usize, size: u32, value: u32): void {
   const k = vkvm(s)
   const old = load<u64>(k, VKVM_GHCB_RAX)
-  store<u64>(k, size == 1 ? (old & ~(<u64>0xff)) | <u64>(value & 0xff) : size == 2 ? (old & ~(<u64>0xffff)) | <u64>(value & 0xffff) : <u64>value, VKVM_GHCB_RAX)
+  store<u64>(
+    k,
+    size == 1 ? (old & ~(<u64>0xff)) | <u64>(value & 0xff) : size == 2 ? (old & ~(<u64>0xffff)) | <u64>(value & 0xffff) : <u64>value,
+    VKVM_GHCB_RAX,
+  )
 }
 
 /** SVM_EXIT_IOIO. */

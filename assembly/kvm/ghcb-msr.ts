@@ -1,10 +1,31 @@
 /** GHCB MSR protocol: sev_handle_vmgexit_msr_protocol of Linux 7.3 arch/x86/kvm/svm/sev.c. */
 import {
-  GHCB_MSR_AP_RESET_HOLD_REQ, GHCB_MSR_AP_RESET_HOLD_RESP, GHCB_MSR_CPUID_REQ, GHCB_MSR_CPUID_RESP, GHCB_MSR_HV_FEATURES_REQ, GHCB_MSR_HV_FEATURES_RESP,
-  GHCB_MSR_PAGE_STATE_CHANGE_REQ, GHCB_MSR_PREFERRED_GPA_REQ, GHCB_MSR_REGISTER_GPA_REQ, GHCB_MSR_SEV_INFO_REQ, GHCB_MSR_SEV_INFO_RESP, GHCB_MSR_TERMINATE_REQ,
+  GHCB_MSR_AP_RESET_HOLD_REQ,
+  GHCB_MSR_AP_RESET_HOLD_RESP,
+  GHCB_MSR_CPUID_REQ,
+  GHCB_MSR_CPUID_RESP,
+  GHCB_MSR_HV_FEATURES_REQ,
+  GHCB_MSR_HV_FEATURES_RESP,
+  GHCB_MSR_PAGE_STATE_CHANGE_REQ,
+  GHCB_MSR_PREFERRED_GPA_REQ,
+  GHCB_MSR_REGISTER_GPA_REQ,
+  GHCB_MSR_SEV_INFO_REQ,
+  GHCB_MSR_SEV_INFO_RESP,
+  GHCB_MSR_TERMINATE_REQ,
 } from '../generated/kvm'
 import {
-  CPU_GHCB, VKVM_AP_HOLD, VKVM_CPUID_EAX, VKVM_CPUID_EBX, VKVM_CPUID_ECX, VKVM_CPUID_EDX, VKVM_GHCB_RAX, VKVM_GHCB_RBX, VKVM_GHCB_RCX, VKVM_GHCB_RDX, VKVM_GHCB_XCR0, VM_C_BIT,
+  CPU_GHCB,
+  VKVM_AP_HOLD,
+  VKVM_CPUID_EAX,
+  VKVM_CPUID_EBX,
+  VKVM_CPUID_ECX,
+  VKVM_CPUID_EDX,
+  VKVM_GHCB_RAX,
+  VKVM_GHCB_RBX,
+  VKVM_GHCB_RCX,
+  VKVM_GHCB_RDX,
+  VKVM_GHCB_XCR0,
+  VM_C_BIT,
   VM_GHCB_VERSION,
 } from '../generated/layout'
 import { cpuidWith } from './cpuid'
@@ -26,7 +47,7 @@ export function msrProtocol(s: usize): u32 {
       const vm = vmOf(s)
       const cbit = load<u64>(vm, VM_C_BIT)
       const version = <u64>load<u32>(vm, VM_GHCB_VERSION)
-      store<u64>(s, (version << 48) | (<u64>1 << 32) | ((cbit ? ctz<u64>(cbit) : 0) << 24) | GHCB_MSR_SEV_INFO_RESP, CPU_GHCB)
+      store<u64>(s, (version << 48) | ((<u64>1) << 32) | ((cbit ? ctz<u64>(cbit) : 0) << 24) | GHCB_MSR_SEV_INFO_RESP, CPU_GHCB)
       return DONE
     }
     case GHCB_MSR_CPUID_REQ: {
@@ -37,8 +58,8 @@ export function msrProtocol(s: usize): u32 {
       store<u64>(k, <u64>load<u32>(k, VKVM_CPUID_ECX), VKVM_GHCB_RCX)
       store<u64>(k, <u64>load<u32>(k, VKVM_CPUID_EDX), VKVM_GHCB_RDX)
       const which = <u32>(value >> 30) & 3
-      const answer = load<u32>(k + (<usize>which << 2), VKVM_CPUID_EAX)
-      store<u64>(s, (<u64>answer << 32) | (value & 0xfffff000) | GHCB_MSR_CPUID_RESP, CPU_GHCB)
+      const answer = load<u32>(k + ((<usize>which) << 2), VKVM_CPUID_EAX)
+      store<u64>(s, ((<u64>answer) << 32) | (value & 0xfffff000) | GHCB_MSR_CPUID_RESP, CPU_GHCB)
       return DONE
     }
     case GHCB_MSR_AP_RESET_HOLD_REQ: {

@@ -3,16 +3,86 @@
  * sub-codes of 6.12. The page is read and written through the host's view: a GHCB in a private page reads as ciphertext.
  */
 import {
-  GHCB_CPL, GHCB_ERR_INVALID_EVENT, GHCB_ERR_INVALID_INPUT, GHCB_ERR_INVALID_USAGE, GHCB_ERR_MISSING_INPUT, GHCB_RAX, GHCB_RBX, GHCB_RCX, GHCB_RDX, GHCB_RSI, GHCB_SW_EXITCODE,
-  GHCB_SW_EXITINFO1, GHCB_SW_EXITINFO2, GHCB_SW_SCRATCH, GHCB_USAGE, GHCB_VALID_BITMAP, GHCB_XCR0, GHCB_XSS, KVM_EINVAL, RUN_MSR_DATA, RUN_MSR_ERROR, SVM_EXIT_CPUID, SVM_EXIT_INVD, SVM_EXIT_IOIO, SVM_EXIT_MONITOR,
-  SVM_EXIT_MSR, SVM_EXIT_MWAIT, SVM_EXIT_RDPMC, SVM_EXIT_RDTSC, SVM_EXIT_RDTSCP, SVM_EXIT_READ_DR7, SVM_EXIT_VMMCALL, SVM_EXIT_WBINVD, SVM_EXIT_WRITE_DR7, SVM_VMGEXIT_AP_CREATION,
-  SVM_VMGEXIT_AP_HLT_LOOP, SVM_VMGEXIT_AP_JUMP_TABLE, SVM_VMGEXIT_EXT_GUEST_REQUEST, SVM_VMGEXIT_GUEST_REQUEST, SVM_VMGEXIT_HV_FEATURES, SVM_VMGEXIT_MMIO_READ,
-  SVM_VMGEXIT_MMIO_WRITE, SVM_VMGEXIT_NMI_COMPLETE, SVM_VMGEXIT_PSC, SVM_VMGEXIT_TERM_REQUEST, SVM_VMGEXIT_UNSUPPORTED_EVENT,
+  GHCB_CPL,
+  GHCB_ERR_INVALID_EVENT,
+  GHCB_ERR_INVALID_INPUT,
+  GHCB_ERR_INVALID_USAGE,
+  GHCB_ERR_MISSING_INPUT,
+  GHCB_RAX,
+  GHCB_RBX,
+  GHCB_RCX,
+  GHCB_RDX,
+  GHCB_RSI,
+  GHCB_SW_EXITCODE,
+  GHCB_SW_EXITINFO1,
+  GHCB_SW_EXITINFO2,
+  GHCB_SW_SCRATCH,
+  GHCB_USAGE,
+  GHCB_VALID_BITMAP,
+  GHCB_XCR0,
+  GHCB_XSS,
+  KVM_EINVAL,
+  RUN_MSR_DATA,
+  RUN_MSR_ERROR,
+  SVM_EXIT_CPUID,
+  SVM_EXIT_INVD,
+  SVM_EXIT_IOIO,
+  SVM_EXIT_MONITOR,
+  SVM_EXIT_MSR,
+  SVM_EXIT_MWAIT,
+  SVM_EXIT_RDPMC,
+  SVM_EXIT_RDTSC,
+  SVM_EXIT_RDTSCP,
+  SVM_EXIT_READ_DR7,
+  SVM_EXIT_VMMCALL,
+  SVM_EXIT_WBINVD,
+  SVM_EXIT_WRITE_DR7,
+  SVM_VMGEXIT_AP_CREATION,
+  SVM_VMGEXIT_AP_HLT_LOOP,
+  SVM_VMGEXIT_AP_JUMP_TABLE,
+  SVM_VMGEXIT_EXT_GUEST_REQUEST,
+  SVM_VMGEXIT_GUEST_REQUEST,
+  SVM_VMGEXIT_HV_FEATURES,
+  SVM_VMGEXIT_MMIO_READ,
+  SVM_VMGEXIT_MMIO_WRITE,
+  SVM_VMGEXIT_NMI_COMPLETE,
+  SVM_VMGEXIT_PSC,
+  SVM_VMGEXIT_TERM_REQUEST,
+  SVM_VMGEXIT_UNSUPPORTED_EVENT,
 } from '../generated/kvm'
 import {
-  CHIP_AP_JUMP_TABLE, CPU_GHCB, CPU_MSR_VALUE, CPU_NMI_BLOCKED, CPU_STOP_REASON, STOP_EXIT, VKVM_AP_HOLD, VKVM_BUFFER, VKVM_CPUID_EAX, VKVM_CPUID_EBX, VKVM_CPUID_ECX,
-  VKVM_CPUID_EDX, VKVM_GHCB_CODE, VKVM_GHCB_CPL, VKVM_GHCB_ERROR, VKVM_GHCB_GPA, VKVM_GHCB_INFO1, VKVM_GHCB_INFO2, VKVM_GHCB_OUT, VKVM_GHCB_RAX, VKVM_GHCB_RBX, VKVM_GHCB_RCX, VKVM_GHCB_RDX,
-  VKVM_GHCB_RSI, VKVM_GHCB_SCRATCH, VKVM_GHCB_VALID, VKVM_GHCB_XCR0, VKVM_GHCB_XSS, VKVM_INJECT_GP, VKVM_INJECT_UD, VKVM_WHY, VM_LINUX,
+  CHIP_AP_JUMP_TABLE,
+  CPU_GHCB,
+  CPU_MSR_VALUE,
+  CPU_NMI_BLOCKED,
+  CPU_STOP_REASON,
+  STOP_EXIT,
+  VKVM_AP_HOLD,
+  VKVM_BUFFER,
+  VKVM_CPUID_EAX,
+  VKVM_CPUID_EBX,
+  VKVM_CPUID_ECX,
+  VKVM_CPUID_EDX,
+  VKVM_GHCB_CODE,
+  VKVM_GHCB_CPL,
+  VKVM_GHCB_ERROR,
+  VKVM_GHCB_GPA,
+  VKVM_GHCB_INFO1,
+  VKVM_GHCB_INFO2,
+  VKVM_GHCB_OUT,
+  VKVM_GHCB_RAX,
+  VKVM_GHCB_RBX,
+  VKVM_GHCB_RCX,
+  VKVM_GHCB_RDX,
+  VKVM_GHCB_RSI,
+  VKVM_GHCB_SCRATCH,
+  VKVM_GHCB_VALID,
+  VKVM_GHCB_XCR0,
+  VKVM_GHCB_XSS,
+  VKVM_INJECT_GP,
+  VKVM_INJECT_UD,
+  VKVM_WHY,
+  VM_LINUX,
 } from '../generated/layout'
 import { gpaRead, gpaWrite } from '../memory/physical'
 import { cpuidWith } from './cpuid'
@@ -34,7 +104,7 @@ function field(s: usize, offset: usize): u64 {
 /** The valid bit of a field, as it was when the guest exited. */
 export function valid(s: usize, offset: usize): bool {
   const bit = <u32>(offset >> 3)
-  return ((load<u64>(vkvm(s) + VKVM_GHCB_VALID + (<usize>(bit >> 6) << 3)) >> <u64>(bit & 63)) & 1) != 0
+  return ((load<u64>(vkvm(s) + VKVM_GHCB_VALID + ((<usize>(bit >> 6)) << 3)) >> <u64>(bit & 63)) & 1) != 0
 }
 
 function fieldIfValid(s: usize, offset: usize): u64 {
@@ -106,23 +176,37 @@ function complete(s: usize, code: u64): bool {
   const info1 = load<u64>(k, VKVM_GHCB_INFO1)
   if (code > 0xffffffff) return true
   switch (<u32>code) {
-    case SVM_EXIT_WRITE_DR7: return valid(s, GHCB_RAX)
-    case SVM_EXIT_RDPMC: return valid(s, GHCB_RCX)
+    case SVM_EXIT_WRITE_DR7:
+      return valid(s, GHCB_RAX)
+    case SVM_EXIT_RDPMC:
+      return valid(s, GHCB_RCX)
     case SVM_EXIT_CPUID:
       return valid(s, GHCB_RAX) && valid(s, GHCB_RCX) && (load<u64>(k, VKVM_GHCB_RAX) != 0xd || valid(s, GHCB_XCR0))
-    case SVM_EXIT_IOIO: return (info1 & 4) != 0 ? valid(s, GHCB_SW_SCRATCH) : (info1 & 1) != 0 || valid(s, GHCB_RAX)
-    case SVM_EXIT_MSR: return valid(s, GHCB_RCX) && (info1 == 0 || (valid(s, GHCB_RAX) && valid(s, GHCB_RDX)))
-    case SVM_EXIT_VMMCALL: return valid(s, GHCB_RAX) && valid(s, GHCB_CPL)
-    case SVM_EXIT_MONITOR: return valid(s, GHCB_RAX) && valid(s, GHCB_RCX) && valid(s, GHCB_RDX)
-    case SVM_EXIT_MWAIT: return valid(s, GHCB_RAX) && valid(s, GHCB_RCX)
+    case SVM_EXIT_IOIO:
+      return (info1 & 4) != 0 ? valid(s, GHCB_SW_SCRATCH) : (info1 & 1) != 0 || valid(s, GHCB_RAX)
+    case SVM_EXIT_MSR:
+      return valid(s, GHCB_RCX) && (info1 == 0 || (valid(s, GHCB_RAX) && valid(s, GHCB_RDX)))
+    case SVM_EXIT_VMMCALL:
+      return valid(s, GHCB_RAX) && valid(s, GHCB_CPL)
+    case SVM_EXIT_MONITOR:
+      return valid(s, GHCB_RAX) && valid(s, GHCB_RCX) && valid(s, GHCB_RDX)
+    case SVM_EXIT_MWAIT:
+      return valid(s, GHCB_RAX) && valid(s, GHCB_RCX)
     case SVM_VMGEXIT_MMIO_READ:
-    case SVM_VMGEXIT_MMIO_WRITE: return valid(s, GHCB_SW_SCRATCH)
-    default: return true
+    case SVM_VMGEXIT_MMIO_WRITE:
+      return valid(s, GHCB_SW_SCRATCH)
+    default:
+      return true
   }
 }
 
 function snpOnly(code: u64): bool {
-  return code == <u64>SVM_VMGEXIT_PSC || code == <u64>SVM_VMGEXIT_GUEST_REQUEST || code == <u64>SVM_VMGEXIT_EXT_GUEST_REQUEST || code == <u64>SVM_VMGEXIT_AP_CREATION
+  return (
+    code == <u64>SVM_VMGEXIT_PSC ||
+    code == <u64>SVM_VMGEXIT_GUEST_REQUEST ||
+    code == <u64>SVM_VMGEXIT_EXT_GUEST_REQUEST ||
+    code == <u64>SVM_VMGEXIT_AP_CREATION
+  )
 }
 
 /** Handles the VMGEXIT of a guest whose GHCB MSR holds a page address. DONE or LEFT. */
@@ -148,7 +232,8 @@ export function pageProtocol(s: usize): u32 {
 function dispatch(s: usize, code: u32): u32 {
   const k = vkvm(s)
   switch (code) {
-    case SVM_EXIT_IOIO: return ghcbIo(s)
+    case SVM_EXIT_IOIO:
+      return ghcbIo(s)
     case SVM_EXIT_CPUID:
       cpuidWith(s, load<u32>(k, VKVM_GHCB_RAX), load<u32>(k, VKVM_GHCB_RCX), load<u64>(k, VKVM_GHCB_XCR0))
       store<u64>(k, <u64>load<u32>(k, VKVM_CPUID_EAX), VKVM_GHCB_RAX)
@@ -156,14 +241,25 @@ function dispatch(s: usize, code: u32): u32 {
       store<u64>(k, <u64>load<u32>(k, VKVM_CPUID_ECX), VKVM_GHCB_RCX)
       store<u64>(k, <u64>load<u32>(k, VKVM_CPUID_EDX), VKVM_GHCB_RDX)
       return DONE
-    case SVM_EXIT_MSR: return msrEvent(s)
-    case SVM_VMGEXIT_MMIO_READ: return ghcbMmio(s, false)
-    case SVM_VMGEXIT_MMIO_WRITE: return ghcbMmio(s, true)
+    case SVM_EXIT_MSR:
+      return msrEvent(s)
+    case SVM_VMGEXIT_MMIO_READ:
+      return ghcbMmio(s, false)
+    case SVM_VMGEXIT_MMIO_WRITE:
+      return ghcbMmio(s, true)
     case SVM_EXIT_VMMCALL:
       return hypercall(
-        s, load<u64>(k, VKVM_GHCB_RAX), load<u64>(k, VKVM_GHCB_RBX), load<u64>(k, VKVM_GHCB_RCX), load<u64>(k, VKVM_GHCB_RDX), load<u64>(k, VKVM_GHCB_RSI), load<u32>(k, VKVM_GHCB_CPL),
+        s,
+        load<u64>(k, VKVM_GHCB_RAX),
+        load<u64>(k, VKVM_GHCB_RBX),
+        load<u64>(k, VKVM_GHCB_RCX),
+        load<u64>(k, VKVM_GHCB_RDX),
+        load<u64>(k, VKVM_GHCB_RSI),
+        load<u32>(k, VKVM_GHCB_CPL),
         true,
-      ) ? LEFT : DONE
+      )
+        ? LEFT
+        : DONE
     case SVM_EXIT_READ_DR7: // DR7 is the guest's own: nothing to do
     case SVM_EXIT_WRITE_DR7:
     case SVM_EXIT_INVD:
@@ -187,7 +283,8 @@ function dispatch(s: usize, code: u32): u32 {
     case SVM_VMGEXIT_AP_HLT_LOOP:
       store<u32>(k, 1, VKVM_AP_HOLD)
       return holdAp(s)
-    case SVM_VMGEXIT_AP_JUMP_TABLE: return jumpTable(s)
+    case SVM_VMGEXIT_AP_JUMP_TABLE:
+      return jumpTable(s)
     case SVM_VMGEXIT_HV_FEATURES:
       setInfo(s, 0, HV_FEATURES)
       return DONE

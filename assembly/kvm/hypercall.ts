@@ -1,6 +1,16 @@
 /** KVM hypercalls (VMMCALL): kvm_emulate_hypercall of Linux 7.3 arch/x86/kvm/x86.c. */
 import { KVM_EXIT_HYPERCALL, RUN_HYPERCALL_ARGS, RUN_HYPERCALL_FLAGS, RUN_HYPERCALL_NR, RUN_HYPERCALL_RET } from '../generated/kvm'
-import { CPU_GPR, CPU_HALTED, PENDING_HYPERCALL, VKVM_GHCB_RAX, VKVM_HYPERCALL_NR, VKVM_PENDING, VKVM_PIO_COUNT, VM_HYPERCALL_EXITS, VM_VCPU_COUNT, VM_VCPUS } from '../generated/layout'
+import {
+  CPU_GPR,
+  CPU_HALTED,
+  PENDING_HYPERCALL,
+  VKVM_GHCB_RAX,
+  VKVM_PENDING,
+  VKVM_PIO_COUNT,
+  VM_HYPERCALL_EXITS,
+  VM_VCPU_COUNT,
+  VM_VCPUS,
+} from '../generated/layout'
 import { stopForExit } from './exits'
 import { apicId, lapicDeliver } from './lapic'
 import { isSevEs, runOf, vkvm, vmOf } from './state'
@@ -20,7 +30,7 @@ function answer(s: usize, value: u64, wide: bool): void {
 function kick(s: usize, id: u32): void {
   const vm = vmOf(s)
   for (let i: u32 = 0; i < load<u32>(vm, VM_VCPU_COUNT); i++) {
-    const target: usize = load<u32>(vm + VM_VCPUS + (<usize>i << 2))
+    const target: usize = load<u32>(vm + VM_VCPUS + ((<usize>i) << 2))
     if (target && apicId(target) == id && load<u32>(target, CPU_HALTED) == 3) store<u32>(target, 0, CPU_HALTED)
   }
 }

@@ -5,7 +5,13 @@
 import { lapicDeliver } from './lapic'
 import { chipOf } from './state'
 import {
-  CHIP_IOAPIC_BASE, CHIP_IOAPIC_ID, CHIP_IOAPIC_IRR, CHIP_IOAPIC_LINES, CHIP_IOAPIC_PRESENT, CHIP_IOAPIC_SELECT, CHIP_IOAPIC_TABLE,
+  CHIP_IOAPIC_BASE,
+  CHIP_IOAPIC_ID,
+  CHIP_IOAPIC_IRR,
+  CHIP_IOAPIC_LINES,
+  CHIP_IOAPIC_PRESENT,
+  CHIP_IOAPIC_SELECT,
+  CHIP_IOAPIC_TABLE,
 } from '../generated/layout'
 
 const PINS: u32 = 24
@@ -27,7 +33,7 @@ export function ioapicCreate(vm: usize): void {
 }
 
 function entryAt(chip: usize, pin: u32): usize {
-  return chip + CHIP_IOAPIC_TABLE + (<usize>pin << 3)
+  return chip + CHIP_IOAPIC_TABLE + ((<usize>pin) << 3)
 }
 
 /** ioapic_service: sends the entry's message. */
@@ -89,7 +95,7 @@ function writeRegister(vm: usize, chip: usize, value: u32): void {
   const old = load<u64>(at)
   let e: u64
   if (select & 1) {
-    e = (old & 0xffffffff) | (<u64>value << 32)
+    e = (old & 0xffffffff) | ((<u64>value) << 32)
   } else {
     // delivery status and remote IRR are read-only
     const readOnly = REMOTE_IRR | DELIVERY_STATUS

@@ -62,6 +62,6 @@ export function setRouting(vm: usize, from: usize, count: u32): i32 {
 
 /** An MSI message (SDM vol 3, 11.11): 1 delivered, 0 no destination. */
 export function signalMsi(low: u32, high: u32, data: u32, vm: usize): i32 {
-  const destination = (low >> 12) & 0xff | (high & 0xffffff00)
+  const destination = ((low >> 12) & 0xff) | (high & 0xffffff00)
   return lapicDeliver(vm, 0, (data >> 8) & 7, data & 0xff, (low & 4) != 0, destination, (data & 0x8000) != 0, true)
 }

@@ -2,7 +2,16 @@
 import { lapicLocal, reg, setReg } from './lapic'
 import { lapicOf, NEVER, signal } from './state'
 import { now, tscToNs } from './time'
-import { APIC_LVTT, APIC_TDCR, APIC_TMICT, EVENT_TIMER, LAPIC_PERIOD, LAPIC_TIMER_DEADLINE, LAPIC_TIMER_START, LAPIC_TSC_DEADLINE } from '../generated/layout'
+import {
+  APIC_LVTT,
+  APIC_TDCR,
+  APIC_TMICT,
+  EVENT_TIMER,
+  LAPIC_PERIOD,
+  LAPIC_TIMER_DEADLINE,
+  LAPIC_TIMER_START,
+  LAPIC_TSC_DEADLINE,
+} from '../generated/layout'
 
 /** KVM: min_timer_period_us, against interrupt storms of periodic timers. */
 const MIN_PERIOD: u64 = 200000
@@ -12,7 +21,7 @@ const DEADLINE: u32 = 0x40000
 
 function divisor(a: usize): u64 {
   const t = reg(a, APIC_TDCR) & 15
-  return <u64>1 << <u64>((((t & 3) | ((t & 8) >> 1)) + 1) & 7)
+  return (<u64>1) << (<u64>((((t & 3) | ((t & 8) >> 1)) + 1) & 7))
 }
 
 function arm(s: usize, at: u64): void {

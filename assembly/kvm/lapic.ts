@@ -8,10 +8,50 @@ import { eoiRouted } from './irq'
 import { lapicOf, NEVER, signal, vmOf } from './state'
 import { timerCancel, timerCount, timerModeChanged, timerStart } from './lapic-timer'
 import {
-  APIC_DFR, APIC_EOI, APIC_ESR, APIC_ICR, APIC_ICR2, APIC_ID, APIC_IRR, APIC_ISR, APIC_LDR, APIC_LVT0, APIC_LVT1, APIC_LVTERR, APIC_LVTPC, APIC_LVTT, APIC_LVTTHMR,
-  APIC_PPR, APIC_SELF_IPI, APIC_SVR, APIC_TDCR, APIC_TMCCT, APIC_TMICT, APIC_TMR, APIC_TPR, APIC_VERSION, CPU_APIC_BASE, CPU_CR8, CPU_HALTED, CPU_ID, CPU_INDEX, CPU_NMI_BLOCKED, EVENT_INIT,
-  EVENT_INTERRUPT, EVENT_NMI, EVENT_SIPI, LAPIC_ARBITRATION, LAPIC_LAST_VECTOR, LAPIC_PERIOD, LAPIC_PRESENT, LAPIC_TIMER_DEADLINE, LAPIC_TSC_DEADLINE, VKVM_EOI_EXIT, VKVM_NMI_PENDING,
-  VKVM_SIPI_VECTOR, VM_BSP_ID, VM_IRQCHIP, VM_VCPU_COUNT, VM_VCPUS,
+  APIC_DFR,
+  APIC_EOI,
+  APIC_ESR,
+  APIC_ICR,
+  APIC_ICR2,
+  APIC_ID,
+  APIC_IRR,
+  APIC_ISR,
+  APIC_LDR,
+  APIC_LVT0,
+  APIC_LVT1,
+  APIC_LVTERR,
+  APIC_LVTPC,
+  APIC_LVTT,
+  APIC_LVTTHMR,
+  APIC_PPR,
+  APIC_SELF_IPI,
+  APIC_SVR,
+  APIC_TDCR,
+  APIC_TMCCT,
+  APIC_TMICT,
+  APIC_TMR,
+  APIC_TPR,
+  APIC_VERSION,
+  CPU_APIC_BASE,
+  CPU_CR8,
+  CPU_ID,
+  CPU_INDEX,
+  CPU_NMI_BLOCKED,
+  EVENT_INIT,
+  EVENT_INTERRUPT,
+  EVENT_NMI,
+  EVENT_SIPI,
+  LAPIC_ARBITRATION,
+  LAPIC_LAST_VECTOR,
+  LAPIC_PRESENT,
+  LAPIC_TSC_DEADLINE,
+  VKVM_EOI_EXIT,
+  VKVM_NMI_PENDING,
+  VKVM_SIPI_VECTOR,
+  VM_BSP_ID,
+  VM_IRQCHIP,
+  VM_VCPU_COUNT,
+  VM_VCPUS,
 } from '../generated/layout'
 import { vkvm } from './state'
 import { now } from './time'
@@ -56,19 +96,19 @@ export function apicId(s: usize): u32 {
 
 // 256-bit registers IRR, ISR, TMR: 8 words, 16 bytes apart.
 function testBit(a: usize, at: usize, vector: u32): bool {
-  return (load<u32>(a + at + (<usize>(vector >> 5) << 4)) & (1 << (vector & 31))) != 0
+  return (load<u32>(a + at + ((<usize>(vector >> 5)) << 4)) & (1 << (vector & 31))) != 0
 }
 function setBit(a: usize, at: usize, vector: u32): void {
-  const p = a + at + (<usize>(vector >> 5) << 4)
+  const p = a + at + ((<usize>(vector >> 5)) << 4)
   store<u32>(p, load<u32>(p) | (1 << (vector & 31)))
 }
 function clearBit(a: usize, at: usize, vector: u32): void {
-  const p = a + at + (<usize>(vector >> 5) << 4)
+  const p = a + at + ((<usize>(vector >> 5)) << 4)
   store<u32>(p, load<u32>(p) & ~(1 << (vector & 31)))
 }
 function highest(a: usize, at: usize): i32 {
   for (let i: i32 = 7; i >= 0; i--) {
-    const word = load<u32>(a + at + (<usize>i << 4))
+    const word = load<u32>(a + at + ((<usize>i) << 4))
     if (word) return (i << 5) + 31 - clz<u32>(word)
   }
   return -1
@@ -179,7 +219,16 @@ function matches(s: usize, logical: bool, destination: u32): bool {
  * Delivers a message to every vCPU it names; `shorthand`-less form used by IOAPIC, MSI and ICR.
  * Number of vCPUs that took it, -1 if none was addressed.
  */
-export function lapicDeliver(vm: usize, source: usize, mode: u32, vector: u32, logical: bool, destination: u32, level: bool, assert: bool): i32 {
+export function lapicDeliver(
+  vm: usize,
+  source: usize,
+  mode: u32,
+  vector: u32,
+  logical: bool,
+  destination: u32,
+  level: bool,
+  assert: bool,
+): i32 {
   let result: i32 = -1
   let best: usize = 0
   const count = load<u32>(vm, VM_VCPU_COUNT)
@@ -329,10 +378,27 @@ function writeRegister(s: usize, at: u32, given: u32): u32 {
 /** Registers that exist: one bit per 16 bytes (kvm_lapic_readable_reg_mask). */
 function readable(s: usize, at: u32): bool {
   switch (at) {
-    case APIC_ID: case APIC_VERSION: case APIC_TPR: case APIC_PPR: case APIC_LDR: case APIC_SVR: case APIC_ESR: case APIC_ICR: case APIC_LVTT: case APIC_LVTTHMR:
-    case APIC_LVTPC: case APIC_LVT0: case APIC_LVT1: case APIC_LVTERR: case APIC_TMICT: case APIC_TMCCT: case APIC_TDCR:
+    case APIC_ID:
+    case APIC_VERSION:
+    case APIC_TPR:
+    case APIC_PPR:
+    case APIC_LDR:
+    case APIC_SVR:
+    case APIC_ESR:
+    case APIC_ICR:
+    case APIC_LVTT:
+    case APIC_LVTTHMR:
+    case APIC_LVTPC:
+    case APIC_LVT0:
+    case APIC_LVT1:
+    case APIC_LVTERR:
+    case APIC_TMICT:
+    case APIC_TMCCT:
+    case APIC_TDCR:
       return true
-    case APIC_DFR: case APIC_ICR2: case 0x90:
+    case APIC_DFR:
+    case APIC_ICR2:
+    case 0x90:
       return !x2apic(s)
     default:
       return at >= APIC_ISR && at < APIC_ESR
@@ -353,7 +419,7 @@ export function lapicHas(s: usize, gpa: u64): bool {
 }
 
 export function lapicMmioRead(s: usize, offset: u32, size: u32): u64 {
-  const ones: u64 = size == 8 ? NEVER : ((<u64>1 << <u64>(size * 8)) - 1)
+  const ones: u64 = size == 8 ? NEVER : ((<u64>1) << (<u64>(size * 8))) - 1
   if (!hardwareEnabled(s) || x2apic(s)) return ones
   const alignment = offset & 15
   if (alignment + size > 4 || !readable(s, offset & 0xff0)) return 0
@@ -370,7 +436,7 @@ export function x2apicRead(s: usize, msr: u32, to: usize): bool {
   if (!x2apic(s) || load<u32>(lapicOf(s), LAPIC_PRESENT) == 0) return false
   const at = (msr - 0x800) << 4
   if (at == APIC_ICR) {
-    store<u64>(to, (<u64>reg(lapicOf(s), APIC_ICR2) << 32) | <u64>reg(lapicOf(s), APIC_ICR))
+    store<u64>(to, ((<u64>reg(lapicOf(s), APIC_ICR2)) << 32) | <u64>reg(lapicOf(s), APIC_ICR))
     return true
   }
   if (!readable(s, at)) return false
@@ -405,7 +471,7 @@ export function tscDeadlineWrite(s: usize, value: u64): void {
 export function apicBaseWrite(s: usize, value: u64, host: bool): bool {
   cpuidAnswer(s, 1, 0)
   const offersX2 = (cpuidEcx(s) & (1 << 21)) != 0
-  const reserved: u64 = ~((<u64>1 << <u64>physicalBits(s)) - 1) | 0x2ff | (offersX2 ? 0 : BASE_X2APIC)
+  const reserved: u64 = ~(((<u64>1) << (<u64>physicalBits(s))) - 1) | 0x2ff | (offersX2 ? 0 : BASE_X2APIC)
   const old = load<u64>(s, CPU_APIC_BASE)
   if (value & reserved) return false
   const from = old & (BASE_ENABLE | BASE_X2APIC)

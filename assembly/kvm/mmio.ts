@@ -10,7 +10,19 @@ import { pollEnd, pollRead, pollWindow } from './pio'
 import { isSevEs, vkvm, vmOf } from './state'
 import { advance, DEVICE_NS } from './time'
 import {
-  CPU_LEAVE, CPU_MMIO_CURSOR, CPU_MMIO_DONE, CPU_MMIO_LOG, CPU_RIP, EXC_VC, LEAVE_EXIT_RETRY, LEAVE_FAULT, PENDING_MMIO_READ, PENDING_MMIO_WRITE, VKVM_PENDING, VKVM_PIO_SIZE, VKVM_REPLAY,
+  CPU_LEAVE,
+  CPU_MMIO_CURSOR,
+  CPU_MMIO_DONE,
+  CPU_MMIO_LOG,
+  CPU_RIP,
+  EXC_VC,
+  LEAVE_EXIT_RETRY,
+  LEAVE_FAULT,
+  PENDING_MMIO_READ,
+  PENDING_MMIO_WRITE,
+  VKVM_PENDING,
+  VKVM_PIO_SIZE,
+  VKVM_REPLAY,
 } from '../generated/layout'
 
 const SVM_EXIT_NPF: u32 = 0x400
@@ -23,7 +35,7 @@ export function busHas(s: usize, gpa: u64): bool {
 export function busMmioRead(s: usize, gpa: u64, size: u32): u64 {
   if (lapicHas(s, gpa)) return lapicMmioRead(s, <u32>gpa & 0xfff, size)
   const value = <u64>ioapicRead(vmOf(s), <u32>gpa & 0xff)
-  return size < 4 ? value & ((<u64>1 << <u64>(size << 3)) - 1) : value
+  return size < 4 ? value & (((<u64>1) << (<u64>(size << 3))) - 1) : value
 }
 
 export function busMmioWrite(s: usize, gpa: u64, size: u32, value: u64): void {
@@ -51,16 +63,16 @@ export function mmioRead(s: usize, gpa: u64, size: u32): u64 {
     return 0
   }
   if (busHas(s, gpa)) {
-    pollRead(s, (gpa << 16) ^ load<u64>(s, CPU_RIP) | 1, pollWindow(false))
+    pollRead(s, ((gpa << 16) ^ load<u64>(s, CPU_RIP)) | 1, pollWindow(false))
     advance(s, DEVICE_NS)
     return busMmioRead(s, gpa, size)
   }
   if (replayed(s)) {
     const at = load<u32>(s, CPU_MMIO_CURSOR)
     store<u32>(s, at + 1, CPU_MMIO_CURSOR)
-    return load<u64>(s + CPU_MMIO_LOG + (<usize>at << 3))
+    return load<u64>(s + CPU_MMIO_LOG + ((<usize>at) << 3))
   }
-  pollRead(s, (gpa << 16) ^ load<u64>(s, CPU_RIP) | 1, pollWindow(false))
+  pollRead(s, ((gpa << 16) ^ load<u64>(s, CPU_RIP)) | 1, pollWindow(false))
   advance(s, DEVICE_NS)
   exitMmio(s, false, gpa, size, 0)
   leave(s, PENDING_MMIO_READ, size)
@@ -85,7 +97,7 @@ export function mmioWrite(s: usize, gpa: u64, size: u32, value: u64): u32 {
   }
   pollEnd(s)
   advance(s, DEVICE_NS)
-  exitMmio(s, true, gpa, size, size == 8 ? value : value & ((<u64>1 << <u64>(size << 3)) - 1))
+  exitMmio(s, true, gpa, size, size == 8 ? value : value & (((<u64>1) << (<u64>(size << 3))) - 1))
   leave(s, PENDING_MMIO_WRITE, size)
   return LEAVE_EXIT_RETRY
 }

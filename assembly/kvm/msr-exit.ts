@@ -40,7 +40,7 @@ export function msrFilterRange(vm: usize, flags: u32, count: u32, base: u32, fro
   const at: usize = load<u32>(chipOf(vm), CHIP_MSR_FILTER)
   const n = at ? load<u32>(at, 4) : MOST
   if (n >= MOST || count > <u32>(BITMAP << 3)) return -22
-  const r = at + 16 + (<usize>n << 4)
+  const r = at + 16 + ((<usize>n) << 4)
   store<u32>(r, flags)
   store<u32>(r, count, 4)
   store<u32>(r, base, 8)
@@ -62,7 +62,7 @@ function allowed(s: usize, index: u32, type: u32): bool {
   if (!at || (index >= 0x800 && index <= 0x8ff)) return true
   const n = load<u32>(at, 4)
   for (let i: u32 = 0; i < n; i++) {
-    const r = at + 16 + (<usize>i << 4)
+    const r = at + 16 + ((<usize>i) << 4)
     const bit = index - load<u32>(r, 8)
     if (bit >= load<u32>(r, 4) || (load<u32>(r) & type) == 0) continue
     return ((<u32>load<u8>(at + BITMAPS + <usize>i * BITMAP + (bit >> 3)) >> (bit & 7)) & 1) != 0

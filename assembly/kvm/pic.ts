@@ -3,8 +3,30 @@
  * State: CHIP_PICS (struct PIC) of the VM's device block.
  */
 import {
-  CHIP_PIC_OUTPUT, CHIP_PIC_PRESENT, CHIP_PICS, EVENT_INTERRUPT, PIC_AUTO_EOI, PIC_ELCR, PIC_ELCR_MASK, PIC_IMR, PIC_INIT4, PIC_INIT_STATE, PIC_IRQ_BASE, PIC_IRR, PIC_ISR,
-  PIC_LAST_IRR, PIC_POLL, PIC_PRIORITY_ADD, PIC_READ_REG_SELECT, PIC_ROTATE_ON_AUTO_EOI, PIC_SPECIAL_FULLY_NESTED, PIC_SPECIAL_MASK, VM_BSP_ID, VM_VCPU_COUNT, VM_VCPUS, CPU_ID,
+  CHIP_PIC_OUTPUT,
+  CHIP_PIC_PRESENT,
+  CHIP_PICS,
+  EVENT_INTERRUPT,
+  PIC_AUTO_EOI,
+  PIC_ELCR,
+  PIC_ELCR_MASK,
+  PIC_IMR,
+  PIC_INIT4,
+  PIC_INIT_STATE,
+  PIC_IRQ_BASE,
+  PIC_IRR,
+  PIC_ISR,
+  PIC_LAST_IRR,
+  PIC_POLL,
+  PIC_PRIORITY_ADD,
+  PIC_READ_REG_SELECT,
+  PIC_ROTATE_ON_AUTO_EOI,
+  PIC_SPECIAL_FULLY_NESTED,
+  PIC_SPECIAL_MASK,
+  VM_BSP_ID,
+  VM_VCPU_COUNT,
+  VM_VCPUS,
+  CPU_ID,
 } from '../generated/layout'
 import { pitAcknowledge } from './pit'
 import { chipOf, signal, vmOf } from './state'
@@ -25,7 +47,7 @@ export function picCreate(chip: usize): void {
 
 /** kvm_pic_set_irq's edge and level rules. */
 function setInput(p: usize, irq: u32, level: bool): void {
-  const mask = <u8>(<u32>1 << irq)
+  const mask = <u8>((<u32>1) << irq)
   if (load<u8>(p, PIC_ELCR) & mask) {
     if (level) {
       store<u8>(p, load<u8>(p, PIC_IRR) | mask, PIC_IRR)
@@ -97,7 +119,7 @@ export function picOutput(vm: usize): bool {
 }
 
 function acknowledge(vm: usize, p: usize, irq: u32, slave: bool): void {
-  const mask = <u8>(<u32>1 << irq)
+  const mask = <u8>((<u32>1) << irq)
   store<u8>(p, load<u8>(p, PIC_ISR) | mask, PIC_ISR)
   if ((load<u8>(p, PIC_ELCR) & mask) == 0) store<u8>(p, load<u8>(p, PIC_IRR) & ~mask, PIC_IRR)
   if (load<u8>(p, PIC_AUTO_EOI)) {
@@ -107,7 +129,7 @@ function acknowledge(vm: usize, p: usize, irq: u32, slave: bool): void {
 }
 
 function clearIsr(vm: usize, p: usize, irq: u32, slave: bool): void {
-  store<u8>(p, load<u8>(p, PIC_ISR) & ~<u8>(<u32>1 << irq), PIC_ISR)
+  store<u8>(p, load<u8>(p, PIC_ISR) & ~(<u8>((<u32>1) << irq)), PIC_ISR)
   if (!slave && irq == 0) pitAcknowledge(vm)
 }
 
@@ -241,10 +263,10 @@ function pollRead(vm: usize, chip: usize, p: usize, slave: bool): u32 {
   }
   if (slave) {
     const master = chip + CHIP_PICS
-    store<u8>(master, load<u8>(master, PIC_ISR) & ~<u8>4, PIC_ISR)
-    store<u8>(master, load<u8>(master, PIC_IRR) & ~<u8>4, PIC_IRR)
+    store<u8>(master, load<u8>(master, PIC_ISR) & ~(<u8>4), PIC_ISR)
+    store<u8>(master, load<u8>(master, PIC_IRR) & ~(<u8>4), PIC_IRR)
   }
-  store<u8>(p, load<u8>(p, PIC_IRR) & ~<u8>(<u32>1 << <u32>n), PIC_IRR)
+  store<u8>(p, load<u8>(p, PIC_IRR) & ~(<u8>((<u32>1) << (<u32>n))), PIC_IRR)
   clearIsr(vm, p, n, slave)
   if (slave || n != 2) update(vm, chip)
   return n

@@ -8,8 +8,20 @@ import { pitBusRead, pitBusWrite, pitHasPort, pitOwnsPort } from './pit'
 import { chipOf, vkvm, vmOf } from './state'
 import { advance, DEVICE_NS, now } from './time'
 import {
-  CHIP_PIC_PRESENT, CHIP_PIT_PRESENT, CPU_DEADLINE, CPU_ICOUNT, CPU_POLL_COUNT, CPU_POLL_KEY, VCPU_PIO, VKVM_POLL_ICOUNT, VKVM_POLL_JUMPS, VKVM_POLL_NS, VKVM_TSC_COUNT,
-  VKVM_TSC_ICOUNT, VKVM_TSC_PAUSED, VKVM_TSC_RIP,
+  CHIP_PIC_PRESENT,
+  CHIP_PIT_PRESENT,
+  CPU_DEADLINE,
+  CPU_ICOUNT,
+  CPU_POLL_COUNT,
+  CPU_POLL_KEY,
+  VCPU_PIO,
+  VKVM_POLL_ICOUNT,
+  VKVM_POLL_JUMPS,
+  VKVM_POLL_NS,
+  VKVM_TSC_COUNT,
+  VKVM_TSC_ICOUNT,
+  VKVM_TSC_PAUSED,
+  VKVM_TSC_RIP,
 } from '../generated/layout'
 
 /** A jump is never longer than this, so that short waits stay short. */
@@ -40,7 +52,7 @@ export function pollRead(s: usize, key: u64, window: u64): void {
 export function pollJump(s: usize, round: u32): void {
   const k = vkvm(s)
   const shift = round >> 2
-  let step: u64 = shift >= 7 ? POLL_MAX_NS : <u64>1000 << <u64>shift
+  let step: u64 = shift >= 7 ? POLL_MAX_NS : (<u64>1000) << (<u64>shift)
   const deadline = load<u64>(s, CPU_DEADLINE)
   const time = now(s)
   if (deadline <= time) return
@@ -88,7 +100,10 @@ export function pollWindow(ghcb: bool): u64 {
 export function inKernelPort(s: usize, port: u32): bool {
   const chip = chipOf(vmOf(s))
   if (!chip) return false
-  return (load<u32>(chip, CHIP_PIC_PRESENT) != 0 && picHasPort(port)) || (load<u32>(chip, CHIP_PIT_PRESENT) != 0 && pitHasPort(port) && pitOwnsPort(vmOf(s), port))
+  return (
+    (load<u32>(chip, CHIP_PIC_PRESENT) != 0 && picHasPort(port)) ||
+    (load<u32>(chip, CHIP_PIT_PRESENT) != 0 && pitHasPort(port) && pitOwnsPort(vmOf(s), port))
+  )
 }
 
 /** Reads an in-kernel port (inKernelPort() holds). Bytes beyond the first of a wider access read as the following ports. */

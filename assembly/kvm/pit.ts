@@ -6,8 +6,28 @@ import { irqLine } from './irq'
 import { chipOf, NEVER, signal, vmOf } from './state'
 import { now } from './time'
 import {
-  CHIP_PIT, CHIP_PIT_DEADLINE, CHIP_PIT_FLAGS, CHIP_PIT_PERIOD, CHIP_PIT_PRESENT, CHIP_RUNNING, CHIP_SPEAKER, EVENT_TIMER, PIT_BCD, PIT_COUNT, PIT_COUNT_LATCHED,
-  PIT_COUNT_LOAD_TIME, PIT_GATE, PIT_LATCHED_COUNT, PIT_MODE, PIT_READ_STATE, PIT_RW_MODE, PIT_STATUS, PIT_STATUS_LATCHED, PIT_WRITE_LATCH, PIT_WRITE_STATE, VM_CLOCK,
+  CHIP_PIT,
+  CHIP_PIT_DEADLINE,
+  CHIP_PIT_FLAGS,
+  CHIP_PIT_PERIOD,
+  CHIP_PIT_PRESENT,
+  CHIP_RUNNING,
+  CHIP_SPEAKER,
+  EVENT_TIMER,
+  PIT_BCD,
+  PIT_COUNT,
+  PIT_COUNT_LATCHED,
+  PIT_COUNT_LOAD_TIME,
+  PIT_GATE,
+  PIT_LATCHED_COUNT,
+  PIT_MODE,
+  PIT_READ_STATE,
+  PIT_RW_MODE,
+  PIT_STATUS,
+  PIT_STATUS_LATCHED,
+  PIT_WRITE_LATCH,
+  PIT_WRITE_STATE,
+  VM_CLOCK,
   VM_IRQCHIP,
 } from '../generated/layout'
 
@@ -58,12 +78,17 @@ function output(vm: usize, p: usize): u32 {
   const d = elapsed(vm, p)
   const n = <u64>load<u32>(p, PIT_COUNT)
   switch (load<u8>(p, PIT_MODE)) {
-    case 1: return d < n ? 1 : 0
-    case 2: return d % n == 0 && d != 0 ? 1 : 0
-    case 3: return d % n < (n + 1) >> 1 ? 1 : 0
+    case 1:
+      return d < n ? 1 : 0
+    case 2:
+      return d % n == 0 && d != 0 ? 1 : 0
+    case 3:
+      return d % n < (n + 1) >> 1 ? 1 : 0
     case 4:
-    case 5: return d == n ? 1 : 0
-    default: return d >= n ? 1 : 0
+    case 5:
+      return d == n ? 1 : 0
+    default:
+      return d >= n ? 1 : 0
   }
 }
 
@@ -129,7 +154,8 @@ function latchCount(vm: usize, p: usize): void {
 
 function latchStatus(vm: usize, p: usize): void {
   if (load<u8>(p, PIT_STATUS_LATCHED)) return
-  const status = (output(vm, p) << 7) | ((<u32>load<u8>(p, PIT_RW_MODE)) << 4) | ((<u32>load<u8>(p, PIT_MODE)) << 1) | <u32>load<u8>(p, PIT_BCD)
+  const status =
+    (output(vm, p) << 7) | ((<u32>load<u8>(p, PIT_RW_MODE)) << 4) | ((<u32>load<u8>(p, PIT_MODE)) << 1) | <u32>load<u8>(p, PIT_BCD)
   store<u8>(p, <u8>status, PIT_STATUS)
   store<u8>(p, 1, PIT_STATUS_LATCHED)
 }
@@ -216,14 +242,16 @@ export function pitRead(vm: usize, port: u32): u32 {
     return latched == MSB ? value >> 8 : value & 0xff
   }
   switch (<u32>load<u8>(p, PIT_READ_STATE)) {
-    case MSB: return (count(vm, p) >> 8) & 0xff
+    case MSB:
+      return (count(vm, p) >> 8) & 0xff
     case WORD0:
       store<u8>(p, <u8>WORD1, PIT_READ_STATE)
       return count(vm, p) & 0xff
     case WORD1:
       store<u8>(p, <u8>WORD0, PIT_READ_STATE)
       return (count(vm, p) >> 8) & 0xff
-    default: return count(vm, p) & 0xff
+    default:
+      return count(vm, p) & 0xff
   }
 }
 

@@ -5,11 +5,44 @@
 import { deliverException } from '../cpu/exceptions'
 import { getFlags } from '../cpu/flags'
 import { execute } from '../generated/execute'
-import { KVM_EXIT_INTERNAL_ERROR, RUN_IMMEDIATE_EXIT, RUN_REQUEST_INTERRUPT_WINDOW } from '../generated/kvm'
+import { RUN_IMMEDIATE_EXIT, RUN_REQUEST_INTERRUPT_WINDOW } from '../generated/kvm'
 import {
-  CHIP_RUNNING, CHIP_USER_DEADLINE, CPU_EVENT, CPU_HALTED, CPU_ICOUNT, CPU_RIP, CPU_SLICE_END, CPU_STOP_DETAIL, CPU_STOP_REASON, CPU_TRIPLE_FAULT, EVENT_KICK, EXC_GP,
-  EVENT_WINDOW, STOP_BUDGET, STOP_EVENT, STOP_EXIT, STOP_FETCH_MMIO, STOP_OUT_OF_MEMORY, STOP_SHUTDOWN, STOP_UNIMPLEMENTED, VKVM_BLOCKED_AT, VKVM_BLOCKED_ONCE, VKVM_INJECT_GP, VKVM_PENDING, VKVM_PROTECTED, VKVM_WHY, VM_CLOCK,
-  VM_VCPU_COUNT, VM_VCPUS, WHY_BLOCKED, WHY_BUDGET, WHY_HALTED_FOREVER, WHY_KICK, WHY_NONE, WHY_USER_DEADLINE, WHY_WAIT_SIPI,
+  CHIP_RUNNING,
+  CHIP_USER_DEADLINE,
+  CPU_EVENT,
+  CPU_HALTED,
+  CPU_ICOUNT,
+  CPU_RIP,
+  CPU_SLICE_END,
+  CPU_STOP_DETAIL,
+  CPU_STOP_REASON,
+  CPU_TRIPLE_FAULT,
+  EVENT_KICK,
+  EXC_GP,
+  EVENT_WINDOW,
+  STOP_BUDGET,
+  STOP_EVENT,
+  STOP_EXIT,
+  STOP_FETCH_MMIO,
+  STOP_OUT_OF_MEMORY,
+  STOP_SHUTDOWN,
+  STOP_UNIMPLEMENTED,
+  VKVM_BLOCKED_AT,
+  VKVM_BLOCKED_ONCE,
+  VKVM_INJECT_GP,
+  VKVM_PENDING,
+  VKVM_PROTECTED,
+  VKVM_WHY,
+  VM_CLOCK,
+  VM_VCPU_COUNT,
+  VM_VCPUS,
+  WHY_BLOCKED,
+  WHY_BUDGET,
+  WHY_HALTED_FOREVER,
+  WHY_KICK,
+  WHY_NONE,
+  WHY_USER_DEADLINE,
+  WHY_WAIT_SIPI,
 } from '../generated/layout'
 import { apReset } from './ap'
 import { complete } from './complete'
@@ -17,7 +50,7 @@ import { acceptInit, expireTimers, injected, injectedEvents, nearestDeadline, re
 import { exitEmulation, exitIntr, exitShutdown, exitWindow, saveRunState, userApic, windowOpen } from './exits'
 import { unmapGhcb } from './ghcb'
 import { esEnter, esLeave } from './vmsa'
-import { chipOf, clearEvent, isSevEs, kernelApic, NEVER, runOf, signal, vkvm, vmOf } from './state'
+import { chipOf, clearEvent, isSevEs, NEVER, runOf, signal, vkvm, vmOf } from './state'
 import { giveClock, now, takeClock } from './time'
 
 const EINTR: i32 = -4
@@ -96,7 +129,8 @@ function block(s: usize): i32 {
     const user = chip ? load<u64>(chip, CHIP_USER_DEADLINE) : NEVER
     const own = state == 3 && (getFlags(s) & IF) != 0 ? nearestDeadline(s) : user
     const others = othersDeadline(s)
-    if (own == NEVER && others == NEVER) return interrupted(s, othersRunnable(s) ? WHY_BLOCKED : state == 3 ? WHY_HALTED_FOREVER : WHY_WAIT_SIPI)
+    if (own == NEVER && others == NEVER)
+      return interrupted(s, othersRunnable(s) ? WHY_BLOCKED : state == 3 ? WHY_HALTED_FOREVER : WHY_WAIT_SIPI)
     if (others < own) {
       skipTo(s, others)
       store<u32>(k, 1, VKVM_BLOCKED_ONCE)

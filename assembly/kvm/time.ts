@@ -1,6 +1,16 @@
 /** Virtual time: 1 instruction = 1 ns; now = TIME_BASE + ICOUNT of the running vCPU; VM_CLOCK between slices. */
 import { chipOf, vkvm } from './state'
-import { CHIP_USER_DEADLINE, CPU_BUDGET, CPU_DEADLINE, CPU_ICOUNT, CPU_TIME_BASE, CPU_TSC_OFFSET, CPU_VM, VKVM_TSC_COUNT, VM_CLOCK } from '../generated/layout'
+import {
+  CHIP_USER_DEADLINE,
+  CPU_BUDGET,
+  CPU_DEADLINE,
+  CPU_ICOUNT,
+  CPU_TIME_BASE,
+  CPU_TSC_OFFSET,
+  CPU_VM,
+  VKVM_TSC_COUNT,
+  VM_CLOCK,
+} from '../generated/layout'
 
 /** Fixed cost of a port or MMIO access to a device (design: time). */
 export const DEVICE_NS: u64 = 1000

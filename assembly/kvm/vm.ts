@@ -1,8 +1,27 @@
 /** VMs and vCPUs as objects in linear memory: creation, destruction, in-kernel interrupt controllers. */
 import { resetCpu, updateMode } from '../cpu/mode'
 import {
-  CHIP_PIC_PRESENT, CHIP_PIT_DEADLINE, CHIP_PIT_PRESENT, CHIP_USER_DEADLINE, CPU_APIC_BASE, CPU_HALTED, CPU_ID, CPU_INDEX, CPU_VM, LAPIC_PRESENT, LAPIC_TIMER_DEADLINE, SIZEOF_CHIP,
-  SIZEOF_VM, VM_GHCB_VERSION, VM_IRQCHIP, VM_KVM_STATE, VM_LINUX, VM_PHYS_MASK, VM_TSC_KHZ, VM_VCPU_COUNT, VM_VCPUS,
+  CHIP_PIC_PRESENT,
+  CHIP_PIT_DEADLINE,
+  CHIP_PIT_PRESENT,
+  CHIP_USER_DEADLINE,
+  CPU_APIC_BASE,
+  CPU_HALTED,
+  CPU_ID,
+  CPU_INDEX,
+  CPU_VM,
+  LAPIC_PRESENT,
+  LAPIC_TIMER_DEADLINE,
+  SIZEOF_CHIP,
+  SIZEOF_VM,
+  VM_GHCB_VERSION,
+  VM_IRQCHIP,
+  VM_KVM_STATE,
+  VM_LINUX,
+  VM_PHYS_MASK,
+  VM_TSC_KHZ,
+  VM_VCPU_COUNT,
+  VM_VCPUS,
 } from '../generated/layout'
 import { allocArena, allocPages, freeArena, freePages, pagesFor } from '../memory/frames'
 import { slotsFree } from '../memory/slots'
@@ -56,7 +75,7 @@ export function vcpuCreate(vm: usize, id: u32): usize {
     freeArena(s)
     return 0
   }
-  store<u32>(vm + VM_VCPUS + (<usize>count << 2), <u32>s)
+  store<u32>(vm + VM_VCPUS + ((<usize>count) << 2), <u32>s)
   store<u32>(vm, count + 1, VM_VCPU_COUNT)
   const kernel = load<u32>(vm, VM_IRQCHIP) != 0
   store<u64>(lapicOf(s), NEVER, LAPIC_TIMER_DEADLINE)
@@ -72,7 +91,7 @@ export function vcpuCreate(vm: usize, id: u32): usize {
 
 export function vcpuDestroy(s: usize): void {
   const vm = vmOf(s)
-  store<u32>(vm + VM_VCPUS + (<usize>load<u32>(s, CPU_INDEX) << 2), 0)
+  store<u32>(vm + VM_VCPUS + ((<usize>load<u32>(s, CPU_INDEX)) << 2), 0)
   vmsaFree(s)
   vcpuUnregister(s)
   freeArena(s)

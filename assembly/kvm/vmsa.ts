@@ -5,16 +5,124 @@
  */
 import { getFlags } from '../cpu/flags'
 import {
-  VMSA_CPL, VMSA_CR0, VMSA_CR2, VMSA_CR3, VMSA_CR4, VMSA_CSTAR, VMSA_DBGCTL, VMSA_DR0, VMSA_DR6, VMSA_DR7, VMSA_EFER, VMSA_FPREG_X87, VMSA_FPREG_XMM, VMSA_FPREG_YMM_HI, VMSA_G_PAT,
-  VMSA_KERNEL_GS_BASE, VMSA_LSTAR, VMSA_MXCSR, VMSA_R8, VMSA_RAX, VMSA_RBP, VMSA_RBX, VMSA_RCX, VMSA_RDI, VMSA_RDX, VMSA_RFLAGS, VMSA_RIP, VMSA_RSI, VMSA_RSP, VMSA_SEG_CS, VMSA_SEG_DS,
-  VMSA_SEG_ES, VMSA_SEG_FS, VMSA_SEG_GDTR, VMSA_SEG_GS, VMSA_SEG_IDTR, VMSA_SEG_LDTR, VMSA_SEG_SS, VMSA_SEG_TR, VMSA_SEV_FEATURES, VMSA_SFMASK, VMSA_SPEC_CTRL, VMSA_STAR,
-  VMSA_SYSENTER_CS, VMSA_SYSENTER_EIP, VMSA_SYSENTER_ESP, VMSA_X87_DP, VMSA_X87_FCW, VMSA_X87_FOP, VMSA_X87_FSW, VMSA_X87_FTW, VMSA_X87_RIP, VMSA_XCR0, VMSA_XSS,
+  VMSA_CPL,
+  VMSA_CR0,
+  VMSA_CR2,
+  VMSA_CR3,
+  VMSA_CR4,
+  VMSA_CSTAR,
+  VMSA_DBGCTL,
+  VMSA_DR0,
+  VMSA_DR6,
+  VMSA_DR7,
+  VMSA_EFER,
+  VMSA_FPREG_X87,
+  VMSA_FPREG_XMM,
+  VMSA_FPREG_YMM_HI,
+  VMSA_G_PAT,
+  VMSA_KERNEL_GS_BASE,
+  VMSA_LSTAR,
+  VMSA_MXCSR,
+  VMSA_R8,
+  VMSA_RAX,
+  VMSA_RBP,
+  VMSA_RBX,
+  VMSA_RCX,
+  VMSA_RDI,
+  VMSA_RDX,
+  VMSA_RFLAGS,
+  VMSA_RIP,
+  VMSA_RSI,
+  VMSA_RSP,
+  VMSA_SEG_CS,
+  VMSA_SEG_DS,
+  VMSA_SEG_ES,
+  VMSA_SEG_FS,
+  VMSA_SEG_GDTR,
+  VMSA_SEG_GS,
+  VMSA_SEG_IDTR,
+  VMSA_SEG_LDTR,
+  VMSA_SEG_SS,
+  VMSA_SEG_TR,
+  VMSA_SEV_FEATURES,
+  VMSA_SFMASK,
+  VMSA_SPEC_CTRL,
+  VMSA_STAR,
+  VMSA_SYSENTER_CS,
+  VMSA_SYSENTER_EIP,
+  VMSA_SYSENTER_ESP,
+  VMSA_X87_DP,
+  VMSA_X87_FCW,
+  VMSA_X87_FOP,
+  VMSA_X87_FSW,
+  VMSA_X87_FTW,
+  VMSA_X87_RIP,
+  VMSA_XCR0,
+  VMSA_XSS,
 } from '../generated/kvm'
 import {
-  CPU_CR0, CPU_CR2, CPU_CR3, CPU_CR4, CPU_CSTAR, CPU_DEBUGCTL, CPU_DR, CPU_DR6, CPU_DR7, CPU_EFER, CPU_FCW, CPU_FDP, CPU_FIP, CPU_FOP, CPU_FSW, CPU_FTAG, CPU_FTOP, CPU_GPR,
-  CPU_KERNEL_GS_BASE, CPU_LSTAR, CPU_MXCSR, CPU_PAT, CPU_RIP, CPU_SEGMENTS, CPU_SFMASK, CPU_SPEC_CTRL, CPU_ST, CPU_STAR, CPU_SYSENTER_CS, CPU_SYSENTER_EIP, CPU_SYSENTER_ESP, CPU_XCR0,
-  CPU_XMM, CPU_XSS, FRAME_FLAGS, FRAME_KEY, FRAME_TAMPERED, FRAME_TOUCHED, FRAME_VMSA, SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GDTR, SEG_GS, SEG_IDTR, SEG_LDTR,
-  SEG_LIMIT, SEG_SELECTOR, SEG_SS, SEG_TR, VCPU_VMSA, VKVM_GHCB_XCR0, VKVM_GHCB_XSS, VKVM_PROTECTED, VKVM_VMSA_FRAME, VKVM_VMSA_STALE, VM_ASID, VM_TYPE, VM_VMSA_FEATURES,
+  CPU_CR0,
+  CPU_CR2,
+  CPU_CR3,
+  CPU_CR4,
+  CPU_CSTAR,
+  CPU_DEBUGCTL,
+  CPU_DR,
+  CPU_DR6,
+  CPU_DR7,
+  CPU_EFER,
+  CPU_FCW,
+  CPU_FDP,
+  CPU_FIP,
+  CPU_FOP,
+  CPU_FSW,
+  CPU_FTAG,
+  CPU_FTOP,
+  CPU_GPR,
+  CPU_KERNEL_GS_BASE,
+  CPU_LSTAR,
+  CPU_MXCSR,
+  CPU_PAT,
+  CPU_RIP,
+  CPU_SEGMENTS,
+  CPU_SFMASK,
+  CPU_SPEC_CTRL,
+  CPU_ST,
+  CPU_STAR,
+  CPU_SYSENTER_CS,
+  CPU_SYSENTER_EIP,
+  CPU_SYSENTER_ESP,
+  CPU_XCR0,
+  CPU_XMM,
+  CPU_XSS,
+  FRAME_FLAGS,
+  FRAME_KEY,
+  FRAME_TAMPERED,
+  FRAME_TOUCHED,
+  FRAME_VMSA,
+  SEG_ATTRIB,
+  SEG_BASE,
+  SEG_CS,
+  SEG_DS,
+  SEG_ES,
+  SEG_FS,
+  SEG_GDTR,
+  SEG_GS,
+  SEG_IDTR,
+  SEG_LDTR,
+  SEG_LIMIT,
+  SEG_SELECTOR,
+  SEG_SS,
+  SEG_TR,
+  VCPU_VMSA,
+  VKVM_GHCB_XCR0,
+  VKVM_GHCB_XSS,
+  VKVM_PROTECTED,
+  VKVM_VMSA_FRAME,
+  VKVM_VMSA_STALE,
+  VM_ASID,
+  VM_TYPE,
+  VM_VMSA_FEATURES,
 } from '../generated/layout'
 import { encryptPage } from '../memory/cipher'
 import { frameAlloc, frameFree, frameInfo } from '../memory/frames'
@@ -27,7 +135,7 @@ const CR0_CD_NW: u64 = 0x60000000
 
 /** svm_set_segment's packing; a segment marked unusable is not present. */
 function putSegment(s: usize, to: usize, n: u32, attributes: bool): void {
-  const d = s + CPU_SEGMENTS + (<usize>n << 4)
+  const d = s + CPU_SEGMENTS + ((<usize>n) << 4)
   const attrib = <u32>load<u16>(d, SEG_ATTRIB)
   store<u16>(to, load<u16>(d, SEG_SELECTOR))
   store<u16>(to + 2, attributes ? <u16>((attrib & 0x8000) != 0 ? attrib & 0xf7f : attrib & 0xfff) : 0)
@@ -53,7 +161,7 @@ export function vmsaBuild(s: usize, to: usize): void {
   putSegment(s, to + VMSA_SEG_LDTR, SEG_LDTR, true)
   putSegment(s, to + VMSA_SEG_IDTR, SEG_IDTR, false)
   putSegment(s, to + VMSA_SEG_TR, SEG_TR, true)
-  const ss = s + CPU_SEGMENTS + (<usize>SEG_SS << 4)
+  const ss = s + CPU_SEGMENTS + ((<usize>SEG_SS) << 4)
   store<u8>(to + VMSA_CPL, <u8>((<u32>load<u16>(ss, SEG_ATTRIB) >> 5) & 3))
   store<u64>(to + VMSA_EFER, load<u64>(s, CPU_EFER) | EFER_SVME)
   copy(s, CPU_XSS, to, VMSA_XSS)
@@ -102,9 +210,9 @@ function putFpu(s: usize, to: usize): void {
   store<u16>(to + VMSA_X87_FOP, <u16>load<u32>(s, CPU_FOP))
   copy(s, CPU_FIP, to, VMSA_X87_RIP)
   for (let i: u32 = 0; i < 8; i++) {
-    const st = s + CPU_ST + (<usize>((top + i) & 7) << 4)
-    store<u64>(to + VMSA_FPREG_X87 + (<usize>i << 3), load<u64>(st))
-    store<u16>(to + VMSA_FPREG_X87 + 64 + (<usize>i << 1), load<u16>(st, 8))
+    const st = s + CPU_ST + ((<usize>((top + i) & 7)) << 4)
+    store<u64>(to + VMSA_FPREG_X87 + ((<usize>i) << 3), load<u64>(st))
+    store<u16>(to + VMSA_FPREG_X87 + 64 + ((<usize>i) << 1), load<u16>(st, 8))
   }
   for (let i: usize = 0; i < 16; i++) {
     memory.copy(to + VMSA_FPREG_XMM + i * 16, s + CPU_XMM + i * 32, 16)

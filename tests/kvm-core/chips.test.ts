@@ -25,9 +25,14 @@ class Board extends Guest {
   }
   cpuid(s: number): void {
     const { view } = this.core
-    const entries = [[0, 0, 0, 1, 0x68747541, 0x444d4163, 0x69746e65], [1, 0, 0, 0xa00f11, 0, (1 << 21) | (1 << 24), 0x178bfbff]]
+    const entries = [
+      [0, 0, 0, 1, 0x68747541, 0x444d4163, 0x69746e65],
+      [1, 0, 0, 0xa00f11, 0, (1 << 21) | (1 << 24), 0x178bfbff],
+    ]
     view.setUint32(s + L.VCPU_CPUID, entries.length, true)
-    entries.forEach((e, i) => { for (const [j, value] of e.entries()) view.setUint32(s + L.VCPU_CPUID + 16 + i * 40 + j * 4, value, true) })
+    entries.forEach((e, i) => {
+      for (const [j, value] of e.entries()) view.setUint32(s + L.VCPU_CPUID + 16 + i * 40 + j * 4, value, true)
+    })
     call(this.core, 'cpuidChanged', s)
   }
   #step(code: number[], s: number): void {
@@ -66,13 +71,21 @@ class Board extends Guest {
     if (value !== undefined) this.store(IOAPIC + 16, value)
     return this.load(IOAPIC + 16)
   }
-  irq(gsi: number, level: number): void { call(this.core, 'irqLine', this.vm, gsi, level) }
+  irq(gsi: number, level: number): void {
+    call(this.core, 'irqLine', this.vm, gsi, level)
+  }
   /** Bit `vector` of IRR, ISR or TMR. */
   bit(base: number, vector: number, s = this.s): boolean {
     return ((this.load(APIC + base + (vector >> 5) * 16, s) >>> (vector & 31)) & 1) !== 0
   }
   initPic(): void {
-    for (const [port, values] of [[0x20, [0x11]], [0x21, [0x20, 4, 1]], [0xa0, [0x11]], [0xa1, [0x28, 2, 1]]] as const) for (const v of values) this.out(port, v)
+    for (const [port, values] of [
+      [0x20, [0x11]],
+      [0x21, [0x20, 4, 1]],
+      [0xa0, [0x11]],
+      [0xa1, [0x28, 2, 1]],
+    ] as const)
+      for (const v of values) this.out(port, v)
     this.out(0x21, 0)
     this.out(0xa1, 0)
   }
@@ -181,7 +194,21 @@ test('PIT: mode 3 counts by two, mode 2 reloads, gate restarts', () => {
 
 test('local APIC: reset values and writable bits', () => {
   const b = new Board()
-  const expect: Record<number, number> = { 0x20: 0, 0x30: 0x50014, 0x80: 0, 0xd0: 0, 0xe0: 0xffffffff, 0xf0: 0xff, 0x320: 0x10000, 0x350: 0x700, 0x360: 0x10000, 0x370: 0x10000, 0x380: 0, 0x390: 0, 0x3e0: 0 }
+  const expect: Record<number, number> = {
+    0x20: 0,
+    0x30: 0x50014,
+    0x80: 0,
+    0xd0: 0,
+    0xe0: 0xffffffff,
+    0xf0: 0xff,
+    0x320: 0x10000,
+    0x350: 0x700,
+    0x360: 0x10000,
+    0x370: 0x10000,
+    0x380: 0,
+    0x390: 0,
+    0x3e0: 0,
+  }
   for (const [at, value] of Object.entries(expect)) assert.is(b.load(APIC + Number(at)), value, `register 0x${Number(at).toString(16)}`)
   b.store(APIC + 0x320, 0xffffffff)
   assert.is(b.load(APIC + 0x320), 0x710ff, 'disabled: masked')
@@ -247,7 +274,7 @@ test('x2APIC: registers by MSR, page gone', () => {
     b.core.view.setBigUint64(L.STAGING, value, true)
     return call(b.core, 'msrSet', b.s, index)
   }
-  const read = (index: number): bigint | null => call(b.core, 'msrGet', b.s, index) ? b.core.view.getBigUint64(L.STAGING, true) : null
+  const read = (index: number): bigint | null => (call(b.core, 'msrGet', b.s, index) ? b.core.view.getBigUint64(L.STAGING, true) : null)
   assert.is(read(0x802), null, 'not in xAPIC mode')
   assert.ok(x2(0xfee00d00n, 0x1b))
   assert.is(b.load(APIC + 0x30), 0xffffffff)

@@ -9,7 +9,17 @@ const CODE = 0x1000
 const PAGE = 0x100000
 const BUFFER = PAGE + 0x800
 const OFFSETS = {
-  cpl: 0xcb, rax: 0x1f8, rcx: 0x308, rdx: 0x310, rbx: 0x318, rsi: 0x330, code: 0x390, info1: 0x398, info2: 0x3a0, scratch: 0x3a8, xcr0: 0x3e8,
+  cpl: 0xcb,
+  rax: 0x1f8,
+  rcx: 0x308,
+  rdx: 0x310,
+  rbx: 0x318,
+  rsi: 0x330,
+  code: 0x390,
+  info1: 0x398,
+  info2: 0x3a0,
+  scratch: 0x3a8,
+  xcr0: 0x3e8,
 } as const
 type Fields = Partial<Record<keyof typeof OFFSETS, bigint | number>>
 const BITMAP = 0x3f0
@@ -46,8 +56,12 @@ class EsGuest extends Guest {
     call(this.core, 'cpuidChanged', s)
   }
 
-  get ghcbMsr(): bigint { return this.u64(L.CPU_GHCB) }
-  set ghcbMsr(value: bigint) { this.core.view.setBigUint64(this.s + L.CPU_GHCB, value, true) }
+  get ghcbMsr(): bigint {
+    return this.u64(L.CPU_GHCB)
+  }
+  set ghcbMsr(value: bigint) {
+    this.core.view.setBigUint64(this.s + L.CPU_GHCB, value, true)
+  }
 
   /** One VMGEXIT by the MSR protocol. */
   msr(value: bigint): bigint {
@@ -82,7 +96,9 @@ class EsGuest extends Guest {
   info(): readonly [number, bigint] {
     return [Number(this.field('info1')), this.field('info2')]
   }
-  field(name: keyof typeof OFFSETS): bigint { return this.read64(PAGE + OFFSETS[name]) }
+  field(name: keyof typeof OFFSETS): bigint {
+    return this.read64(PAGE + OFFSETS[name])
+  }
   isValid(name: keyof typeof OFFSETS): boolean {
     const offset = OFFSETS[name]
     return (((this.read(PAGE + BITMAP, 16)[offset >> 6] as number) >> ((offset >> 3) & 7)) & 1) !== 0
@@ -155,7 +171,14 @@ test('checks and their order', () => {
 
 test('required fields', () => {
   const need: Record<number, (keyof typeof OFFSETS)[]> = {
-    0x37: ['rax'], 0x6f: ['rcx'], 0x72: ['rax', 'rcx'], 0x81: ['rax', 'cpl'], 0x8a: ['rax', 'rcx', 'rdx'], 0x8b: ['rax', 'rcx'], 0x80000001: ['scratch'], 0x80000002: ['scratch'],
+    0x37: ['rax'],
+    0x6f: ['rcx'],
+    0x72: ['rax', 'rcx'],
+    0x81: ['rax', 'cpl'],
+    0x8a: ['rax', 'rcx', 'rdx'],
+    0x8b: ['rax', 'rcx'],
+    0x80000001: ['scratch'],
+    0x80000002: ['scratch'],
   }
   const g = new EsGuest()
   for (const [code, names] of Object.entries(need)) {
@@ -229,7 +252,10 @@ test('VMMCALL', () => {
   g.page({ code: 0x81, rax: 12, rbx: 0x1000, rcx: 1, rdx: 0x10, cpl: 0 })
   assert.is(g.reason(), EXIT.HYPERCALL)
   const p = g.payload()
-  assert.equal([0, 8, 16, 24, 56, 64].map((o) => p.getBigUint64(o, true)), [12n, 0x1000n, 1n, 0x10n, 0n, 1n])
+  assert.equal(
+    [0, 8, 16, 24, 56, 64].map((o) => p.getBigUint64(o, true)),
+    [12n, 0x1000n, 1n, 0x10n, 0n, 1n],
+  )
   p.setBigUint64(56, 22n, true)
   g.complete()
   assert.is(g.field('rax'), 22n)
@@ -256,7 +282,10 @@ test('port I/O: IN merges into RAX, OUT, the kernel bus, no size', () => {
 
 test('string I/O through the shared buffer', () => {
   const g = new EsGuest()
-  g.write(BUFFER, [...'hello'].map((c) => c.charCodeAt(0)))
+  g.write(
+    BUFFER,
+    [...'hello'].map((c) => c.charCodeAt(0)),
+  )
   g.page({ code: 0x7b, info1: 0x0402_001c, info2: 5, scratch: BUFFER }) // rep outsb
   assert.equal(g.io(), { write: true, size: 1, port: 0x402, count: 5 })
   assert.is(String.fromCharCode(...g.pio().slice(0, 5)), 'hello')
@@ -349,7 +378,10 @@ test('events are counted', () => {
   g.page({ code: 0x72, rax: 0, rcx: 0 })
   g.page({ code: 0x72, rax: 0, rcx: 0 })
   assert.is(g.kvm32(L.VKVM_COUNT_USED), 2)
-  assert.equal([0, 8, 16, 24].map((o) => g.kvm64(L.VKVM_COUNTS + o)), [0x8000000000000002n, 1n, 0x72n, 2n])
+  assert.equal(
+    [0, 8, 16, 24].map((o) => g.kvm64(L.VKVM_COUNTS + o)),
+    [0x8000000000000002n, 1n, 0x72n, 2n],
+  )
 })
 
 test.run()

@@ -3,7 +3,19 @@ import { call, L, loadCore, type Core } from '../support/core.ts'
 
 /** Offsets in struct kvm_run. */
 export const RUN = { REASON: 8, IF: 13, CR8: 16, PAYLOAD: 32 } as const
-export const EXIT = { IO: 2, HYPERCALL: 3, HLT: 5, MMIO: 6, IRQ_WINDOW: 7, SHUTDOWN: 8, FAIL_ENTRY: 9, INTR: 10, INTERNAL_ERROR: 17, SYSTEM_EVENT: 24, AP_RESET_HOLD: 32 } as const
+export const EXIT = {
+  IO: 2,
+  HYPERCALL: 3,
+  HLT: 5,
+  MMIO: 6,
+  IRQ_WINDOW: 7,
+  SHUTDOWN: 8,
+  FAIL_ENTRY: 9,
+  INTR: 10,
+  INTERNAL_ERROR: 17,
+  SYSTEM_EVENT: 24,
+  AP_RESET_HOLD: 32,
+} as const
 export const GPR = { RAX: 0, RCX: 1, RDX: 2, RBX: 3, RSP: 4, RBP: 5, RSI: 6, RDI: 7 } as const
 
 export interface GuestOptions {
@@ -42,7 +54,9 @@ export class Guest {
     for (let i = 0; i < (options.vcpus ?? 1); i++) this.cpus.push(call(this.core, 'vcpuCreate', this.vm, i))
   }
 
-  get s(): number { return this.cpus[0] as number }
+  get s(): number {
+    return this.cpus[0] as number
+  }
 
   write(gpa: number, bytes: readonly number[] | Uint8Array): void {
     for (let at = 0; at < bytes.length; at += 4096) {
@@ -76,19 +90,41 @@ export class Guest {
     call(this.core, 'cpuModeChanged', s)
   }
 
-  reg(n: number, s = this.s): bigint { return this.core.view.getBigUint64(s + n * 8, true) }
-  setReg(n: number, value: bigint, s = this.s): void { this.core.view.setBigUint64(s + n * 8, value, true) }
-  rip(s = this.s): number { return Number(this.core.view.getBigUint64(s + L.CPU_RIP, true)) }
-  u32(field: number, s = this.s): number { return this.core.view.getUint32(s + field, true) }
-  u64(field: number, s = this.s): bigint { return this.core.view.getBigUint64(s + field, true) }
-  kvm32(field: number, s = this.s): number { return this.u32(L.VCPU_KVM + field, s) }
-  kvm64(field: number, s = this.s): bigint { return this.u64(L.VCPU_KVM + field, s) }
+  reg(n: number, s = this.s): bigint {
+    return this.core.view.getBigUint64(s + n * 8, true)
+  }
+  setReg(n: number, value: bigint, s = this.s): void {
+    this.core.view.setBigUint64(s + n * 8, value, true)
+  }
+  rip(s = this.s): number {
+    return Number(this.core.view.getBigUint64(s + L.CPU_RIP, true))
+  }
+  u32(field: number, s = this.s): number {
+    return this.core.view.getUint32(s + field, true)
+  }
+  u64(field: number, s = this.s): bigint {
+    return this.core.view.getBigUint64(s + field, true)
+  }
+  kvm32(field: number, s = this.s): number {
+    return this.u32(L.VCPU_KVM + field, s)
+  }
+  kvm64(field: number, s = this.s): bigint {
+    return this.u64(L.VCPU_KVM + field, s)
+  }
 
   /** KVM_RUN. */
-  run(s = this.s, budget = 100000n): number { return call(this.core, 'vcpuRun', s, budget) | 0 }
-  reason(s = this.s): number { return this.u32(L.VCPU_RUN + RUN.REASON, s) }
-  payload(s = this.s): DataView { return new DataView(this.core.memory.buffer, s + L.VCPU_RUN + RUN.PAYLOAD, 256) }
-  pio(s = this.s): Uint8Array { return new Uint8Array(this.core.memory.buffer, s + L.VCPU_PIO, 4096) }
+  run(s = this.s, budget = 100000n): number {
+    return call(this.core, 'vcpuRun', s, budget) | 0
+  }
+  reason(s = this.s): number {
+    return this.u32(L.VCPU_RUN + RUN.REASON, s)
+  }
+  payload(s = this.s): DataView {
+    return new DataView(this.core.memory.buffer, s + L.VCPU_RUN + RUN.PAYLOAD, 256)
+  }
+  pio(s = this.s): Uint8Array {
+    return new Uint8Array(this.core.memory.buffer, s + L.VCPU_PIO, 4096)
+  }
 
   /** The port exit that KVM_RUN must have left with. */
   io(s = this.s): { write: boolean; size: number; port: number; count: number } {
