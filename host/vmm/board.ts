@@ -67,7 +67,7 @@ export class Board {
       createHostBridge(pci, bus)
       createLpcBridge(pci, (base) => this.power.move(base))
     }
-    if (options.testDevice) new TestDevice(bus, options.irqLine)
+    if (options.testDevice) TestDevice.attach(bus, options.irqLine)
     this.fwCfg = new FwCfg(options.space)
     bus.addPorts(this.fwCfg, 0x510, 12)
     this.fwCfg.setNumber(FW_CFG.RAM_SIZE, options.memory, 8)

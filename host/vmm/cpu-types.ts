@@ -61,7 +61,12 @@ export interface CpuidEntry {
  * CPUID of one vCPU: what KVM supports, with its APIC id and the number of CPUs filled in (QEMU's topology for `-smp N`:
  * N cores of one socket, one thread each), and with the signature of `type` when one is asked for.
  */
-export function cpuidFor(supported: readonly CpuidEntry[], id: number, cpus: number, type: string | undefined): { entries: CpuidEntry[]; signature: number } {
+export function cpuidFor(
+  supported: readonly CpuidEntry[],
+  id: number,
+  cpus: number,
+  type: string | undefined,
+): { entries: CpuidEntry[]; signature: number } {
   const bits = Math.ceil(Math.log2(cpus))
   let found = type === undefined ? 0 : vcpuSignature(type)
   const entries = supported.map((from) => {

@@ -139,7 +139,11 @@ export const isSevEs = (type: MachineType): boolean => type === 'sev-es' || type
 export function checkOptions(options: MachineOptions): Checked {
   const type = options.type ?? 'default'
   if (!machineTypes.includes(type)) refuse('type', `unknown VM type '${String(type)}': one of ${machineTypes.join(', ')}`)
-  if (type === 'snp' || type === 'tdx') refuse('unsupported-type', `VM type '${type}' cannot be launched yet: this version launches ${machineTypes.filter(t => t !== 'snp' && t !== 'tdx').join(', ')}`)
+  if (type === 'snp' || type === 'tdx')
+    refuse(
+      'unsupported-type',
+      `VM type '${type}' cannot be launched yet: this version launches ${machineTypes.filter((t) => t !== 'snp' && t !== 'tdx').join(', ')}`,
+    )
   const memory = options.memory ?? 256 * MiB
   if (!Number.isSafeInteger(memory) || memory <= 0) refuse('memory', `memory ${memory}: must be a positive number of bytes`)
   if (memory < MiB) refuse('memory', `memory ${memory}: a machine has at least 1 MiB`)
@@ -147,11 +151,19 @@ export function checkOptions(options: MachineOptions): Checked {
   const smp = options.smp ?? 1
   if (!Number.isInteger(smp) || smp < 1 || smp > maximumCpus) refuse('smp', `smp ${smp}: must be a whole number from 1 to ${maximumCpus}`)
   const most = maximumMemory(smp)
-  if (memory > most) refuse('memory', `memory ${memory}: more than the ${most / MiB} MiB that fit the emulator's 4 GiB beside ${smp} vCPU${smp > 1 ? 's' : ''}`)
+  if (memory > most)
+    refuse(
+      'memory',
+      `memory ${memory}: more than the ${most / MiB} MiB that fit the emulator's 4 GiB beside ${smp} vCPU${smp > 1 ? 's' : ''}`,
+    )
   const es = isSevEs(type)
   const irqchip = options.irqchip ?? true
   // Requirement B4: KVM would launch such a guest; refusing it is the VMM's rule.
-  if (es && !irqchip) refuse('irqchip', `VM type '${type}' needs the in-kernel interrupt controller: its state cannot be moved in and out of a protected vCPU`)
+  if (es && !irqchip)
+    refuse(
+      'irqchip',
+      `VM type '${type}' needs the in-kernel interrupt controller: its state cannot be moved in and out of a protected vCPU`,
+    )
   const smm = options.smm ?? false
   // Requirement B5.
   if (es && smm) refuse('smm', `VM type '${type}' cannot have SMM: entering it would rewrite registers that the VMSA protects`)
@@ -160,7 +172,8 @@ export function checkOptions(options: MachineOptions): Checked {
   if (options.kernel || options.initrd || options.append !== undefined) {
     if (!options.kernel) refuse('kernel', 'an initrd or a command line needs a kernel')
     if (options.image) refuse('guest', 'a kernel and a raw image exclude each other')
-    if (isEncrypted(type) && !options.firmware) refuse('unsupported-kernel', `VM type '${type}' boots a kernel through firmware only in this version`)
+    if (isEncrypted(type) && !options.firmware)
+      refuse('unsupported-kernel', `VM type '${type}' boots a kernel through firmware only in this version`)
   }
   if (options.firmware && options.image) refuse('guest', 'firmware and a raw image exclude each other')
   if (!options.firmware && !options.image && !options.kernel) refuse('guest', 'nothing to run: give firmware, a kernel or a raw image')
@@ -175,8 +188,20 @@ export function checkOptions(options: MachineOptions): Checked {
   if (maxInstructions !== undefined && !(Number.isSafeInteger(maxInstructions) && maxInstructions > 0)) {
     refuse('max-instructions', `max-instructions ${maxInstructions}: must be a positive whole number`)
   }
-  if (timeoutSeconds !== undefined && !(timeoutSeconds > 0)) refuse('timeout', `timeout ${timeoutSeconds}: must be a positive number of seconds`)
-  return { ...options, ...(vcpuType === undefined ? {} : { vcpuType }), type, memory, smp, cpu, policy, irqchip, smm, epoch: options.epoch ?? 1767225600 }
+  if (timeoutSeconds !== undefined && !(timeoutSeconds > 0))
+    refuse('timeout', `timeout ${timeoutSeconds}: must be a positive number of seconds`)
+  return {
+    ...options,
+    ...(vcpuType === undefined ? {} : { vcpuType }),
+    type,
+    memory,
+    smp,
+    cpu,
+    policy,
+    irqchip,
+    smm,
+    epoch: options.epoch ?? 1767225600,
+  }
 }
 
 /** xAPIC ids are 8 bits, the last one addresses everybody. */

@@ -154,7 +154,9 @@ export class RunLoop {
   /** No vCPU ran: halted for good, or waiting for input? */
   #asleep(): Outcome | null {
     const { cpus } = this.#options
-    const dead = cpus.every((cpu) => cpu.why() === WHY.WAIT_SIPI || (cpu.why() === WHY.HALTED_FOREVER && cpu.runView.getUint8(IF_FLAG) === 0))
+    const dead = cpus.every(
+      (cpu) => cpu.why() === WHY.WAIT_SIPI || (cpu.why() === WHY.HALTED_FOREVER && cpu.runView.getUint8(IF_FLAG) === 0),
+    )
     return dead ? this.#end('halted', 'halted with interrupts disabled') : null
   }
 
@@ -197,7 +199,10 @@ export class RunLoop {
     if (reason === EXIT.IO) {
       const [direction, size, count] = [view.getUint8(PAYLOAD), view.getUint8(PAYLOAD + 1), view.getUint32(PAYLOAD + 4, true)]
       const at = view.getUint32(PAYLOAD + 8, true)
-      const data = direction === 0 ? '' : ` data=${[...cpu.runBytes.subarray(at, at + size * Math.min(count, 16))].map((b) => b.toString(16).padStart(2, '0')).join('')}`
+      const data =
+        direction === 0
+          ? ''
+          : ` data=${[...cpu.runBytes.subarray(at, at + size * Math.min(count, 16))].map((b) => b.toString(16).padStart(2, '0')).join('')}`
       return `${name} ${direction === 0 ? 'in' : 'out'} port=${hex(view.getUint16(PAYLOAD + 2, true))} size=${size} count=${count}${data} icount=${cpu.retired()}`
     }
     if (reason === EXIT.MMIO) {
@@ -246,7 +251,9 @@ export class RunLoop {
       for (let i = 0; i < length; i++) view.setUint8(PAYLOAD + 8 + i, data[i] as number)
     }
     if (this.#options.traceMmio) {
-      this.#options.trace?.(`mmio ${isWrite ? 'write' : 'read'} 0x${address.toString(16)} ${length} ${[...data].map((b) => b.toString(16).padStart(2, '0')).join('')}`)
+      this.#options.trace?.(
+        `mmio ${isWrite ? 'write' : 'read'} 0x${address.toString(16)} ${length} ${[...data].map((b) => b.toString(16).padStart(2, '0')).join('')}`,
+      )
     }
   }
 
@@ -270,7 +277,10 @@ export class RunLoop {
       case EXIT.INTERNAL_ERROR: {
         const suberror = view.getUint32(PAYLOAD, true)
         if (suberror === 1) return this.#end(cpu.nowhere() ? 'guest-terminated' : 'unimplemented', cpu.stopped())
-        return this.#end('internal-error', `KVM_EXIT_INTERNAL_ERROR: sub-error ${suberror}, data 0x${view.getBigUint64(PAYLOAD + 8, true).toString(16)}`)
+        return this.#end(
+          'internal-error',
+          `KVM_EXIT_INTERNAL_ERROR: sub-error ${suberror}, data 0x${view.getBigUint64(PAYLOAD + 8, true).toString(16)}`,
+        )
       }
       default:
         return this.#end('internal-error', `exit ${exitName(reason)} is not handled by this machine`)

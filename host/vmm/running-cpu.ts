@@ -1,11 +1,34 @@
 /** A vCPU as the run loop sees it: running it, and what the core notes beside kvm_run. */
-import { CPU_ICOUNT, CPU_RIP, CPU_STOP_DETAIL, CPU_STOP_INFO, CPU_STOP_NAME, CPU_STOP_REASON, STOP_FETCH_MMIO, STOP_UNIMPLEMENTED, VCPU_KVM, VCPU_KVM_SIZE, VKVM_COUNTS, VKVM_COUNT_USED, VKVM_TRACE, VKVM_TRACE_HEAD, VKVM_WHY } from '../generated/layout.ts'
+import {
+  CPU_ICOUNT,
+  CPU_RIP,
+  CPU_STOP_DETAIL,
+  CPU_STOP_INFO,
+  CPU_STOP_NAME,
+  CPU_STOP_REASON,
+  STOP_FETCH_MMIO,
+  STOP_UNIMPLEMENTED,
+  VCPU_KVM,
+  VCPU_KVM_SIZE,
+  VKVM_COUNTS,
+  VKVM_COUNT_USED,
+  VKVM_TRACE,
+  VKVM_TRACE_HEAD,
+  VKVM_WHY,
+} from '../generated/layout.ts'
 import type { Vcpu } from '../index.ts'
 import { ghcbEventName } from './ghcb-names.ts'
 import type { GuestCpu } from './run-loop.ts'
 
 /** UNIMPLEMENTED_* of the core. */
-const unimplemented = ['an instruction form', 'a hardware task switch', 'virtual-8086 mode', 'RSM', 'SVM instructions', 'an exception frame in MMIO']
+const unimplemented = [
+  'an instruction form',
+  'a hardware task switch',
+  'virtual-8086 mode',
+  'RSM',
+  'SVM instructions',
+  'an exception frame in MMIO',
+]
 
 export class RunningCpu implements GuestCpu {
   readonly runBytes: Uint8Array

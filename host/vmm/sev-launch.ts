@@ -63,7 +63,13 @@ export class SevLaunch {
     this.#trace?.(`firmware LAUNCH_START policy=0x${policy.toString(16)} handle=${handle}`)
     for (const { name, guest, address, length } of ranges) {
       vm.launchUpdateData(address, length)
-      steps.push({ address: `0x${guest.toString(16)}`, kind: 'data', source: `${name}, 0x${length.toString(16)} bytes`, length, digest: digest() })
+      steps.push({
+        address: `0x${guest.toString(16)}`,
+        kind: 'data',
+        source: `${name}, 0x${length.toString(16)} bytes`,
+        length,
+        digest: digest(),
+      })
       this.#trace?.(`firmware LAUNCH_UPDATE_DATA ${name} gpa=0x${guest.toString(16)} length=0x${length.toString(16)} digest=${digest()}`)
     }
     if (isSevEs(this.#type)) {

@@ -83,7 +83,10 @@ test('serial: input beyond the FIFO waits and is not lost', () => {
   uart.input(Uint8Array.from({ length: 40 }, (_, i) => i))
   const got: number[] = []
   while (uart.readPort(0x3fd, 1) & 1) got.push(uart.readPort(0x3f8, 1))
-  assert.equal(got, Array.from({ length: 40 }, (_, i) => i))
+  assert.equal(
+    got,
+    Array.from({ length: 40 }, (_, i) => i),
+  )
 })
 
 test('cmos: time is the epoch plus virtual time; memory sizes', () => {
@@ -122,7 +125,10 @@ test('fw_cfg: signature, id, numbers and file directory by port', () => {
     device.writePort(0x510, 2, key)
     return Array.from({ length: n }, () => device.readPort(0x511, 1))
   }
-  assert.equal(read(0, 4), [...'QEMU'].map((c) => c.charCodeAt(0)))
+  assert.equal(
+    read(0, 4),
+    [...'QEMU'].map((c) => c.charCodeAt(0)),
+  )
   assert.equal(read(1, 4), [3, 0, 0, 0])
   assert.equal(read(5, 3), [2, 0, 0])
   const directory = read(0x19, 4 + 128)
@@ -136,7 +142,10 @@ test('fw_cfg: signature, id, numbers and file directory by port', () => {
 test('fw_cfg: DMA select, read, skip, error', () => {
   const memory = ram(256)
   const device = new FwCfg(memory)
-  device.addFile('a', Uint8Array.from({ length: 8 }, (_, i) => i + 1))
+  device.addFile(
+    'a',
+    Uint8Array.from({ length: 8 }, (_, i) => i + 1),
+  )
   const command = (control: number, length: number, address: number): number => {
     const view = new DataView(memory.bytes.buffer)
     view.setUint32(0, control)

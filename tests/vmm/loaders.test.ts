@@ -43,7 +43,9 @@ test('options are refused with a stable code and one line', () => {
     ['irqchip', /in-kernel interrupt controller/, { image, type: 'sev-es', irqchip: false }],
     ['irqchip', /in-kernel interrupt controller/, { image, type: 'sev-es-legacy', irqchip: false }],
     ['smm', /SMM/, { image, type: 'sev-es', smm: true }],
-    ['unsupported-kernel', /not implemented/, { kernel: new Uint8Array(1) }],
+    ['kernel', /needs a kernel/, { image, append: 'quiet' }],
+    ['guest', /exclude/, { image, kernel: new Uint8Array(1) }],
+    ['unsupported-kernel', /through firmware only/, { type: 'sev-es', kernel: new Uint8Array(1) }],
     ['policy', /32 bits/, { image, policy: 2n ** 40n }],
     ['max-instructions', /positive/, { image, maxInstructions: 0 }],
     ['timeout', /positive/, { image, timeoutSeconds: -1 }],
@@ -103,7 +105,7 @@ test('files are told apart by content', () => {
   assert.is(detect(elf), 'elf')
   const multiboot = new Uint8Array(64)
   new DataView(multiboot.buffer).setUint32(0, 0x1badb002, true)
-  new DataView(multiboot.buffer).setUint32(8, (-0x1badb002) >>> 0, true)
+  new DataView(multiboot.buffer).setUint32(8, -0x1badb002 >>> 0, true)
   assert.is(detect(multiboot), 'multiboot')
   assert.is(detect(readFileSync(new URL(import.meta.url))), 'unknown')
 })

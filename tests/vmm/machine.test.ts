@@ -3,7 +3,10 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { type FlatImage, Machine, type MachineOptions, type RunResult } from '../../host/vmm/index.ts'
 
-const run = async (code: number[], options: Partial<MachineOptions> & { mode?: FlatImage['mode']; input?: string } = {}): Promise<RunResult & { output: string }> => {
+const run = async (
+  code: number[],
+  options: Partial<MachineOptions> & { mode?: FlatImage['mode']; input?: string } = {},
+): Promise<RunResult & { output: string }> => {
   let output = ''
   const { mode = 'long64', input, ...rest } = options
   const load = mode === 'real16' ? 0x7c00 : 0x10000
@@ -55,7 +58,10 @@ test('an endless loop ends by its time budget', async () => {
 })
 
 test('an endless loop ends by AbortSignal', async () => {
-  const machine = await Machine.create({ memory: 16 << 20, image: { bytes: Uint8Array.of(0xeb, 0xfe), load: 0x10000, entry: 0x10000, mode: 'long64' } })
+  const machine = await Machine.create({
+    memory: 16 << 20,
+    image: { bytes: Uint8Array.of(0xeb, 0xfe), load: 0x10000, entry: 0x10000, mode: 'long64' },
+  })
   const abort = new AbortController()
   setTimeout(() => abort.abort(), 100)
   const result = await machine.run({ signal: abort.signal })

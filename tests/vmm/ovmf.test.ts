@@ -35,7 +35,8 @@ needs(test, 'ovmf', 'an ordinary VM reaches the shell, answers a command and pow
     timeoutSeconds: 300,
     onSerial: (bytes) => {
       output += new TextDecoder().decode(bytes)
-      if (output.split('Shell> ').length - 1 > step && step < commands.length) machine.serialInput(new TextEncoder().encode(`${commands[step++]}\r`))
+      if (output.split('Shell> ').length - 1 > step && step < commands.length)
+        machine.serialInput(new TextEncoder().encode(`${commands[step++]}\r`))
     },
   })
   const result = await machine.run()

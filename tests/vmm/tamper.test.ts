@@ -9,7 +9,10 @@ import { ovmf } from './helpers.ts'
 const LOAD = 0x200000
 const bytes = new Uint8Array(readFileSync('tests/guests/sev-es.bin'))
 
-const withGuest = async (meddle: (machine: Machine) => void, options: Partial<MachineOptions> = {}): Promise<RunResult & { output: string }> => {
+const withGuest = async (
+  meddle: (machine: Machine) => void,
+  options: Partial<MachineOptions> = {},
+): Promise<RunResult & { output: string }> => {
   let output = ''
   const machine = await Machine.create({
     type: 'sev-es',
@@ -104,7 +107,11 @@ test('a CPUID leaf that the host changed is what the #VC handler receives', asyn
 })
 
 needs(test, 'ovmf', 'OVMF: one flipped bit beside the reset vector, and nothing boots', async () => {
-  const result = await withGuest((machine) => flip(machine, 0xfffffff1, 0), { image: undefined as never, firmware: ovmf(), memory: 64 << 20 })
+  const result = await withGuest((machine) => flip(machine, 0xfffffff1, 0), {
+    image: undefined as never,
+    firmware: ovmf(),
+    memory: 64 << 20,
+  })
   // What 16 garbled bytes do is the cipher's choice; here they come to a halt soon, before the budget.
   assert.not(result.status === 124)
   assert.ok(result.report.instructions < 10_000_000)

@@ -159,7 +159,8 @@ export class FwCfg implements PortDevice {
         target += n
         length -= n
       }
-    } else if (control & DMA_WRITE) failed = true // no writable item exists
+    } else if (control & DMA_WRITE)
+      failed = true // no writable item exists
     else if (control & DMA_SKIP) this.#position += length
     this.#memory.write(address, new Uint8Array([0, 0, 0, failed ? DMA_ERROR : 0]))
   }

@@ -17,12 +17,16 @@ export class TestDevice implements PortDevice, MmioDevice {
   readonly #ram = new Uint8Array(IO_RAM_SIZE)
   readonly #irqLine: (gsi: number, level: boolean) => void
 
-  constructor(bus: Bus, irqLine: (gsi: number, level: boolean) => void) {
+  constructor(irqLine: (gsi: number, level: boolean) => void) {
     this.#irqLine = irqLine
-    bus.addPorts(this, ECHO, 4)
-    bus.addPorts(this, FLUSH, 4)
-    bus.addPorts(this, LINES, LINE_COUNT)
-    bus.addMmio(this, IO_RAM, IO_RAM_SIZE)
+  }
+
+  static attach(bus: Bus, irqLine: (gsi: number, level: boolean) => void): void {
+    const device = new TestDevice(irqLine)
+    bus.addPorts(device, ECHO, 4)
+    bus.addPorts(device, FLUSH, 4)
+    bus.addPorts(device, LINES, LINE_COUNT)
+    bus.addMmio(device, IO_RAM, IO_RAM_SIZE)
   }
 
   readPort(port: number, size: number): number {

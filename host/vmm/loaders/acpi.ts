@@ -86,8 +86,22 @@ export function acpiTables(cpus: number): Table[] {
   const dsdt = table('DSDT', 2, Uint8Array.from(AML_S5))
   return [
     { name: 'RSDP', bytes: rsdp, pointers: [{ at: 24, size: 8, to: 'XSDT' }] },
-    { name: 'XSDT', bytes: table('XSDT', 1, new Uint8Array(16)), pointers: [{ at: 36, size: 8, to: 'FACP' }, { at: 44, size: 8, to: 'APIC' }] },
-    { name: 'FACP', bytes: fadt(), pointers: [{ at: 40, size: 4, to: 'DSDT' }, { at: 140, size: 8, to: 'DSDT' }] },
+    {
+      name: 'XSDT',
+      bytes: table('XSDT', 1, new Uint8Array(16)),
+      pointers: [
+        { at: 36, size: 8, to: 'FACP' },
+        { at: 44, size: 8, to: 'APIC' },
+      ],
+    },
+    {
+      name: 'FACP',
+      bytes: fadt(),
+      pointers: [
+        { at: 40, size: 4, to: 'DSDT' },
+        { at: 140, size: 8, to: 'DSDT' },
+      ],
+    },
     { name: 'DSDT', bytes: dsdt, pointers: [] },
     { name: 'APIC', bytes: madt(cpus), pointers: [] },
   ]

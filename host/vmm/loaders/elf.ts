@@ -35,15 +35,20 @@ export function parseElf(file: Uint8Array): Elf {
   const table = bits === 64 ? word(32) : view.getUint32(28, true)
   const entrySize = view.getUint16(bits === 64 ? 54 : 42, true)
   const count = view.getUint16(bits === 64 ? 56 : 44, true)
-  if (table + count * entrySize > file.length) refuse(`truncated: the program headers end at 0x${(table + count * entrySize).toString(16)}, the file at 0x${file.length.toString(16)}`)
+  if (table + count * entrySize > file.length)
+    refuse(`truncated: the program headers end at 0x${(table + count * entrySize).toString(16)}, the file at 0x${file.length.toString(16)}`)
   const segments: ElfSegment[] = []
   const notes: Elf['notes'] = []
   for (let i = 0; i < count; i++) {
     const at = table + i * entrySize
     const type = view.getUint32(at, true)
     if (type !== PT_LOAD && type !== PT_NOTE) continue
-    const [offset, address, fileSize, size] = bits === 64 ? [word(at + 8), word(at + 24), word(at + 32), word(at + 40)] : [word(at + 4), word(at + 12), word(at + 16), word(at + 20)]
-    if (offset + fileSize > file.length) refuse(`truncated: a segment ends at 0x${(offset + fileSize).toString(16)}, the file at 0x${file.length.toString(16)}`)
+    const [offset, address, fileSize, size] =
+      bits === 64
+        ? [word(at + 8), word(at + 24), word(at + 32), word(at + 40)]
+        : [word(at + 4), word(at + 12), word(at + 16), word(at + 20)]
+    if (offset + fileSize > file.length)
+      refuse(`truncated: a segment ends at 0x${(offset + fileSize).toString(16)}, the file at 0x${file.length.toString(16)}`)
     const bytes = file.subarray(offset, offset + fileSize)
     if (type === PT_LOAD) segments.push({ address, bytes, size })
     else notes.push(...parseNotes(bytes))

@@ -85,7 +85,10 @@ export function loadFlat(image: FlatImage, memory: number, cBit: bigint): Loaded
     const base = entry & 0xf0000
     const code = { base, limit: 0xffff, selector: base >> 4, type: 11, s: 1, db: 0, l: 0, g: 0 }
     const data = { ...code, base: 0, selector: 0, type: 3 }
-    return { pieces: [piece], entry: { rip: entry & 0xffff, rsp: load & 0xffff, cr0: 0x10, cr3: 0, cr4: 0, efer: 0, code, data, gdt: null } }
+    return {
+      pieces: [piece],
+      entry: { rip: entry & 0xffff, rsp: load & 0xffff, cr0: 0x10, cr3: 0, cr4: 0, efer: 0, code, data, gdt: null },
+    }
   }
   const code = { base: 0, limit: 0xffffffff, selector: 24, type: 11, s: 1, db: 1, l: 0, g: 1 }
   const data = { ...code, selector: 16, type: 3 }
@@ -105,4 +108,5 @@ export function loadFlat(image: FlatImage, memory: number, cBit: bigint): Loaded
   }
 }
 
-const sort = (pieces: { address: number; bytes: Uint8Array }[]): { address: number; bytes: Uint8Array }[] => pieces.toSorted((a, b) => a.address - b.address)
+const sort = (pieces: { address: number; bytes: Uint8Array }[]): { address: number; bytes: Uint8Array }[] =>
+  pieces.toSorted((a, b) => a.address - b.address)

@@ -75,7 +75,8 @@ function commandLine(append: string): Piece {
 /** Highest page-aligned place for the initrd below `limit`. */
 function placeInitrd(initrd: Uint8Array, limit: number, floor: number): Piece {
   const address = Math.floor((limit - initrd.length) / 4096) * 4096
-  if (address < floor) refuse(`initrd of ${initrd.length} bytes does not fit between the kernel's end at 0x${floor.toString(16)} and 0x${limit.toString(16)}`)
+  if (address < floor)
+    refuse(`initrd of ${initrd.length} bytes does not fit between the kernel's end at 0x${floor.toString(16)} and 0x${limit.toString(16)}`)
   return { address, bytes: initrd }
 }
 
@@ -90,7 +91,8 @@ function loadBzImage({ kernel, initrd, append = '', memory, cpus }: KernelOption
   const address = Number(view.getBigUint64(0x258, true))
   const initSize = view.getUint32(0x260, true)
   const { low } = splitMemory(memory)
-  if (address + initSize > low) refuse(`needs memory to 0x${(address + initSize).toString(16)}, there are 0x${low.toString(16)} bytes below 4 GiB`)
+  if (address + initSize > low)
+    refuse(`needs memory to 0x${(address + initSize).toString(16)}, there are 0x${low.toString(16)} bytes below 4 GiB`)
   const zero = new Uint8Array(4096)
   const params = new DataView(zero.buffer)
   zero.set(kernel.subarray(0x1f1, 0x202 + (kernel[0x201] ?? 0)), 0x1f1)
@@ -116,7 +118,16 @@ function loadBzImage({ kernel, initrd, append = '', memory, cpus }: KernelOption
   }
   pieces.push({ address: ZERO_PAGE, bytes: zero }, { address: ACPI, bytes: placeAcpi(cpus, ACPI) })
   const entry: EntryState = {
-    rip: address + 0x200, rsp: ZERO_PAGE, rsi: ZERO_PAGE, cr0: 0x80000011, cr3: 0x1000, cr4: 0x20, efer: 0x500, code: code64(0x10), data: data(0x18), gdt,
+    rip: address + 0x200,
+    rsp: ZERO_PAGE,
+    rsi: ZERO_PAGE,
+    cr0: 0x80000011,
+    cr3: 0x1000,
+    cr4: 0x20,
+    efer: 0x500,
+    code: code64(0x10),
+    data: data(0x18),
+    gdt,
   }
   return { pieces: sort(pieces), entry }
 }
@@ -125,20 +136,25 @@ function loadBzImage({ kernel, initrd, append = '', memory, cpus }: KernelOption
 function elfPieces(elf: Elf, memory: number): { pieces: Piece[]; end: number } {
   const { low } = splitMemory(memory)
   let end = 0
-  const pieces = elf.segments.filter((s) => s.size > 0).map(({ address, bytes, size }) => {
-    const inLow = address + size <= EBDA
-    if (address + size > low || (address < MIB && !inLow)) {
-      refuse(`segment 0x${address.toString(16)}-0x${(address + size).toString(16)} does not fit the memory (0x${low.toString(16)} bytes below 4 GiB)`)
-    }
-    end = Math.max(end, address + size)
-    return { address, bytes }
-  })
+  const pieces = elf.segments
+    .filter((s) => s.size > 0)
+    .map(({ address, bytes, size }) => {
+      const inLow = address + size <= EBDA
+      if (address + size > low || (address < MIB && !inLow)) {
+        refuse(
+          `segment 0x${address.toString(16)}-0x${(address + size).toString(16)} does not fit the memory (0x${low.toString(16)} bytes below 4 GiB)`,
+        )
+      }
+      end = Math.max(end, address + size)
+      return { address, bytes }
+    })
   if (pieces.length === 0) refuse('no loadable segment')
   return { pieces, end }
 }
 
 function checkEntry(entry: number, elf: Elf, what: string): void {
-  if (!elf.segments.some((s) => entry >= s.address && entry < s.address + s.size)) refuse(`${what} 0x${entry.toString(16)} points outside the kernel's segments`)
+  if (!elf.segments.some((s) => entry >= s.address && entry < s.address + s.size))
+    refuse(`${what} 0x${entry.toString(16)} points outside the kernel's segments`)
 }
 
 function loadPvh({ kernel, initrd, append = '', memory, cpus }: KernelOptions): LoadedImage {
@@ -173,7 +189,10 @@ function loadPvh({ kernel, initrd, append = '', memory, cpus }: KernelOptions): 
     pieces.push(piece)
   }
   pieces.push(gdtPiece(), commandLine(append), { address: START_INFO, bytes: info }, { address: ACPI, bytes: placeAcpi(cpus, ACPI) })
-  return { pieces: sort(pieces), entry: { rip, rsp: ZERO_PAGE, rbx: START_INFO, cr0: 0x11, cr3: 0, cr4: 0, efer: 0, code: code32(8), data: data(0x18), gdt } }
+  return {
+    pieces: sort(pieces),
+    entry: { rip, rsp: ZERO_PAGE, rbx: START_INFO, cr0: 0x11, cr3: 0, cr4: 0, efer: 0, code: code32(8), data: data(0x18), gdt },
+  }
 }
 
 function loadMultiboot({ kernel, initrd, append = '', memory, cpus }: KernelOptions): LoadedImage {
@@ -209,10 +228,28 @@ function loadMultiboot({ kernel, initrd, append = '', memory, cpus }: KernelOpti
     view.setUint32(at(MAP) + i * 24 + 20, r.type, true)
   }
   // The command line begins with the kernel's name, as a boot loader writes it.
-  pieces.push(...biosVectors(), gdtPiece(), commandLine(`kernel ${append}`.trimEnd()), { address: START_INFO, bytes: info }, { address: ACPI, bytes: placeAcpi(cpus, ACPI) })
+  pieces.push(
+    ...biosVectors(),
+    gdtPiece(),
+    commandLine(`kernel ${append}`.trimEnd()),
+    { address: START_INFO, bytes: info },
+    { address: ACPI, bytes: placeAcpi(cpus, ACPI) },
+  )
   return {
     pieces: sort(pieces),
-    entry: { rip: elf.entry, rsp: ZERO_PAGE, rax: 0x2badb002, rbx: START_INFO, cr0: 0x11, cr3: 0, cr4: 0, efer: 0, code: code32(8), data: data(0x18), gdt },
+    entry: {
+      rip: elf.entry,
+      rsp: ZERO_PAGE,
+      rax: 0x2badb002,
+      rbx: START_INFO,
+      cr0: 0x11,
+      cr3: 0,
+      cr4: 0,
+      efer: 0,
+      code: code32(8),
+      data: data(0x18),
+      gdt,
+    },
   }
 }
 

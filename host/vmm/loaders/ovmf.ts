@@ -62,7 +62,9 @@ function checkVolumes(image: Uint8Array): void {
   for (let at = 0; at + 0x38 <= image.length && view.getUint32(at + 0x28, true) === 0x4856465f; ) {
     const length = Number(view.getBigUint64(at + 0x20, true))
     if (length < 0x48 || at + length > image.length) {
-      refuse(`truncated: the volume at 0x${at.toString(16)} has 0x${length.toString(16)} bytes, the file ends after 0x${(image.length - at).toString(16)}`)
+      refuse(
+        `truncated: the volume at 0x${at.toString(16)} has 0x${length.toString(16)} bytes, the file ends after 0x${(image.length - at).toString(16)}`,
+      )
     }
     at += length
   }
@@ -72,7 +74,8 @@ export function loadFirmware(image: Uint8Array): Firmware {
   if (image.length < PAGE) refuse(`${image.length} bytes: an image has at least 4096`)
   if (image.length > maximumFirmware) refuse(`${image.length} bytes: an image has at most ${maximumFirmware} (16 MiB)`)
   const reset = image.subarray(image.length - 16)
-  if (reset.every((b) => b === 9 || b === 10 || b === 13 || (b >= 32 && b < 127))) refuse('no reset vector in the last 16 bytes (a text file?)')
+  if (reset.every((b) => b === 9 || b === 10 || b === 13 || (b >= 32 && b < 127)))
+    refuse('no reset vector in the last 16 bytes (a text file?)')
   if (image.length % PAGE !== 0) refuse(`${image.length} bytes: not a multiple of 4096 (truncated?)`)
   if (reset.every((b) => b === reset[0])) refuse('no reset vector in the last 16 bytes')
   checkVolumes(image)
