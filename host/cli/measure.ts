@@ -67,26 +67,41 @@ interface Variation {
   options: MachineOptions
 }
 
-/** The usual reasons why a digest differs, nearest first. */
+/** The usual reasons why a digest differs, likely and cheap ones first. */
 function* variations(base: MachineOptions): Generator<Variation> {
   yield { what: 'exactly these options', options: base }
   const types: MachineType[] = ['sev', 'sev-es', 'sev-es-legacy']
-  // Aliases of one signature measure alike: one name each.
-  const names = [...new Map(Object.entries(vcpuTypes).map(([name, signature]) => [signature, name])).values()]
-  const features = [0n, 0x20n]
-  for (const type of types) if (type !== base.type) yield { what: `--type ${type}`, options: { ...base, type, policy: type === 'sev' ? 1n : 5n } }
-  for (let smp = 1; smp <= 64; smp++) if (smp !== (base.smp ?? 1)) yield { what: `--vcpus ${smp}`, options: { ...base, smp } }
-  for (const vcpuType of names) if (vcpuType !== base.vcpuType) yield { what: `--vcpu-type ${vcpuType}`, options: { ...base, vcpuType } }
-  for (const guestFeatures of features) yield { what: `--guest-features 0x${guestFeatures.toString(16)}`, options: { ...base, guestFeatures } }
-  for (const type of types) {
-    for (const vcpuType of names) {
-      for (let smp = 1; smp <= 8; smp++) {
-        yield {
-          what: `--type ${type} --vcpu-type ${vcpuType} --vcpus ${smp}`,
-          options: { ...base, type, vcpuType, smp, policy: type === 'sev' ? 1n : 5n },
-        }
-      }
-    }
+  // Aliases of one signature measure alike: the first name of each.
+  const names = [...new Map(Object.entries(vcpuTypes).toReversed().map(([name, signature]) => [signature, name])).values()].toReversed()
+  const seen = new Set<string>()
+  const make = (change: Partial<MachineOptions>): Variation | null => {
+    const type = change.type ?? base.type ?? 'sev-es'
+    // Plain SEV measures no VMSA: nothing but the image counts.
+    const { vcpuType, smp, guestFeatures } = type.startsWith('sev-es') ? change : {}
+    const parts = [type === base.type ? '' : `--type ${type}`]
+    if (vcpuType !== undefined) parts.push(`--vcpu-type ${vcpuType}`)
+    if (smp !== undefined) parts.push(`--vcpus ${smp}`)
+    if (guestFeatures !== undefined) parts.push(`--guest-features 0x${guestFeatures.toString(16)}`)
+    const what = parts.filter((part) => part !== '').join(' ')
+    if (what === '' || seen.has(what)) return null
+    seen.add(what)
+    const policy = type === base.type ? base.policy : type === 'sev' ? 1n : 5n
+    const options: MachineOptions = { ...base, ...change, type }
+    if (policy !== undefined) options.policy = policy
+    return { what, options }
+  }
+  const changes = function* (): Generator<Partial<MachineOptions>> {
+    for (const type of types) yield { type }
+    for (const guestFeatures of [0n, 0x20n]) yield { guestFeatures }
+    for (const vcpuType of names) yield { vcpuType }
+    for (let smp = 1; smp <= 8; smp++) yield { smp }
+    for (const type of types) for (const vcpuType of names) for (let smp = 1; smp <= 8; smp++) yield { type, vcpuType, smp }
+    for (const vcpuType of names) for (let smp = 1; smp <= 8; smp++) yield { vcpuType, smp, guestFeatures: 0x20n }
+    for (let smp = 9; smp <= 64; smp++) yield { smp }
+  }
+  for (const change of changes()) {
+    const variation = make(change)
+    if (variation !== null) yield variation
   }
 }
 
