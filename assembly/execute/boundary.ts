@@ -9,7 +9,7 @@ import { lookup, quickLookup } from '../decode/cache'
 import { chained, H_PARTIAL_END } from '../generated/opcodes'
 import {
   BLOCK_BYTES, BLOCK_COUNT, BLOCK_FRAME2, BLOCK_LENGTH, CPU_BUDGET, CPU_DEBUG_ARMED, CPU_EFLAGS, CPU_HALTED, CPU_ICOUNT, CPU_INTERRUPT_SHADOW, CPU_LEAVE, CPU_LINK, CPU_OP, CPU_RIP,
-  CPU_RIP_MASK, CPU_SLICE_END, CPU_STOP_REASON, LEAVE_EXIT_NEXT, LEAVE_EXIT_RETRY, LEAVE_FAULT,
+  CPU_RIP_MASK, CPU_SLICE_END, CPU_STOP_REASON, CPU_STORM, CPU_STORM_AT, LEAVE_EXIT_NEXT, LEAVE_EXIT_RETRY, LEAVE_FAULT,
   LEAVE_NEXT, OP_DISP, OP_EXTRA, OP_ID, OP_IMM, OP_NEXT, OP_OFFSET, SIZEOF_OP, STOP_BUDGET, STOP_EVENT, STOP_EXIT, VCPU_PARTIAL,
 } from '../generated/layout'
 import { pollEvents } from '../kvm/events'
@@ -55,14 +55,35 @@ function enter(s: usize): usize {
       if (!load<u32>(s, CPU_STOP_REASON)) store<u32>(s, STOP_EXIT, CPU_STOP_REASON)
       return 0
     }
-    const stop = deliver(s)
-    if (stop) {
-      store<u32>(s, stop, CPU_STOP_REASON)
-      return 0
-    }
+    if (!fault(s)) return 0
     n = breakpointOrBlock(s)
   }
   return stepping(s) ? cut(s, n, 1) : n
+}
+
+/**
+ * Delivers the pending fault; false = stopped. A guest whose handlers fault at once retires nothing for ever, and the host must
+ * get its CPU back all the same (on hardware its timer interrupts): from the 17th exception in a row each counts as an instruction.
+ */
+function fault(s: usize): bool {
+  if (!taken(s, deliver(s))) return false
+  const count = load<u64>(s, CPU_ICOUNT)
+  if (load<u64>(s, CPU_STORM_AT) != count) {
+    store<u64>(s, count, CPU_STORM_AT)
+    store<u32>(s, 0, CPU_STORM)
+    return true
+  }
+  const storm = load<u32>(s, CPU_STORM) + 1
+  if (storm <= 16) {
+    store<u32>(s, storm, CPU_STORM)
+    return true
+  }
+  store<u64>(s, count + 1, CPU_ICOUNT)
+  store<u64>(s, count + 1, CPU_STORM_AT)
+  if (count + 1 < atomic.load<u64>(s, CPU_BUDGET)) return true
+  if (!taken(s, pollEvents(s))) return false
+  clampBudget(s)
+  return count + 1 < load<u64>(s, CPU_SLICE_END) || taken(s, STOP_BUDGET)
 }
 
 /** True if a delivery succeeded; else the stop is recorded. */
@@ -168,12 +189,7 @@ export function boundary(s: usize, b: usize, op: usize): usize {
   if (leave == LEAVE_FAULT) {
     // A faulting instruction in an interrupt shadow is the one the shadow was for.
     store<u32>(s, 0, CPU_INTERRUPT_SHADOW)
-    const stop = deliver(s)
-    if (stop) {
-      store<u32>(s, stop, CPU_STOP_REASON)
-      return 0
-    }
-    return enter(s)
+    return fault(s) ? enter(s) : 0
   }
   if (leave >= LEAVE_EXIT_RETRY) {
     if (leave != LEAVE_EXIT_RETRY) {
