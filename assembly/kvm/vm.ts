@@ -48,7 +48,8 @@ export function vmCreate(): usize {
   store<u32>(vm, 703, VM_LINUX)
   store<u32>(vm, 1, VM_GHCB_VERSION)
   store<u64>(vm, 2000000, VM_TSC_KHZ)
-  store<u64>(vm, 0x000ffffffffff000, VM_PHYS_MASK)
+  // 48 bits, as the AMD models report in CPUID 0x80000008
+  store<u64>(vm, 0x0000fffffffff000, VM_PHYS_MASK)
   store<u64>(chip, NEVER, CHIP_PIT_DEADLINE)
   store<u64>(chip, NEVER, CHIP_USER_DEADLINE)
   return vm
