@@ -1,7 +1,7 @@
 /** Operands of cold handlers: effective addresses, E and G operands, the stack. */
 import { raise, raiseError } from '../cpu/exceptions'
 import {
-  CPU_LEAVE, CPU_MODE, CPU_RIP, CPU_SEGMENTS, CPU_STACK_MASK, CPU_STOP_DETAIL, CPU_STOP_INFO, CPU_STOP_REASON, EXC_GP, EXC_SS, EXC_UD,
+  CPU_LEAVE, CPU_MODE, CPU_RIP, CPU_SEGMENTS, CPU_STACK_MASK, CPU_STOP_DETAIL, CPU_STOP_INFO, CPU_STOP_NAME, CPU_STOP_REASON, EXC_GP, EXC_SS, EXC_UD,
   LEAVE_EXIT_RETRY, LEAVE_FAULT, MODE_CS64, MODE_CS_MASK, OP_BASE, OP_DISP, OP_EA, OP_FLAGS, OP_INDEX, OP_LENGTH, OP_MODRM, OP_EXTRA, OP_OFFSET, OP_REG, OP_RM,
   OP_SCALE, OP_SEG, OPF_MEM, SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_FS, SEG_LIMIT, SEG_SS, STOP_UNIMPLEMENTED, GLOBAL,
 } from '../generated/layout'
@@ -209,6 +209,7 @@ export function generalProtection(s: usize, op: usize): u32 {
 /** An encoding that the modelled CPU has and this core does not: a loud stop with its place and bytes. */
 export function unimplemented(s: usize, op: usize): u32 {
   store<u32>(s, STOP_UNIMPLEMENTED, CPU_STOP_REASON)
+  store<u32>(s, 0, CPU_STOP_NAME)
   store<u64>(s, instructionRip(s, op), CPU_STOP_DETAIL)
   store<u64>(s, (<u64>load<u8>(op, OP_LENGTH)) | (<u64>load<u8>(op, OP_MODRM) << 8) | (<u64>load<u32>(op, OP_EXTRA) << 16), CPU_STOP_INFO)
   store<u32>(s, LEAVE_EXIT_RETRY, CPU_LEAVE)

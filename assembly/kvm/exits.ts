@@ -11,7 +11,7 @@ import {
   KVM_EXIT_MMIO,
   KVM_EXIT_SHUTDOWN,
   KVM_EXIT_SYSTEM_EVENT,
-  KVM_INTERNAL_EMULATION,
+  KVM_INTERNAL_EMULATION, KVM_INTERNAL_DELIVERY_EV,
   KVM_INTERNAL_UNEXPECTED_EXIT_REASON,
   KVM_SYSTEM_EVENT_SEV_TERM,
   RUN_APIC_BASE,
@@ -50,7 +50,7 @@ import {
   CPU_STOP_REASON,
   STOP_EXIT,
   VKVM_IF_FLAG,
-  VKVM_INTERRUPT,
+  VKVM_INTERRUPT, VKVM_PENDING,
   VM_IRQCHIP,
 } from '../generated/layout'
 import { isSevEs, kernelApic, runOf, vkvm, vmOf } from './state'
@@ -121,6 +121,21 @@ export function exitEmulation(s: usize): void {
   store<u8>(run, 15, RUN_EMULATION_SIZE)
   memory.fill(run + RUN_EMULATION_BYTES, 0x90, 15)
   store<u64>(run, load<u64>(s, CPU_STOP_INFO), RUN_EMULATION_BYTES)
+  store<u32>(run, KVM_EXIT_INTERNAL_ERROR, RUN_EXIT_REASON)
+}
+
+/** kvm_prepare_event_vectoring_exit: an exception or interrupt frame, or its descriptors, would lie in MMIO. */
+export function exitVectoring(s: usize): void {
+  const run = runOf(s)
+  const gpa = load<u64>(run, RUN_MMIO_ADDRESS)
+  store<u32>(vkvm(s), 0, VKVM_PENDING)
+  store<u32>(run, KVM_INTERNAL_DELIVERY_EV, RUN_INTERNAL_SUBERROR)
+  store<u32>(run, 5, RUN_INTERNAL_NDATA)
+  store<u64>(run, gpa, RUN_INTERNAL_DATA)
+  store<u64>(run, 0x400, RUN_INTERNAL_DATA + 8)
+  store<u64>(run, 0, RUN_INTERNAL_DATA + 16)
+  store<u64>(run, gpa, RUN_INTERNAL_DATA + 24)
+  store<u64>(run, 0, RUN_INTERNAL_DATA + 32)
   store<u32>(run, KVM_EXIT_INTERNAL_ERROR, RUN_EXIT_REASON)
 }
 

@@ -15,7 +15,7 @@ import {
   CPU_RIP,
   CPU_SLICE_END,
   CPU_STOP_DETAIL,
-  CPU_STOP_REASON,
+  CPU_STOP_REASON, CPU_STOP_NAME,
   CPU_TRIPLE_FAULT,
   EVENT_KICK,
   EXC_GP,
@@ -26,7 +26,7 @@ import {
   STOP_FETCH_MMIO,
   STOP_OUT_OF_MEMORY,
   STOP_SHUTDOWN,
-  STOP_UNIMPLEMENTED,
+  STOP_UNIMPLEMENTED, UNIMPLEMENTED_DELIVERY_MMIO,
   VKVM_BLOCKED_AT,
   VKVM_BLOCKED_ONCE,
   VKVM_INJECT_GP,
@@ -47,7 +47,7 @@ import {
 import { apReset } from './ap'
 import { complete } from './complete'
 import { acceptInit, expireTimers, injected, injectedEvents, nearestDeadline, rearm, wakes } from './events'
-import { exitEmulation, exitIntr, exitShutdown, exitWindow, saveRunState, userApic, windowOpen } from './exits'
+import { exitEmulation, exitIntr, exitShutdown, exitVectoring, exitWindow, saveRunState, userApic, windowOpen } from './exits'
 import { unmapGhcb } from './ghcb'
 import { esEnter, esLeave } from './vmsa'
 import { chipOf, clearEvent, isSevEs, NEVER, runOf, signal, vkvm, vmOf } from './state'
@@ -186,6 +186,10 @@ function loop(s: usize): i32 {
       case STOP_BUDGET:
         return interrupted(s, WHY_BUDGET)
       case STOP_UNIMPLEMENTED:
+        if (load<u32>(s, CPU_STOP_NAME) == UNIMPLEMENTED_DELIVERY_MMIO) {
+          exitVectoring(s)
+          return 0
+        }
       case STOP_FETCH_MMIO: // the emulator cannot fetch either
         exitEmulation(s)
         return 0

@@ -277,6 +277,11 @@ export class RunLoop {
       case EXIT.INTERNAL_ERROR: {
         const suberror = view.getUint32(PAYLOAD, true)
         if (suberror === 1) return this.#end(cpu.nowhere() ? 'guest-terminated' : 'unimplemented', cpu.stopped())
+        // KVM_INTERNAL_ERROR_DELIVERY_EV: the guest's stack or tables are nowhere.
+        if (suberror === 3) {
+          const gpa = view.getBigUint64(PAYLOAD + 32, true).toString(16)
+          return this.#end('guest-terminated', `an exception could not be delivered: no memory at guest-physical 0x${gpa}`)
+        }
         return this.#end(
           'internal-error',
           `KVM_EXIT_INTERNAL_ERROR: sub-error ${suberror}, data 0x${view.getBigUint64(PAYLOAD + 8, true).toString(16)}`,
