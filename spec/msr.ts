@@ -21,13 +21,27 @@ export interface Msr {
   readonly pass?: boolean
 }
 
-const field = (index: number, name: string, cpuField: string, rest: Partial<Msr> = {}): Msr => ({ index, name, kind: 'field', field: cpuField, ...rest })
+const field = (index: number, name: string, cpuField: string, rest: Partial<Msr> = {}): Msr => ({
+  index,
+  name,
+  kind: 'field',
+  field: cpuField,
+  ...rest,
+})
 const stored = (index: number, name: string, rest: Partial<Msr> = {}): Msr => ({ index, name, kind: 'store', ...rest })
-const constant = (index: number, name: string, reset = 0n, access: Msr['access'] = 'ro'): Msr => ({ index, name, kind: 'constant', reset, access })
+const constant = (index: number, name: string, reset = 0n, access: Msr['access'] = 'ro'): Msr => ({
+  index,
+  name,
+  kind: 'constant',
+  reset,
+  access,
+})
 const special = (index: number, name: string, rest: Partial<Msr> = {}): Msr => ({ index, name, kind: 'special', ...rest })
 
 const fixedMtrr: readonly (readonly [number, string])[] = [
-  [0x250, '64K_00000'], [0x258, '16K_80000'], [0x259, '16K_A0000'],
+  [0x250, '64K_00000'],
+  [0x258, '16K_80000'],
+  [0x259, '16K_A0000'],
   ...Array.from({ length: 8 }, (_, i) => [0x268 + i, `4K_${(0xc0000 + i * 0x8000).toString(16).toUpperCase()}`] as const),
 ]
 

@@ -13,7 +13,9 @@ export function msrAssembly(): string {
   const offsets: string[] = []
   for (const m of msrs) {
     const flags = access[m.access ?? 'rw'] | (m.pass ? 16 : 0)
-    rows.push(`  ${hex(BigInt(m.index) | (BigInt(kinds[m.kind]) << 32n) | (BigInt(flags) << 40n))}, ${hex(m.mask ?? (1n << 64n) - 1n)}, ${hex(m.reset ?? 0n)}, // ${m.name}`)
+    rows.push(
+      `  ${hex(BigInt(m.index) | (BigInt(kinds[m.kind]) << 32n) | (BigInt(flags) << 40n))}, ${hex(m.mask ?? (1n << 64n) - 1n)}, ${hex(m.reset ?? 0n)}, // ${m.name}`,
+    )
     offsets.push(m.kind === 'field' ? `<u32>CPU_${m.field}` : m.kind === 'store' ? `<u32>CPU_MSR_STORE + ${8 * slot++}` : '0')
   }
   if (slot > 48) throw new RangeError(`MSR_STORE: ${slot} slots needed, 48 are reserved`)
@@ -23,12 +25,22 @@ export function msrAssembly(): string {
     `import { CPU_MSR_STORE, ${fields.join(', ')} } from './layout'`,
     '',
     `export const MSR_COUNT: u32 = ${msrs.length}`,
-    'export const MSR_KIND_FIELD: u32 = 0', 'export const MSR_KIND_CONSTANT: u32 = 1', 'export const MSR_KIND_SPECIAL: u32 = 2',
-    'export const MSRF_CANONICAL: u32 = 1', 'export const MSRF_READ_ONLY: u32 = 2', 'export const MSRF_IGNORE: u32 = 4',
-    'export const MSRF_WRITE_ONLY: u32 = 8', 'export const MSRF_PASS: u32 = 16',
-    'export const MSR_ROWS: usize = memory.data<u64>([', ...rows, '])',
+    'export const MSR_KIND_FIELD: u32 = 0',
+    'export const MSR_KIND_CONSTANT: u32 = 1',
+    'export const MSR_KIND_SPECIAL: u32 = 2',
+    'export const MSRF_CANONICAL: u32 = 1',
+    'export const MSRF_READ_ONLY: u32 = 2',
+    'export const MSRF_IGNORE: u32 = 4',
+    'export const MSRF_WRITE_ONLY: u32 = 8',
+    'export const MSRF_PASS: u32 = 16',
+    'export const MSR_ROWS: usize = memory.data<u64>([',
+    ...rows,
+    '])',
     `const offsets: StaticArray<u32> = [${offsets.join(', ')}]`,
-    'export function msrOffset(row: u32): usize {', '  return <usize>unchecked(offsets[row])', '}', '',
+    'export function msrOffset(row: u32): usize {',
+    '  return <usize>unchecked(offsets[row])',
+    '}',
+    '',
   ].join('\n')
 }
 

@@ -4,16 +4,54 @@
  * where the instruction raises #GP(0); nothing has changed then.
  */
 import {
-  CPU_CR0, CPU_CR3, CPU_CR4, CPU_CR8, CPU_DR, CPU_DR6, CPU_DR7, CPU_EFER, CPU_EVENT, CPU_VM, CPU_XCR0, EVENT_INTERRUPT, SEG_ATTRIB, SEG_CS, SEG_TR,
+  CPU_CR0,
+  CPU_CR3,
+  CPU_CR4,
+  CPU_CR8,
+  CPU_DR,
+  CPU_DR6,
+  CPU_DR7,
+  CPU_EFER,
+  CPU_EVENT,
+  CPU_VM,
+  CPU_XCR0,
+  EVENT_INTERRUPT,
+  SEG_ATTRIB,
+  SEG_CS,
+  SEG_TR,
   VM_C_BIT,
 } from '../generated/layout'
 import { flushTlb, flushTlbArrays, flushTlbLocal } from '../memory/tlb'
 import { updateDebug } from './debug'
+import { F_1_ECX, F_7_EBX, F_7_ECX, F_D0_EAX, F_D0_EDX, F_80000001_EDX, featureOrBare, featureWord, physicalBits } from './features'
 import {
-  F_1_ECX, F_7_EBX, F_7_ECX, F_D0_EAX, F_D0_EDX, F_80000001_EDX, featureOrBare, featureWord, physicalBits,
-} from './features'
-import {
-  ATTR_L, CR0_CD, CR0_NW, CR0_PE, CR0_PG, CR0_WP, CR4_CET, CR4_FSGSBASE, CR4_LA57, CR4_OSXSAVE, CR4_PAE, CR4_PCIDE, CR4_PGE, CR4_PKE, CR4_PSE, CR4_SMAP, CR4_SMEP, CR4_UMIP, EFER_LMA, EFER_LME, EFER_SVME, code64, longMode, segment, sevEs, updateMode, windowOpened,
+  ATTR_L,
+  CR0_CD,
+  CR0_NW,
+  CR0_PE,
+  CR0_PG,
+  CR0_WP,
+  CR4_CET,
+  CR4_FSGSBASE,
+  CR4_LA57,
+  CR4_OSXSAVE,
+  CR4_PAE,
+  CR4_PCIDE,
+  CR4_PGE,
+  CR4_PKE,
+  CR4_PSE,
+  CR4_SMAP,
+  CR4_SMEP,
+  CR4_UMIP,
+  EFER_LMA,
+  EFER_LME,
+  EFER_SVME,
+  code64,
+  longMode,
+  segment,
+  sevEs,
+  updateMode,
+  windowOpened,
 } from './mode'
 
 /** Bits that exist: PE MP EM TS ET NE WP AM NW CD PG. */
@@ -80,7 +118,7 @@ export function writeCr3(s: usize, value: u64): bool {
   if (longMode(s)) {
     if ((load<u64>(s, CPU_CR4) & CR4_PCIDE) != 0) {
       keep = value >> 63 != 0
-      value &= ~(<u64>1 << 63)
+      value &= ~((<u64>1) << 63)
     }
     if (value >> 52) return false
     // The C-bit lies above the reduced width; without encryption those bits are reserved.
@@ -110,7 +148,7 @@ export function writeCr8(s: usize, value: u64): bool {
 
 /** XSETBV: components that CPUID 0xD offers, x87 always, AVX only with SSE (SDM vol 1, 13.3). */
 export function writeXcr0(s: usize, value: u64): bool {
-  const offered = <u64>featureWord(s, F_D0_EAX) | (<u64>featureWord(s, F_D0_EDX) << 32)
+  const offered = <u64>featureWord(s, F_D0_EAX) | ((<u64>featureWord(s, F_D0_EDX)) << 32)
   if ((value & 1) == 0 || (value & ~(offered | 1)) != 0) return false
   if ((value & 4) != 0 && (value & 2) == 0) return false
   const avx512 = value & 0xe0
@@ -126,7 +164,7 @@ export function writeXcr0(s: usize, value: u64): bool {
 /** DR0..DR3, DR6, DR7 (aliases resolved by the caller). */
 export function writeDr(s: usize, n: u32, value: u64): bool {
   if (n < 4) {
-    store<u64>(s + CPU_DR + (<usize>n << 3), value)
+    store<u64>(s + CPU_DR + ((<usize>n) << 3), value)
     updateDebug(s)
     return true
   }
@@ -140,7 +178,7 @@ export function writeDr(s: usize, n: u32, value: u64): bool {
 }
 
 export function readDr(s: usize, n: u32): u64 {
-  return n < 4 ? load<u64>(s + CPU_DR + (<usize>n << 3)) : n == 6 ? load<u64>(s, CPU_DR6) : load<u64>(s, CPU_DR7)
+  return n < 4 ? load<u64>(s + CPU_DR + ((<usize>n) << 3)) : n == 6 ? load<u64>(s, CPU_DR6) : load<u64>(s, CPU_DR7)
 }
 
 /** Long-mode bits of EFER; SVME is ignored for SEV-ES guests by the caller. */

@@ -5,8 +5,23 @@
  * Owns CPU_DEBUG_ARMED, CPU_PENDING_DB, CPU_STEP_CANCEL.
  */
 import {
-  CPU_DEBUG_ARMED, CPU_DR, CPU_DR6, CPU_DR7, CPU_EFLAGS, CPU_INTERRUPT_SHADOW, CPU_PENDING_DB, CPU_RIP, CPU_STEP_CANCEL, DEBUG_DATA, DEBUG_EXEC, EXC_DB,
-  MODE_CS64, MODE_CS_MASK, CPU_MODE, SEG_BASE, SEG_CS,
+  CPU_DEBUG_ARMED,
+  CPU_DR,
+  CPU_DR6,
+  CPU_DR7,
+  CPU_EFLAGS,
+  CPU_INTERRUPT_SHADOW,
+  CPU_PENDING_DB,
+  CPU_RIP,
+  CPU_STEP_CANCEL,
+  DEBUG_DATA,
+  DEBUG_EXEC,
+  EXC_DB,
+  MODE_CS64,
+  MODE_CS_MASK,
+  CPU_MODE,
+  SEG_BASE,
+  SEG_CS,
 } from '../generated/layout'
 import { flushTlb } from '../memory/tlb'
 import { deliverTrap, raise } from './exceptions'
@@ -38,7 +53,7 @@ export function instructionBreakpoint(s: usize): bool {
   let hit: u32 = 0
   for (let n: u32 = 0; n < 4; n++) {
     if (((dr7 >> (n << 1)) & 3) == 0 || ((dr7 >> (16 + (n << 2))) & 3) != 0) continue
-    if (load<u64>(s + CPU_DR + (<usize>n << 3)) == at) hit |= 1 << n
+    if (load<u64>(s + CPU_DR + ((<usize>n) << 3)) == at) hit |= 1 << n
   }
   if (!hit) return false
   store<u64>(s, (load<u64>(s, CPU_DR6) & ~(<u64>15)) | <u64>hit, CPU_DR6)

@@ -4,22 +4,107 @@
  * Owns CPU_EXC_*, CPU_CR2, CPU_PENDING_DB, CPU_TRIPLE_FAULT, CPU_NMI_BLOCKED.
  */
 import {
-  CPU_CPL, CPU_CR2, CPU_DEBUGCTL, CPU_DR6, CPU_DR7, CPU_EFLAGS, CPU_EXC_ERROR, CPU_EXC_FLAGS, CPU_EXC_VECTOR, CPU_HALTED, CPU_INTERRUPT_SHADOW, CPU_LEAVE,
-  CPU_NMI_BLOCKED, CPU_PENDING_DB, CPU_RIP, CPU_RIP_MASK, CPU_STEP_CANCEL, CPU_STOP_DETAIL, CPU_STOP_INFO, CPU_STOP_NAME, CPU_STOP_REASON, CPU_TRIPLE_FAULT,
-  EXCF_ERROR, EXCF_EXTERNAL, EXCF_INT3, EXCF_NMI, EXCF_SOFT, EXCF_TRAP, EXC_AC, EXC_BR, EXC_DB, EXC_DE, EXC_DF, EXC_GP, EXC_MC, EXC_NMI, EXC_NP, EXC_PF,
-  EXC_SS, EXC_TS, EXC_VC, LEAVE_EXIT_RETRY, LEAVE_FAULT, OP_LENGTH, OP_MODRM, SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS, SEG_IDTR, SEG_LIMIT, SEG_SELECTOR, SEG_SS, SEG_TR,
-  STOP_EXIT, STOP_SHUTDOWN, STOP_UNIMPLEMENTED, UNIMPLEMENTED_DELIVERY_MMIO,
+  CPU_CPL,
+  CPU_CR2,
+  CPU_DEBUGCTL,
+  CPU_DR6,
+  CPU_DR7,
+  CPU_EFLAGS,
+  CPU_EXC_ERROR,
+  CPU_EXC_FLAGS,
+  CPU_EXC_VECTOR,
+  CPU_HALTED,
+  CPU_INTERRUPT_SHADOW,
+  CPU_LEAVE,
+  CPU_NMI_BLOCKED,
+  CPU_PENDING_DB,
+  CPU_RIP,
+  CPU_RIP_MASK,
+  CPU_STEP_CANCEL,
+  CPU_STOP_DETAIL,
+  CPU_STOP_INFO,
+  CPU_STOP_NAME,
+  CPU_STOP_REASON,
+  CPU_TRIPLE_FAULT,
+  EXCF_ERROR,
+  EXCF_EXTERNAL,
+  EXCF_INT3,
+  EXCF_NMI,
+  EXCF_SOFT,
+  EXCF_TRAP,
+  EXC_AC,
+  EXC_BR,
+  EXC_DB,
+  EXC_DE,
+  EXC_DF,
+  EXC_GP,
+  EXC_MC,
+  EXC_NMI,
+  EXC_NP,
+  EXC_PF,
+  EXC_SS,
+  EXC_TS,
+  EXC_VC,
+  LEAVE_EXIT_RETRY,
+  LEAVE_FAULT,
+  OP_LENGTH,
+  OP_MODRM,
+  SEG_ATTRIB,
+  SEG_BASE,
+  SEG_CS,
+  SEG_DS,
+  SEG_ES,
+  SEG_FS,
+  SEG_GS,
+  SEG_IDTR,
+  SEG_LIMIT,
+  SEG_SELECTOR,
+  SEG_SS,
+  SEG_TR,
+  STOP_EXIT,
+  STOP_SHUTDOWN,
+  STOP_UNIMPLEMENTED,
+  UNIMPLEMENTED_DELIVERY_MMIO,
 } from '../generated/layout'
 import { instructionRip } from '../execute/operands'
 import { sysRead } from '../memory/access'
 import { IF, TF, getFlags, setFlags } from './flags'
 import {
-  ATTR_DB, ATTR_L, FLAG_NT, FLAG_RF, FLAG_VM, canonical, code64, leaveWith, longMode, protectedMode, segment, sevEs, updateMode, virtual8086,
+  ATTR_DB,
+  ATTR_L,
+  FLAG_NT,
+  FLAG_RF,
+  FLAG_VM,
+  canonical,
+  code64,
+  leaveWith,
+  longMode,
+  protectedMode,
+  segment,
+  sevEs,
+  updateMode,
+  virtual8086,
 } from './mode'
 import { TASK_DONE, TASK_GATE, TASK_REFUSED, taskSwitch } from './task'
 import {
-  applyStack, attributes, beginStack64, beginStackCurrent, codeSegment, descriptor, descriptorError, descriptorLimit, fetchDescriptor, loadedStack,
-  markAccessed, readStackSegment, setDescriptorCache, setNullCache, setRealCache, stackPointer, stackPush, stackTop,
+  applyStack,
+  attributes,
+  beginStack64,
+  beginStackCurrent,
+  codeSegment,
+  descriptor,
+  descriptorError,
+  descriptorLimit,
+  fetchDescriptor,
+  loadedStack,
+  markAccessed,
+  readStackSegment,
+  setDescriptorCache,
+  setNullCache,
+  setRealCache,
+  stackPointer,
+  stackPush,
+  stackTop,
 } from './segments'
 
 const RSP: usize = 32
@@ -61,7 +146,7 @@ export function unimplementedFeature(s: usize, op: usize, what: u32): u32 {
   store<u32>(s, STOP_UNIMPLEMENTED, CPU_STOP_REASON)
   store<u32>(s, what, CPU_STOP_NAME)
   store<u64>(s, op ? instructionRip(s, op) : load<u64>(s, CPU_RIP), CPU_STOP_DETAIL)
-  store<u64>(s, op ? <u64>load<u8>(op, OP_LENGTH) | (<u64>load<u8>(op, OP_MODRM) << 8) : 0, CPU_STOP_INFO)
+  store<u64>(s, op ? <u64>load<u8>(op, OP_LENGTH) | ((<u64>load<u8>(op, OP_MODRM)) << 8) : 0, CPU_STOP_INFO)
   return leaveWith(s, LEAVE_EXIT_RETRY)
 }
 
@@ -111,7 +196,8 @@ function deliverEvent(s: usize, vector: u32, error: u32, flags: u32, ret: u64): 
   store<u32>(s, 0, CPU_PENDING_DB)
   store<u32>(s, 0, CPU_HALTED)
   store<u32>(s, 0, CPU_LEAVE)
-  while (true) {
+  let shutdown = false
+  while (!shutdown) {
     const processor = (flags & (EXCF_EXTERNAL | EXCF_SOFT | EXCF_INT3)) == 0
     // KVM intercepts #DB and #AC of SEV-ES guests, so that the guest gets #VC instead.
     if (processor && (vector == EXC_DB || vector == EXC_AC) && sevEs(s)) {
@@ -129,17 +215,16 @@ function deliverEvent(s: usize, vector: u32, error: u32, flags: u32, ret: u64): 
     const second = load<u32>(s, CPU_EXC_VECTOR)
     if (switched) ret = load<u64>(s, CPU_RIP)
     store<u32>(s, 0, CPU_LEAVE)
-    if (processor && vector == EXC_DF && (contributory(second) || second == EXC_PF)) {
-      store<u32>(s, 1, CPU_TRIPLE_FAULT)
-      store<u32>(s, STOP_SHUTDOWN, CPU_STOP_REASON)
-      return STOP_SHUTDOWN
-    }
-    const double = processor && ((contributory(vector) && contributory(second)) || (vector == EXC_PF && (contributory(second) || second == EXC_PF)))
+    shutdown = processor && vector == EXC_DF && (contributory(second) || second == EXC_PF)
+    const double =
+      processor && ((contributory(vector) && contributory(second)) || (vector == EXC_PF && (contributory(second) || second == EXC_PF)))
     vector = double ? EXC_DF : second
     error = double ? 0 : load<u32>(s, CPU_EXC_ERROR)
     flags = double ? EXCF_ERROR : load<u32>(s, CPU_EXC_FLAGS)
   }
-  return 0
+  store<u32>(s, 1, CPU_TRIPLE_FAULT)
+  store<u32>(s, STOP_SHUTDOWN, CPU_STOP_REASON)
+  return STOP_SHUTDOWN
 }
 
 /** INT n, INT3, INTO, INT1 from a handler: true if CPU_RIP is the handler's; false with the exception pending. */
@@ -218,7 +303,7 @@ function legacyGate(s: usize, vector: u32, error: u32, flags: u32, ret: u64): bo
   const idtError = (vector << 3) | 2 | x
   const cpl = load<u32>(s, CPU_CPL)
   if ((vector << 3) + 7 > load<u32>(idtr, SEG_LIMIT)) return gateFault(s, EXC_GP, idtError)
-  const gate = sysRead(s, <u64><u32>(load<u64>(idtr, SEG_BASE) + <u64>(vector << 3)), 8)
+  const gate = sysRead(s, <u64>(<u32>(load<u64>(idtr, SEG_BASE) + <u64>(vector << 3))), 8)
   if (load<u32>(s, CPU_LEAVE)) return false
   const type = <u32>(gate >> 40) & 0x1f
   if (type != 5 && type != 6 && type != 7 && type != 14 && type != 15) return gateFault(s, EXC_GP, idtError)
@@ -249,8 +334,16 @@ function legacyGate(s: usize, vector: u32, error: u32, flags: u32, ret: u64): bo
   } else beginStackCurrent(s, x)
   const oldSs = <u64>load<u16>(segment(s, SEG_SS), SEG_SELECTOR)
   if (v86) {
-    if (!stackPush(s, size, <u64>load<u16>(segment(s, SEG_GS), SEG_SELECTOR)) || !stackPush(s, size, <u64>load<u16>(segment(s, SEG_FS), SEG_SELECTOR))) return false
-    if (!stackPush(s, size, <u64>load<u16>(segment(s, SEG_DS), SEG_SELECTOR)) || !stackPush(s, size, <u64>load<u16>(segment(s, SEG_ES), SEG_SELECTOR))) return false
+    if (
+      !stackPush(s, size, <u64>load<u16>(segment(s, SEG_GS), SEG_SELECTOR)) ||
+      !stackPush(s, size, <u64>load<u16>(segment(s, SEG_FS), SEG_SELECTOR))
+    )
+      return false
+    if (
+      !stackPush(s, size, <u64>load<u16>(segment(s, SEG_DS), SEG_SELECTOR)) ||
+      !stackPush(s, size, <u64>load<u16>(segment(s, SEG_ES), SEG_SELECTOR))
+    )
+      return false
   }
   if (newCpl < cpl) {
     if (!stackPush(s, size, oldSs)) return false

@@ -34,7 +34,7 @@ export function cpuidEntry(s: usize, leaf: u32, subleaf: u32): usize {
 }
 
 function put(s: usize, word: u32, entry: usize, register: u32): void {
-  store<u32>(s + CPU_FEATURES + (<usize>word << 2), entry ? load<u32>(entry + (<usize>register << 2)) : 0)
+  store<u32>(s + CPU_FEATURES + ((<usize>word) << 2), entry ? load<u32>(entry + ((<usize>register) << 2)) : 0)
 }
 
 export function updateFeatures(s: usize): void {
@@ -64,11 +64,11 @@ export function updateFeatures(s: usize): void {
 }
 
 export function feature(s: usize, word: u32, bit: u32): bool {
-  return ((load<u32>(s + CPU_FEATURES + (<usize>word << 2)) >> bit) & 1) != 0
+  return ((load<u32>(s + CPU_FEATURES + ((<usize>word) << 2)) >> bit) & 1) != 0
 }
 
 export function featureWord(s: usize, word: u32): u32 {
-  return load<u32>(s + CPU_FEATURES + (<usize>word << 2))
+  return load<u32>(s + CPU_FEATURES + ((<usize>word) << 2))
 }
 
 /** KVM before KVM_SET_CPUID2 refuses nothing that depends on features of the guest: treat them as there. */

@@ -4,8 +4,19 @@
  * Owns CPU_FLAG_*, CPU_EFLAGS. (SDM vol 1, 3.4.3; APM vol 1, 3.1.4)
  */
 import {
-  CPU_EFLAGS, CPU_FLAG_A, CPU_FLAG_B, CPU_FLAG_KIND, CPU_FLAG_RESULT, CPU_FLAG_SHIFT,
-  FLAG_ADD, FLAG_DEC, FLAG_EAGER, FLAG_INC, FLAG_LOGIC, FLAG_RESULT_ONLY, FLAG_SUB,
+  CPU_EFLAGS,
+  CPU_FLAG_A,
+  CPU_FLAG_B,
+  CPU_FLAG_KIND,
+  CPU_FLAG_RESULT,
+  CPU_FLAG_SHIFT,
+  FLAG_ADD,
+  FLAG_DEC,
+  FLAG_EAGER,
+  FLAG_INC,
+  FLAG_LOGIC,
+  FLAG_RESULT_ONLY,
+  FLAG_SUB,
 } from '../generated/layout'
 
 export const CF: u32 = 1
@@ -39,7 +50,7 @@ export function zero(s: usize): bool {
 
 export function sign(s: usize): bool {
   if (load<u32>(s, CPU_FLAG_KIND) == FLAG_EAGER) return (<u32>load<u64>(s, CPU_EFLAGS) & SF) != 0
-  return <i64>(load<u64>(s, CPU_FLAG_RESULT) << <u64>load<u32>(s, CPU_FLAG_SHIFT)) < 0
+  return <i64>(load<u64>(s, CPU_FLAG_RESULT) << (<u64>load<u32>(s, CPU_FLAG_SHIFT))) < 0
 }
 
 export function parity(s: usize): bool {
@@ -53,8 +64,8 @@ export function overflow(s: usize): bool {
   if (kind == FLAG_EAGER || kind == FLAG_RESULT_ONLY) return (kept(s, kind) & OF) != 0
   const shift = <u64>load<u32>(s, CPU_FLAG_SHIFT)
   const r = load<u64>(s, CPU_FLAG_RESULT)
-  if (kind == FLAG_INC) return r << shift == <u64>1 << 63
-  if (kind == FLAG_DEC) return r == ((<u64>1 << 63) - 1) >> shift
+  if (kind == FLAG_INC) return r << shift == (<u64>1) << 63
+  if (kind == FLAG_DEC) return r == (((<u64>1) << 63) - 1) >> shift
   const a = load<u64>(s, CPU_FLAG_A)
   const b = load<u64>(s, CPU_FLAG_B)
   const v = kind == FLAG_SUB ? (a ^ b) & (a ^ r) : (a ^ r) & (b ^ r)
@@ -96,7 +107,7 @@ export function setArithmetic(s: usize, bits: u32): void {
 
 /** ZF SF PF from `result` (width 64 - shift); CF OF AF as given. */
 export function setResult(s: usize, result: u64, shift: u32, cfOfAf: u32): void {
-  store<u64>(s, <u64>FLAG_RESULT_ONLY | (<u64>shift << 32), CPU_FLAG_KIND)
+  store<u64>(s, <u64>FLAG_RESULT_ONLY | ((<u64>shift) << 32), CPU_FLAG_KIND)
   store<u64>(s, result, CPU_FLAG_RESULT)
   store<u64>(s, <u64>cfOfAf, CPU_FLAG_A)
 }
@@ -106,14 +117,30 @@ export function condition(s: usize, code: u32): bool {
   let r: bool
   const kind = load<u32>(s, CPU_FLAG_KIND)
   switch (code >> 1) {
-    case 0: r = overflow(s); break
-    case 1: r = carry(s) != 0; break
-    case 2: r = zero(s); break
-    case 3: r = kind == FLAG_SUB ? load<u64>(s, CPU_FLAG_A) <= load<u64>(s, CPU_FLAG_B) : carry(s) != 0 || zero(s); break
-    case 4: r = sign(s); break
-    case 5: r = parity(s); break
-    case 6: r = less(s); break
-    default: r = zero(s) || less(s); break
+    case 0:
+      r = overflow(s)
+      break
+    case 1:
+      r = carry(s) != 0
+      break
+    case 2:
+      r = zero(s)
+      break
+    case 3:
+      r = kind == FLAG_SUB ? load<u64>(s, CPU_FLAG_A) <= load<u64>(s, CPU_FLAG_B) : carry(s) != 0 || zero(s)
+      break
+    case 4:
+      r = sign(s)
+      break
+    case 5:
+      r = parity(s)
+      break
+    case 6:
+      r = less(s)
+      break
+    default:
+      r = zero(s) || less(s)
+      break
   }
   return (code & 1) != 0 ? !r : r
 }

@@ -4,9 +4,36 @@
  * Owns CPU_MODE, CPU_RIP_MASK, CPU_STACK_MASK and the mode bits of CPU_JUMP_KEY.
  */
 import {
-  CPU_BUDGET, CPU_CPL, CPU_CR0, CPU_EFER, CPU_EFLAGS, CPU_EVENT, CPU_INTERRUPT_SHADOW, CPU_JUMP_KEY, CPU_LEAVE, CPU_MODE, CPU_RIP_MASK,
-  CPU_SEGMENTS, CPU_STACK_MASK, CPU_VM, MODE_CS16, MODE_CS32, MODE_CS64, MODE_CS_MASK, MODE_FLAT, MODE_LONG,
-  MODE_SS32, MODE_USER, SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_DS, SEG_ES, SEG_LIMIT, SEG_SS, VM_SEV,
+  CPU_BUDGET,
+  CPU_CPL,
+  CPU_CR0,
+  CPU_EFER,
+  CPU_EFLAGS,
+  CPU_EVENT,
+  CPU_INTERRUPT_SHADOW,
+  CPU_JUMP_KEY,
+  CPU_LEAVE,
+  CPU_MODE,
+  CPU_RIP_MASK,
+  CPU_SEGMENTS,
+  CPU_STACK_MASK,
+  CPU_VM,
+  MODE_CS16,
+  MODE_CS32,
+  MODE_CS64,
+  MODE_CS_MASK,
+  MODE_FLAT,
+  MODE_LONG,
+  MODE_SS32,
+  MODE_USER,
+  SEG_ATTRIB,
+  SEG_BASE,
+  SEG_CS,
+  SEG_DS,
+  SEG_ES,
+  SEG_LIMIT,
+  SEG_SS,
+  VM_SEV,
 } from '../generated/layout'
 import { selectTlb } from '../memory/tlb'
 import { IF } from './flags'
@@ -60,7 +87,7 @@ export const ATTR_DB: u32 = 0x400
 export const ATTR_UNUSABLE: u32 = 0x8000
 
 export function segment(s: usize, n: u32): usize {
-  return s + CPU_SEGMENTS + (<usize>n << 4)
+  return s + CPU_SEGMENTS + ((<usize>n) << 4)
 }
 
 export function protectedMode(s: usize): bool {
@@ -82,7 +109,7 @@ export function virtual8086(s: usize): bool {
 
 /** 48-bit canonical form; 57-bit with LA57 is not offered in CPUID. */
 export function canonical(va: u64): bool {
-  return <u64>((<i64>(va << 16)) >> 16) == va
+  return <u64>(<i64>(va << 16) >> 16) == va
 }
 
 /** The vCPU belongs to an SEV-ES guest: non-automatic exits become #VC. */
@@ -117,7 +144,14 @@ export function updateMode(s: usize): void {
       mode |= MODE_SS32
       store<u64>(s, 0xffffffff, CPU_STACK_MASK)
     } else store<u64>(s, 0xffff, CPU_STACK_MASK)
-    if (load<u64>(cs, SEG_BASE) == 0 && load<u32>(cs, SEG_LIMIT) == 0xffffffff && flat(ss) && flat(segment(s, SEG_DS)) && flat(segment(s, SEG_ES))) mode |= MODE_FLAT
+    if (
+      load<u64>(cs, SEG_BASE) == 0 &&
+      load<u32>(cs, SEG_LIMIT) == 0xffffffff &&
+      flat(ss) &&
+      flat(segment(s, SEG_DS)) &&
+      flat(segment(s, SEG_ES))
+    )
+      mode |= MODE_FLAT
   }
   if (lma) mode |= MODE_LONG
   if (load<u32>(s, CPU_CPL) == 3) mode |= MODE_USER

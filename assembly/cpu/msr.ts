@@ -4,14 +4,53 @@
  * appendix A). Owns the MSR fields of the CPU structure. Result of a read: CPU_MSR_VALUE.
  */
 import {
-  CPU_APIC_BASE, CPU_EFER, CPU_GHCB, CPU_HWCR, CPU_MC_BANKS, CPU_MCG_CAP, CPU_MCG_CTL, CPU_MSR_VALUE, CPU_MTRR_DEF, CPU_MTRR_FIXED, CPU_MTRR_VAR,
-  CPU_PAT, CPU_SEV_STATUS, CPU_TSC_ADJUST, CPU_TSC_AUX, CPU_TSC_OFFSET, CPU_XSS, SEG_BASE, SEG_FS, SEG_GS,
+  CPU_APIC_BASE,
+  CPU_EFER,
+  CPU_GHCB,
+  CPU_HWCR,
+  CPU_MC_BANKS,
+  CPU_MCG_CAP,
+  CPU_MCG_CTL,
+  CPU_MSR_VALUE,
+  CPU_MTRR_DEF,
+  CPU_MTRR_FIXED,
+  CPU_MTRR_VAR,
+  CPU_PAT,
+  CPU_SEV_STATUS,
+  CPU_TSC_ADJUST,
+  CPU_TSC_AUX,
+  CPU_TSC_OFFSET,
+  CPU_XSS,
+  SEG_BASE,
+  SEG_FS,
+  SEG_GS,
 } from '../generated/layout'
 import {
-  MSRF_CANONICAL, MSRF_IGNORE, MSRF_PASS, MSRF_READ_ONLY, MSRF_WRITE_ONLY, MSR_COUNT, MSR_KIND_CONSTANT, MSR_KIND_FIELD, MSR_ROWS, msrOffset,
+  MSRF_CANONICAL,
+  MSRF_IGNORE,
+  MSRF_PASS,
+  MSRF_READ_ONLY,
+  MSRF_WRITE_ONLY,
+  MSR_COUNT,
+  MSR_KIND_CONSTANT,
+  MSR_KIND_FIELD,
+  MSR_ROWS,
+  msrOffset,
 } from '../generated/msr'
 import { writeEfer } from './control'
-import { F_7_EBX, F_7_ECX, F_7_EDX, F_80000001_EDX, F_80000008_EBX, F_80000021_EAX, F_D1_EAX, F_VENDOR, feature, featureWord, physicalBits } from './features'
+import {
+  F_7_EBX,
+  F_7_ECX,
+  F_7_EDX,
+  F_80000001_EDX,
+  F_80000008_EBX,
+  F_80000021_EAX,
+  F_D1_EAX,
+  F_VENDOR,
+  feature,
+  featureWord,
+  physicalBits,
+} from './features'
 import { apicBaseWrite, tscDeadlineRead, tscDeadlineWrite, x2apicRead, x2apicWrite } from '../kvm/lapic'
 import { tscNow } from '../kvm/time'
 import { EFER_SVME, canonical, segment, sevEs } from './mode'
@@ -58,9 +97,9 @@ export function resetMsrs(s: usize): void {
 }
 
 function bankAddress(s: usize, index: u32): usize {
-  if (index < 0x400 || index >= 0x400 + (<u32>(load<u64>(s, CPU_MCG_CAP) & 0xff) << 2)) return 0
+  if (index < 0x400 || index >= 0x400 + ((<u32>(load<u64>(s, CPU_MCG_CAP) & 0xff)) << 2)) return 0
   const n = index - 0x400
-  return n < 128 ? s + CPU_MC_BANKS + (<usize>n << 3) : 0
+  return n < 128 ? s + CPU_MC_BANKS + ((<usize>n) << 3) : 0
 }
 
 function fixedMtrr(index: u32): i32 {
@@ -77,14 +116,21 @@ function offered(s: usize, index: u32): bool {
   const edx = featureWord(s, F_7_EDX)
   switch (index) {
     // SPEC_CTRL, STIBP, SSBD, or AMD's IBRS, STIBP, SSBD.
-    case 0x48: return (edx & 0x8c000000) != 0 || (ebx & 0x0100c000) != 0
+    case 0x48:
+      return (edx & 0x8c000000) != 0 || (ebx & 0x0100c000) != 0
     // SPEC_CTRL, IBPB, or SBPB.
-    case 0x49: return (edx & (1 << 26)) != 0 || (ebx & (1 << 12)) != 0 || feature(s, F_80000021_EAX, 27)
-    case 0x10b: return (edx & (1 << 28)) != 0
-    case 0x3b: return feature(s, F_7_EBX, 1)
-    case 0xc0000103: return feature(s, F_80000001_EDX, 27) || feature(s, F_7_ECX, 22)
-    case 0xc001011f: return (ebx & (1 << 25)) != 0
-    default: return true
+    case 0x49:
+      return (edx & (1 << 26)) != 0 || (ebx & (1 << 12)) != 0 || feature(s, F_80000021_EAX, 27)
+    case 0x10b:
+      return (edx & (1 << 28)) != 0
+    case 0x3b:
+      return feature(s, F_7_EBX, 1)
+    case 0xc0000103:
+      return feature(s, F_80000001_EDX, 27) || feature(s, F_7_ECX, 22)
+    case 0xc001011f:
+      return (ebx & (1 << 25)) != 0
+    default:
+      return true
   }
 }
 
@@ -113,25 +159,40 @@ export function msrRead(s: usize, index: u32, host: bool): bool {
 
 function specialRead(s: usize, index: u32, host: bool): bool {
   switch (index) {
-    case 0x10: return found(s, tscNow(s))
-    case 0x1b: return found(s, load<u64>(s, CPU_APIC_BASE))
-    case 0x3b: return found(s, load<u64>(s, CPU_TSC_ADJUST))
-    case 0x17b: return host || (load<u64>(s, CPU_MCG_CAP) & 0x100) != 0 ? found(s, load<u64>(s, CPU_MCG_CTL)) : false
-    case 0x277: return found(s, load<u64>(s, CPU_PAT))
-    case 0x2ff: return found(s, load<u64>(s, CPU_MTRR_DEF))
-    case 0x6e0: return found(s, tscDeadlineRead(s))
-    case 0xda0: return found(s, load<u64>(s, CPU_XSS))
-    case 0xc0000080: return found(s, load<u64>(s, CPU_EFER))
-    case 0xc0000100: return found(s, load<u64>(segment(s, SEG_FS), SEG_BASE))
-    case 0xc0000101: return found(s, load<u64>(segment(s, SEG_GS), SEG_BASE))
-    case 0xc0000103: return found(s, load<u64>(s, CPU_TSC_AUX))
-    case 0xc0010015: return found(s, load<u64>(s, CPU_HWCR))
-    case 0xc0010130: return sevEs(s) ? found(s, load<u64>(s, CPU_GHCB)) : false
-    case 0xc0010131: return found(s, load<u64>(s, CPU_SEV_STATUS))
+    case 0x10:
+      return found(s, tscNow(s))
+    case 0x1b:
+      return found(s, load<u64>(s, CPU_APIC_BASE))
+    case 0x3b:
+      return found(s, load<u64>(s, CPU_TSC_ADJUST))
+    case 0x17b:
+      return host || (load<u64>(s, CPU_MCG_CAP) & 0x100) != 0 ? found(s, load<u64>(s, CPU_MCG_CTL)) : false
+    case 0x277:
+      return found(s, load<u64>(s, CPU_PAT))
+    case 0x2ff:
+      return found(s, load<u64>(s, CPU_MTRR_DEF))
+    case 0x6e0:
+      return found(s, tscDeadlineRead(s))
+    case 0xda0:
+      return found(s, load<u64>(s, CPU_XSS))
+    case 0xc0000080:
+      return found(s, load<u64>(s, CPU_EFER))
+    case 0xc0000100:
+      return found(s, load<u64>(segment(s, SEG_FS), SEG_BASE))
+    case 0xc0000101:
+      return found(s, load<u64>(segment(s, SEG_GS), SEG_BASE))
+    case 0xc0000103:
+      return found(s, load<u64>(s, CPU_TSC_AUX))
+    case 0xc0010015:
+      return found(s, load<u64>(s, CPU_HWCR))
+    case 0xc0010130:
+      return sevEs(s) ? found(s, load<u64>(s, CPU_GHCB)) : false
+    case 0xc0010131:
+      return found(s, load<u64>(s, CPU_SEV_STATUS))
     default: {
-      if (index >= 0x200 && index < 0x210) return found(s, load<u64>(s + CPU_MTRR_VAR + (<usize>(index - 0x200) << 3)))
+      if (index >= 0x200 && index < 0x210) return found(s, load<u64>(s + CPU_MTRR_VAR + ((<usize>(index - 0x200)) << 3)))
       const f = fixedMtrr(index)
-      return f >= 0 ? found(s, load<u64>(s + CPU_MTRR_FIXED + (<usize>f << 3))) : false
+      return f >= 0 ? found(s, load<u64>(s + CPU_MTRR_FIXED + ((<usize>f) << 3))) : false
     }
   }
 }
@@ -153,7 +214,7 @@ export function msrWrite(s: usize, index: u32, value: u64, host: bool): bool {
       if ((flags & MSRF_CANONICAL) != 0 && !canonical(value)) {
         // __kvm_set_msr: AMD takes any SYSENTER_ESP/EIP, KVM makes it canonical
         if (index != 0x175 && index != 0x176) return false
-        value = <u64>((<i64>value << 16) >> 16)
+        value = <u64>(((<i64>value) << 16) >> 16)
       }
       store<u64>(s + msrOffset(n), value)
       return true
@@ -189,14 +250,14 @@ function mtrrWrite(s: usize, index: u32, value: u64): bool {
   const f = fixedMtrr(index)
   if (f >= 0) {
     for (let i: u64 = 0; i < 64; i += 8) if (!memoryType(<u32>(value >> i) & 0xff)) return false
-    store<u64>(s + CPU_MTRR_FIXED + (<usize>f << 3), value)
+    store<u64>(s + CPU_MTRR_FIXED + ((<usize>f) << 3), value)
     return true
   }
-  const beyond = ~((<u64>1 << <u64>physicalBits(s)) - 1)
+  const beyond = ~(((<u64>1) << (<u64>physicalBits(s))) - 1)
   if ((index & 1) == 0) {
     if (!memoryType(<u32>value & 0xff) || (value & (0xf00 | beyond)) != 0) return false
   } else if ((value & (0x7ff | beyond)) != 0) return false
-  store<u64>(s + CPU_MTRR_VAR + (<usize>(index - 0x200) << 3), value)
+  store<u64>(s + CPU_MTRR_VAR + ((<usize>(index - 0x200)) << 3), value)
   return true
 }
 
@@ -208,15 +269,18 @@ function specialWrite(s: usize, index: u32, value: u64, host: bool): bool {
       if (!host) store<u64>(s, load<u64>(s, CPU_TSC_ADJUST) + delta, CPU_TSC_ADJUST)
       return true
     }
-    case 0x1b: return apicBaseWrite(s, value, host)
+    case 0x1b:
+      return apicBaseWrite(s, value, host)
     case 0x3b: {
       const delta = value - load<u64>(s, CPU_TSC_ADJUST)
       if (!host) store<u64>(s, load<u64>(s, CPU_TSC_OFFSET) + delta, CPU_TSC_OFFSET)
       store<u64>(s, value, CPU_TSC_ADJUST)
       return true
     }
-    case 0x49: return (value & ~(<u64>0x81)) == 0
-    case 0x10b: return (value & ~(<u64>1)) == 0
+    case 0x49:
+      return (value & ~(<u64>0x81)) == 0
+    case 0x10b:
+      return (value & ~(<u64>1)) == 0
     case 0x17b: {
       if ((load<u64>(s, CPU_MCG_CAP) & 0x100) == 0 && (value != 0 || !host)) return false
       if (value != 0 && value != ~(<u64>0)) return false

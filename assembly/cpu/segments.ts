@@ -3,8 +3,25 @@
  * APM vol 2, chapter 4). Owns CPU_SEGMENTS. The variables below are scratch of one operation, not state.
  */
 import {
-  CPU_CPL, CPU_LEAVE, CPU_STACK_MASK, EXC_GP, EXC_NP, EXC_SS, EXC_TS, LEAVE_NEXT, SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_DS, SEG_FS, SEG_GDTR, SEG_LDTR, SEG_LIMIT,
-  SEG_SELECTOR, SEG_SS, SEG_TR,
+  CPU_CPL,
+  CPU_LEAVE,
+  CPU_STACK_MASK,
+  EXC_GP,
+  EXC_NP,
+  EXC_SS,
+  EXC_TS,
+  LEAVE_NEXT,
+  SEG_ATTRIB,
+  SEG_BASE,
+  SEG_CS,
+  SEG_DS,
+  SEG_FS,
+  SEG_GDTR,
+  SEG_LDTR,
+  SEG_LIMIT,
+  SEG_SELECTOR,
+  SEG_SS,
+  SEG_TR,
 } from '../generated/layout'
 import { STACK_OP } from '../execute/operands'
 import { readMem, sysRead, sysWrite, writeMem } from '../memory/access'
@@ -38,7 +55,7 @@ export function descriptorBase(d: u64): u64 {
 /** In bytes, granularity expanded. */
 export function descriptorLimit(d: u64): u32 {
   const limit = (<u32>d & 0xffff) | (<u32>(d >> 32) & 0xf0000)
-  return (d & (<u64>1 << 55)) != 0 ? (limit << 12) | 0xfff : limit
+  return (d & ((<u64>1) << 55)) != 0 ? (limit << 12) | 0xfff : limit
 }
 
 export function codeSegment(attrib: u32): bool {
@@ -99,8 +116,8 @@ export function peekDescriptor(s: usize, selector: u32): i32 {
 
 /** Sets the accessed bit in memory (and nothing else). False: the write faulted. */
 export function markAccessed(s: usize, selector: u32, d: u64): bool {
-  if ((d & (<u64>1 << 40)) != 0) return true
-  return writeAccessByte(s, selector, <u32>(d >> 40) & 0xff | 1)
+  if ((d & ((<u64>1) << 40)) != 0) return true
+  return writeAccessByte(s, selector, (<u32>(d >> 40) & 0xff) | 1)
 }
 
 /** Replaces the type byte of a descriptor (accessed, busy). */
@@ -237,7 +254,7 @@ function stackLinear(s: usize, at: u64, size: u32): u64 {
     const last = at + <u64>size - 1
     const big = (stackAttrib & ATTR_DB) != 0 ? <u64>0xffffffff : <u64>0xffff
     const inside = (stackAttrib & 0xc) == 4 ? at > <u64>stackLimit && last <= big : last <= <u64>stackLimit
-    if (inside && (stackAttrib & 0x8080) == 0x80) return <u64><u32>(stackBase + at)
+    if (inside && (stackAttrib & 0x8080) == 0x80) return <u64>(<u32>(stackBase + at))
   }
   raiseError(s, EXC_SS, stackError)
   return 0

@@ -3,8 +3,30 @@
  * (SDM vol 3, 7.3; APM vol 2, 12.3). Legacy modes only. Owns no state.
  */
 import {
-  CPU_CPL, CPU_CR0, CPU_CR3, CPU_DR7, CPU_GPR, CPU_LEAVE, CPU_PENDING_DB, CPU_RIP, EXC_GP, EXC_NP, EXC_SS, EXC_TS, SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_DS, SEG_ES, SEG_FS,
-  SEG_GS, SEG_LDTR, SEG_LIMIT, SEG_SELECTOR, SEG_SS, SEG_TR,
+  CPU_CPL,
+  CPU_CR0,
+  CPU_CR3,
+  CPU_DR7,
+  CPU_GPR,
+  CPU_LEAVE,
+  CPU_PENDING_DB,
+  CPU_RIP,
+  EXC_GP,
+  EXC_NP,
+  EXC_SS,
+  EXC_TS,
+  SEG_ATTRIB,
+  SEG_BASE,
+  SEG_CS,
+  SEG_DS,
+  SEG_ES,
+  SEG_FS,
+  SEG_GS,
+  SEG_LDTR,
+  SEG_LIMIT,
+  SEG_SELECTOR,
+  SEG_SS,
+  SEG_TR,
 } from '../generated/layout'
 import { sysRead, sysWrite } from '../memory/access'
 import { raiseError } from './exceptions'
@@ -12,8 +34,22 @@ import { getFlags, setFlags } from './flags'
 import { writeCr3 } from './control'
 import { ATTR_UNUSABLE, CR0_PG, CR0_TS, FLAG_NT, FLAG_RF, FLAG_VM, segment, updateMode } from './mode'
 import {
-  applyStack, attributes, beginStackCurrent, codeSegment, descriptor, descriptorBase, descriptorError, descriptorLimit, fetchDescriptor, markAccessed,
-  setDescriptorCache, setNullCache, setRealCache, stackPush, writableData, writeAccessByte,
+  applyStack,
+  attributes,
+  beginStackCurrent,
+  codeSegment,
+  descriptor,
+  descriptorBase,
+  descriptorError,
+  descriptorLimit,
+  fetchDescriptor,
+  markAccessed,
+  setDescriptorCache,
+  setNullCache,
+  setRealCache,
+  stackPush,
+  writableData,
+  writeAccessByte,
 } from './segments'
 
 export const TASK_JUMP: u32 = 0
@@ -84,7 +120,11 @@ function loadData(s: usize, n: u32, selector: u32, x: u32): bool {
   const error = descriptorError(selector, x)
   const code = codeSegment(attrib)
   const dpl = (attrib >> 5) & 3
-  if ((attrib & 0x10) == 0 || (code && (attrib & 2) == 0) || ((!code || (attrib & 4) == 0) && (dpl < (selector & 3) || dpl < load<u32>(s, CPU_CPL)))) {
+  if (
+    (attrib & 0x10) == 0 ||
+    (code && (attrib & 2) == 0) ||
+    ((!code || (attrib & 4) == 0) && (dpl < (selector & 3) || dpl < load<u32>(s, CPU_CPL)))
+  ) {
     raiseError(s, EXC_TS, error)
     return false
   }
@@ -158,8 +198,12 @@ function loadSegments(s: usize, selectors: StaticArray<u32>, ldt: u32, x: u32): 
   }
   if (!markAccessed(s, ss, descriptor())) return false
   setDescriptorCache(s, SEG_SS, ss, descriptor())
-  return loadData(s, SEG_ES, unchecked(selectors[SEG_ES]), x) && loadData(s, SEG_DS, unchecked(selectors[SEG_DS]), x) && loadData(s, SEG_FS, unchecked(selectors[SEG_FS]), x) &&
+  return (
+    loadData(s, SEG_ES, unchecked(selectors[SEG_ES]), x) &&
+    loadData(s, SEG_DS, unchecked(selectors[SEG_DS]), x) &&
+    loadData(s, SEG_FS, unchecked(selectors[SEG_FS]), x) &&
     loadData(s, SEG_GS, unchecked(selectors[SEG_GS]), x)
+  )
 }
 
 const incoming: StaticArray<u32> = new StaticArray<u32>(6)
@@ -205,7 +249,7 @@ export function taskSwitch(s: usize, selector: u32, kind: u32, eip: u64, x: u32,
   for (let i: u64 = 0; i < 6; i++) {
     const value = i < 4 || wide ? <u32>get(s, base + (wide ? 0x48 : 0x22) + i * step, 2) : 0
     if (failed(s)) return TASK_REFUSED
-    unchecked(incoming[<i32>i] = value)
+    unchecked((incoming[<i32>i] = value))
   }
   const registers = base + (wide ? 0x28 : 0x12)
   get(s, registers, size)
@@ -217,7 +261,8 @@ export function taskSwitch(s: usize, selector: u32, kind: u32, eip: u64, x: u32,
   if (returning) flags &= ~FLAG_NT
   if (!save(s, oldBase, oldWide, eip, flags)) return TASK_REFUSED
   if (kind == TASK_JUMP || returning) {
-    if (!fetchDescriptor(s, oldSelector, EXC_TS, x) || !writeAccessByte(s, oldSelector, <u32>(descriptor() >> 40) & 0xfd)) return TASK_REFUSED
+    if (!fetchDescriptor(s, oldSelector, EXC_TS, x) || !writeAccessByte(s, oldSelector, <u32>(descriptor() >> 40) & 0xfd))
+      return TASK_REFUSED
   }
   if (kind == TASK_CALL || kind == TASK_GATE) {
     if (!put(s, base, 2, <u64>oldSelector)) return TASK_REFUSED

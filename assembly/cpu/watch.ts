@@ -11,7 +11,7 @@ export function watchedPage(s: usize, va: u64): bool {
   const dr7 = <u32>load<u64>(s, CPU_DR7)
   for (let n: u32 = 0; n < 4; n++) {
     if (((dr7 >> (n << 1)) & 3) == 0 || ((dr7 >> (16 + (n << 2))) & 1) == 0) continue
-    if (((load<u64>(s + CPU_DR + (<usize>n << 3)) ^ va) & ~(<u64>0xfff)) == 0) return true
+    if (((load<u64>(s + CPU_DR + ((<usize>n) << 3)) ^ va) & ~(<u64>0xfff)) == 0) return true
   }
   return false
 }
@@ -25,7 +25,7 @@ export function watchAccess(s: usize, va: u64, size: u32, write: bool): void {
     const kind = (dr7 >> (16 + (n << 2))) & 3
     if (kind != 3 && (kind != 1 || !write)) continue
     const bytes = length(dr7, n)
-    const from = load<u64>(s + CPU_DR + (<usize>n << 3)) & ~(bytes - 1)
+    const from = load<u64>(s + CPU_DR + ((<usize>n) << 3)) & ~(bytes - 1)
     if (va < from + bytes && from < va + <u64>size) hit |= 1 << n
   }
   if (hit) store<u32>(s, load<u32>(s, CPU_PENDING_DB) | hit, CPU_PENDING_DB)

@@ -3,10 +3,33 @@ import { raise, raiseError } from '../cpu/exceptions'
 import { ZF, arithmetic, setArithmetic } from '../cpu/flags'
 import { CR4_UMIP, canonical, code64, leaveWith, longMode, protectedMode, segment, virtual8086 } from '../cpu/mode'
 import {
-  attributes, codeSegment, descriptor, descriptorBase, descriptorLimit, descriptorUpper, fetchSystemDescriptor, peekDescriptor, setNullCache, writeAccessByte,
+  attributes,
+  codeSegment,
+  descriptor,
+  descriptorBase,
+  descriptorLimit,
+  descriptorUpper,
+  fetchSystemDescriptor,
+  peekDescriptor,
+  setNullCache,
+  writeAccessByte,
 } from '../cpu/segments'
 import {
-  CPU_CPL, CPU_CR4, CPU_LEAVE, EXC_GP, EXC_NP, EXC_UD, LEAVE_NEXT, SEG_ATTRIB, SEG_BASE, SEG_GDTR, SEG_IDTR, SEG_LDTR, SEG_LIMIT, SEG_SELECTOR, SEG_TR,
+  CPU_CPL,
+  CPU_CR4,
+  CPU_LEAVE,
+  EXC_GP,
+  EXC_NP,
+  EXC_UD,
+  LEAVE_NEXT,
+  SEG_ATTRIB,
+  SEG_BASE,
+  SEG_GDTR,
+  SEG_IDTR,
+  SEG_LDTR,
+  SEG_LIMIT,
+  SEG_SELECTOR,
+  SEG_TR,
 } from '../generated/layout'
 import { readMem, writeMem } from '../memory/access'
 import { ea, eaWrite, getReg, getRm, isMemory, operandSize, setReg, setRm } from './operands'
@@ -50,10 +73,18 @@ function loadTable(s: usize, op: usize, n: u32): u32 {
   return leaveWith(s, LEAVE_NEXT)
 }
 
-export function sgdt(s: usize, op: usize): u32 { return storeTable(s, op, SEG_GDTR) }
-export function sidt(s: usize, op: usize): u32 { return storeTable(s, op, SEG_IDTR) }
-export function lgdt(s: usize, op: usize): u32 { return loadTable(s, op, SEG_GDTR) }
-export function lidt(s: usize, op: usize): u32 { return loadTable(s, op, SEG_IDTR) }
+export function sgdt(s: usize, op: usize): u32 {
+  return storeTable(s, op, SEG_GDTR)
+}
+export function sidt(s: usize, op: usize): u32 {
+  return storeTable(s, op, SEG_IDTR)
+}
+export function lgdt(s: usize, op: usize): u32 {
+  return loadTable(s, op, SEG_GDTR)
+}
+export function lidt(s: usize, op: usize): u32 {
+  return loadTable(s, op, SEG_IDTR)
+}
 
 function storeSelector(s: usize, op: usize, n: u32): u32 {
   if (!protectedMode(s) || virtual8086(s)) return raise(s, EXC_UD)
@@ -61,8 +92,12 @@ function storeSelector(s: usize, op: usize, n: u32): u32 {
   return setRm(s, op, isMemory(op) ? 2 : operandSize(op), <u64>load<u16>(segment(s, n), SEG_SELECTOR))
 }
 
-export function sldt(s: usize, op: usize): u32 { return storeSelector(s, op, SEG_LDTR) }
-export function str(s: usize, op: usize): u32 { return storeSelector(s, op, SEG_TR) }
+export function sldt(s: usize, op: usize): u32 {
+  return storeSelector(s, op, SEG_LDTR)
+}
+export function str(s: usize, op: usize): u32 {
+  return storeSelector(s, op, SEG_TR)
+}
 
 /** Commits LDTR or TR from descriptor() and descriptorUpper(). */
 function setSystemCache(s: usize, n: u32, selector: u32, attrib: u32): void {
@@ -88,7 +123,10 @@ export function lldt(s: usize, op: usize): u32 {
   if (!fetchSystemDescriptor(s, selector, EXC_GP, 0)) return load<u32>(s, CPU_LEAVE)
   const attrib = attributes(descriptor())
   if ((attrib & 0x1f) != 2) return raiseError(s, EXC_GP, selector & 0xfffc)
-  if (longMode(s) && ((<u32>(descriptorUpper() >> 40) & 0x1f) != 0 || !canonical(descriptorBase(descriptor()) | (descriptorUpper() << 32)))) {
+  if (
+    longMode(s) &&
+    ((<u32>(descriptorUpper() >> 40) & 0x1f) != 0 || !canonical(descriptorBase(descriptor()) | (descriptorUpper() << 32)))
+  ) {
     return raiseError(s, EXC_GP, selector & 0xfffc)
   }
   if ((attrib & 0x80) == 0) return raiseError(s, EXC_NP, selector & 0xfffc)
@@ -107,7 +145,10 @@ export function ltr(s: usize, op: usize): u32 {
   const attrib = attributes(descriptor())
   const type = attrib & 0x1f
   if (type != 9 && (type != 1 || longMode(s))) return raiseError(s, EXC_GP, selector & 0xfffc)
-  if (longMode(s) && ((<u32>(descriptorUpper() >> 40) & 0x1f) != 0 || !canonical(descriptorBase(descriptor()) | (descriptorUpper() << 32)))) {
+  if (
+    longMode(s) &&
+    ((<u32>(descriptorUpper() >> 40) & 0x1f) != 0 || !canonical(descriptorBase(descriptor()) | (descriptorUpper() << 32)))
+  ) {
     return raiseError(s, EXC_GP, selector & 0xfffc)
   }
   if ((attrib & 0x80) == 0) return raiseError(s, EXC_NP, selector & 0xfffc)
@@ -164,8 +205,12 @@ export function lsl(s: usize, op: usize): u32 {
   return 0
 }
 
-export function verr(s: usize, op: usize): u32 { return verify(s, op, false) }
-export function verw(s: usize, op: usize): u32 { return verify(s, op, true) }
+export function verr(s: usize, op: usize): u32 {
+  return verify(s, op, false)
+}
+export function verw(s: usize, op: usize): u32 {
+  return verify(s, op, true)
+}
 
 function verify(s: usize, op: usize, write: bool): u32 {
   if (!protectedMode(s) || virtual8086(s)) return raise(s, EXC_UD)

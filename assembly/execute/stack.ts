@@ -3,13 +3,46 @@ import { raise, raiseError } from '../cpu/exceptions'
 import { CF, DF, IF, TF, arithmetic, getFlags, setArithmetic, setFlags } from '../cpu/flags'
 import { F_80000001_ECX, featureOrBare } from '../cpu/features'
 import {
-  CR4_PVI, CR4_VME, FLAG_AC, FLAG_ID, FLAG_IOPL, FLAG_NT, FLAG_RF, FLAG_VIF, FLAG_VIP, FLAG_VM, code64, leaveWith, protectedMode, segment, setShadow,
-  updateMode, virtual8086, windowOpened,
+  CR4_PVI,
+  CR4_VME,
+  FLAG_AC,
+  FLAG_ID,
+  FLAG_IOPL,
+  FLAG_NT,
+  FLAG_RF,
+  FLAG_VIF,
+  FLAG_VIP,
+  FLAG_VM,
+  code64,
+  leaveWith,
+  protectedMode,
+  segment,
+  setShadow,
+  updateMode,
+  virtual8086,
+  windowOpened,
 } from '../cpu/mode'
 import { applyStack, beginStackCurrent, loadSegment, stackPop, stackPush, stackSkip, stackTop } from '../cpu/segments'
 import {
-  CPU_CPL, CPU_CR4, CPU_EFLAGS, CPU_LEAVE, CPU_STACK_MASK, EXC_BR, EXC_GP, EXC_UD, LEAVE_NEXT, OP_EXTRA, OP_IMM, OP_MODRM, SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS,
-  SEG_SELECTOR, SEG_SS,
+  CPU_CPL,
+  CPU_CR4,
+  CPU_EFLAGS,
+  CPU_LEAVE,
+  CPU_STACK_MASK,
+  EXC_BR,
+  EXC_GP,
+  EXC_UD,
+  LEAVE_NEXT,
+  OP_EXTRA,
+  OP_IMM,
+  OP_MODRM,
+  SEG_CS,
+  SEG_DS,
+  SEG_ES,
+  SEG_FS,
+  SEG_GS,
+  SEG_SELECTOR,
+  SEG_SS,
 } from '../generated/layout'
 import { readMem } from '../memory/access'
 import { selectTlb } from '../memory/tlb'
@@ -51,7 +84,7 @@ function pushSreg(s: usize, op: usize, n: u32): u32 {
   const size = operandSize(op)
   beginStackCurrent(s, 0)
   // A 32-bit push of a segment register writes 16 bits only (SDM vol 2, PUSH); the 64-bit slot is zero-extended.
-  if (size == 4) stackSkip(-<u64>2)
+  if (size == 4) stackSkip(-(<u64>2))
   stackPush(s, size == 4 ? 2 : size, <u64>load<u16>(segment(s, n), SEG_SELECTOR))
   if (left(s)) return load<u32>(s, CPU_LEAVE)
   applyStack(s)
@@ -74,17 +107,39 @@ function popSreg(s: usize, op: usize, n: u32): u32 {
   return done(s)
 }
 
-export function pushEs(s: usize, op: usize): u32 { return pushSreg(s, op, SEG_ES) }
-export function pushCs(s: usize, op: usize): u32 { return pushSreg(s, op, SEG_CS) }
-export function pushSs(s: usize, op: usize): u32 { return pushSreg(s, op, SEG_SS) }
-export function pushDs(s: usize, op: usize): u32 { return pushSreg(s, op, SEG_DS) }
-export function pushFs(s: usize, op: usize): u32 { return pushSreg(s, op, SEG_FS) }
-export function pushGs(s: usize, op: usize): u32 { return pushSreg(s, op, SEG_GS) }
-export function popEs(s: usize, op: usize): u32 { return popSreg(s, op, SEG_ES) }
-export function popSs(s: usize, op: usize): u32 { return popSreg(s, op, SEG_SS) }
-export function popDs(s: usize, op: usize): u32 { return popSreg(s, op, SEG_DS) }
-export function popFs(s: usize, op: usize): u32 { return popSreg(s, op, SEG_FS) }
-export function popGs(s: usize, op: usize): u32 { return popSreg(s, op, SEG_GS) }
+export function pushEs(s: usize, op: usize): u32 {
+  return pushSreg(s, op, SEG_ES)
+}
+export function pushCs(s: usize, op: usize): u32 {
+  return pushSreg(s, op, SEG_CS)
+}
+export function pushSs(s: usize, op: usize): u32 {
+  return pushSreg(s, op, SEG_SS)
+}
+export function pushDs(s: usize, op: usize): u32 {
+  return pushSreg(s, op, SEG_DS)
+}
+export function pushFs(s: usize, op: usize): u32 {
+  return pushSreg(s, op, SEG_FS)
+}
+export function pushGs(s: usize, op: usize): u32 {
+  return pushSreg(s, op, SEG_GS)
+}
+export function popEs(s: usize, op: usize): u32 {
+  return popSreg(s, op, SEG_ES)
+}
+export function popSs(s: usize, op: usize): u32 {
+  return popSreg(s, op, SEG_SS)
+}
+export function popDs(s: usize, op: usize): u32 {
+  return popSreg(s, op, SEG_DS)
+}
+export function popFs(s: usize, op: usize): u32 {
+  return popSreg(s, op, SEG_FS)
+}
+export function popGs(s: usize, op: usize): u32 {
+  return popSreg(s, op, SEG_GS)
+}
 
 /** LES, LDS, LSS, LFS, LGS: offset first in memory, selector behind it. */
 function loadPointer(s: usize, op: usize, n: u32): u32 {
@@ -101,11 +156,21 @@ function loadPointer(s: usize, op: usize, n: u32): u32 {
   return done(s)
 }
 
-export function les(s: usize, op: usize): u32 { return loadPointer(s, op, SEG_ES) }
-export function lds(s: usize, op: usize): u32 { return loadPointer(s, op, SEG_DS) }
-export function lss(s: usize, op: usize): u32 { return loadPointer(s, op, SEG_SS) }
-export function lfs(s: usize, op: usize): u32 { return loadPointer(s, op, SEG_FS) }
-export function lgs(s: usize, op: usize): u32 { return loadPointer(s, op, SEG_GS) }
+export function les(s: usize, op: usize): u32 {
+  return loadPointer(s, op, SEG_ES)
+}
+export function lds(s: usize, op: usize): u32 {
+  return loadPointer(s, op, SEG_DS)
+}
+export function lss(s: usize, op: usize): u32 {
+  return loadPointer(s, op, SEG_SS)
+}
+export function lfs(s: usize, op: usize): u32 {
+  return loadPointer(s, op, SEG_FS)
+}
+export function lgs(s: usize, op: usize): u32 {
+  return loadPointer(s, op, SEG_GS)
+}
 
 // PUSHA, POPA, ENTER, LEAVE, BOUND.
 
@@ -130,7 +195,7 @@ export function popa(s: usize, op: usize): u32 {
   beginStackCurrent(s, 0)
   for (let i: i32 = 7; i >= 0; i--) {
     const value = stackPop(s, size)
-    if (i != 4) writeRegister(s + (<usize>i << 3), size, value)
+    if (i != 4) writeRegister(s + ((<usize>i) << 3), size, value)
   }
   applyStack(s)
   return 0
@@ -283,7 +348,7 @@ export function cmc(s: usize, op: usize): u32 {
 
 export function lahf(s: usize, op: usize): u32 {
   if (code64(s) && !featureOrBare(s, F_80000001_ECX, 0)) return raise(s, EXC_UD)
-  store<u8>(s, <u8>(getFlags(s) & 0xd5 | 2), 1)
+  store<u8>(s, <u8>((getFlags(s) & 0xd5) | 2), 1)
   return 0
 }
 

@@ -6,18 +6,89 @@
 import { readDr, writeCr0, writeCr3, writeCr4, writeCr8, writeDr, writeXcr0 } from '../cpu/control'
 import { raise, raiseDebug, raiseError, unimplementedFeature, vmmCommunication } from '../cpu/exceptions'
 import {
-  F_1_ECX, F_7_EBX, F_7_ECX, F_D1_EAX, F_80000001_ECX, F_80000001_EDX, F_80000008_EBX, feature, featureOrBare, intelCompatible,
+  F_1_ECX,
+  F_7_EBX,
+  F_7_ECX,
+  F_D1_EAX,
+  F_80000001_ECX,
+  F_80000001_EDX,
+  F_80000008_EBX,
+  feature,
+  featureOrBare,
+  intelCompatible,
 } from '../cpu/features'
 import { IF, TF, getFlags, setFlags } from '../cpu/flags'
 import {
-  CR0_PE, CR0_TS, CR4_DE, CR4_FSGSBASE, CR4_OSXSAVE, CR4_PCE, CR4_TSD, CR4_UMIP, EFER_SCE, EFER_SVME, FLAG_AC, FLAG_RF, FLAG_VM, canonical, code64,
-  leaveWith, longMode, protectedMode, segment, sevEs, updateMode, virtual8086, windowOpened,
+  CR0_PE,
+  CR0_TS,
+  CR4_DE,
+  CR4_FSGSBASE,
+  CR4_OSXSAVE,
+  CR4_PCE,
+  CR4_TSD,
+  CR4_UMIP,
+  EFER_SCE,
+  EFER_SVME,
+  FLAG_AC,
+  FLAG_RF,
+  FLAG_VM,
+  canonical,
+  code64,
+  leaveWith,
+  longMode,
+  protectedMode,
+  segment,
+  sevEs,
+  updateMode,
+  virtual8086,
+  windowOpened,
 } from '../cpu/mode'
 import { msrPassThrough, msrRead } from '../cpu/msr'
 import {
-  CPU_CPL, CPU_CR0, CPU_CR2, CPU_CR3, CPU_CR4, CPU_CR8, CPU_CSTAR, CPU_DR7, CPU_EFER, CPU_EFLAGS, CPU_KERNEL_GS_BASE, CPU_LEAVE, CPU_LSTAR, CPU_MSR_VALUE, CPU_PENDING_DB,
-  CPU_RIP, CPU_RIP_MASK, CPU_SFMASK, CPU_STAR, CPU_STEP_CANCEL, CPU_SYSENTER_CS, CPU_SYSENTER_EIP, CPU_SYSENTER_ESP, CPU_TSC_AUX, CPU_XCR0, EXC_GP, EXC_UD, LEAVE_BRANCH,
-  LEAVE_NEXT, OPF_LOCK, OP_FLAGS, OP_IMM, OP_MODRM, OP_NEXT, OP_REG, OP_RM, SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_FS, SEG_GS, SEG_LIMIT, SEG_SELECTOR, SEG_SS,
+  CPU_CPL,
+  CPU_CR0,
+  CPU_CR2,
+  CPU_CR3,
+  CPU_CR4,
+  CPU_CR8,
+  CPU_CSTAR,
+  CPU_DR7,
+  CPU_EFER,
+  CPU_EFLAGS,
+  CPU_KERNEL_GS_BASE,
+  CPU_LEAVE,
+  CPU_LSTAR,
+  CPU_MSR_VALUE,
+  CPU_PENDING_DB,
+  CPU_RIP,
+  CPU_RIP_MASK,
+  CPU_SFMASK,
+  CPU_STAR,
+  CPU_STEP_CANCEL,
+  CPU_SYSENTER_CS,
+  CPU_SYSENTER_EIP,
+  CPU_SYSENTER_ESP,
+  CPU_TSC_AUX,
+  CPU_XCR0,
+  EXC_GP,
+  EXC_UD,
+  LEAVE_BRANCH,
+  LEAVE_NEXT,
+  OPF_LOCK,
+  OP_FLAGS,
+  OP_IMM,
+  OP_MODRM,
+  OP_NEXT,
+  OP_REG,
+  OP_RM,
+  SEG_ATTRIB,
+  SEG_BASE,
+  SEG_CS,
+  SEG_FS,
+  SEG_GS,
+  SEG_LIMIT,
+  SEG_SELECTOR,
+  SEG_SS,
   UNIMPLEMENTED_SVM,
 } from '../generated/layout'
 import { flushTlb, flushTlbLocal, invalidatePage, selectTlb } from '../memory/tlb'
@@ -63,7 +134,7 @@ function putPair(s: usize, value: u64): void {
 }
 
 function getPair(s: usize): u64 {
-  return <u64>load<u32>(s, RAX) | (<u64>load<u32>(s, RDX) << 32)
+  return <u64>load<u32>(s, RAX) | ((<u64>load<u32>(s, RDX)) << 32)
 }
 
 // Control and debug registers.
@@ -78,7 +149,16 @@ export function movFromCr(s: usize, op: usize): u32 {
   const n = crNumber(s, op)
   if (n > 8 || n == 1 || (n > 4 && n < 8)) return raise(s, EXC_UD)
   if (cpl(s) != 0) return gp(s)
-  const value = n == 0 ? load<u64>(s, CPU_CR0) : n == 2 ? load<u64>(s, CPU_CR2) : n == 3 ? load<u64>(s, CPU_CR3) : n == 4 ? load<u64>(s, CPU_CR4) : load<u64>(s, CPU_CR8)
+  const value =
+    n == 0
+      ? load<u64>(s, CPU_CR0)
+      : n == 2
+        ? load<u64>(s, CPU_CR2)
+        : n == 3
+          ? load<u64>(s, CPU_CR3)
+          : n == 4
+            ? load<u64>(s, CPU_CR4)
+            : load<u64>(s, CPU_CR8)
   writeRegister(s + <usize>load<u8>(op, OP_RM), code64(s) ? 8 : 4, value)
   return 0
 }
@@ -331,10 +411,18 @@ function writeBase(s: usize, op: usize, n: u32): u32 {
   return 0
 }
 
-export function rdfsbase(s: usize, op: usize): u32 { return readBase(s, op, SEG_FS) }
-export function rdgsbase(s: usize, op: usize): u32 { return readBase(s, op, SEG_GS) }
-export function wrfsbase(s: usize, op: usize): u32 { return writeBase(s, op, SEG_FS) }
-export function wrgsbase(s: usize, op: usize): u32 { return writeBase(s, op, SEG_GS) }
+export function rdfsbase(s: usize, op: usize): u32 {
+  return readBase(s, op, SEG_FS)
+}
+export function rdgsbase(s: usize, op: usize): u32 {
+  return readBase(s, op, SEG_GS)
+}
+export function wrfsbase(s: usize, op: usize): u32 {
+  return writeBase(s, op, SEG_FS)
+}
+export function wrgsbase(s: usize, op: usize): u32 {
+  return writeBase(s, op, SEG_GS)
+}
 
 export function swapgs(s: usize, op: usize): u32 {
   if (!code64(s)) return raise(s, EXC_UD)

@@ -1,10 +1,40 @@
 /** Virtual-8086 mode: the instructions sensitive to IOPL, and the mode extensions of CR4.VME (SDM vol 3, 20.2, 20.3). Owns no state. */
 import { raiseError } from '../cpu/exceptions'
 import { DF, IF, TF, getFlags, setFlags } from '../cpu/flags'
-import { CR4_VME, FLAG_AC, FLAG_ID, FLAG_IOPL, FLAG_NT, FLAG_RF, FLAG_VIF, FLAG_VIP, FLAG_VM, leaveWith, segment, updateMode, windowOpened } from '../cpu/mode'
+import {
+  CR4_VME,
+  FLAG_AC,
+  FLAG_ID,
+  FLAG_IOPL,
+  FLAG_NT,
+  FLAG_RF,
+  FLAG_VIF,
+  FLAG_VIP,
+  FLAG_VM,
+  leaveWith,
+  segment,
+  updateMode,
+  windowOpened,
+} from '../cpu/mode'
 import { applyStack, beginStackCurrent, setRealCache, stackPop, stackPush } from '../cpu/segments'
 import {
-  CPU_CPL, CPU_CR4, CPU_LEAVE, CPU_RIP, EXC_GP, LEAVE_BRANCH, LEAVE_NEXT, SEG_BASE, SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS, SEG_LIMIT, SEG_SELECTOR, SEG_SS, SEG_TR,
+  CPU_CPL,
+  CPU_CR4,
+  CPU_LEAVE,
+  CPU_RIP,
+  EXC_GP,
+  LEAVE_BRANCH,
+  LEAVE_NEXT,
+  SEG_BASE,
+  SEG_CS,
+  SEG_DS,
+  SEG_ES,
+  SEG_FS,
+  SEG_GS,
+  SEG_LIMIT,
+  SEG_SELECTOR,
+  SEG_SS,
+  SEG_TR,
 } from '../generated/layout'
 import { readMem, sysRead } from '../memory/access'
 import { STACK_OP } from './operands'

@@ -57,7 +57,8 @@ export function runMultiboot(path: string, seconds = 60): Outcome {
   const e = new DataView(elf.buffer, elf.byteOffset, elf.byteLength)
   for (let i = 0; i < e.getUint16(44, true); i++) {
     const p = e.getUint32(28, true) + i * e.getUint16(42, true)
-    if (e.getUint32(p, true) === 1) put(e.getUint32(p + 12, true), elf.subarray(e.getUint32(p + 4, true), e.getUint32(p + 4, true) + e.getUint32(p + 16, true)))
+    if (e.getUint32(p, true) === 1)
+      put(e.getUint32(p + 12, true), elf.subarray(e.getUint32(p + 4, true), e.getUint32(p + 4, true) + e.getUint32(p + 16, true)))
   }
   put(INFO, multibootInfo())
   const v = core.view
@@ -78,7 +79,8 @@ export function runMultiboot(path: string, seconds = 60): Outcome {
   let end: number | string | null = null
   const echo = new Uint8Array(4)
   const page = new Uint8Array(4096)
-  const read = (port: number): number => (port >= 0xe0 && port < 0xe4 ? (echo[port - 0xe0] ?? 0) : port === 0x3fd ? 0x60 : port >= 0x3f8 && port < 0x400 ? 0 : 0xff)
+  const read = (port: number): number =>
+    port >= 0xe0 && port < 0xe4 ? (echo[port - 0xe0] ?? 0) : port === 0x3fd ? 0x60 : port >= 0x3f8 && port < 0x400 ? 0 : 0xff
   const write = (port: number, value: number): void => {
     if (port >= 0xe0 && port < 0xe4) echo[port - 0xe0] = value
     else if (port === 0x3f8) output += String.fromCharCode(value)
@@ -139,7 +141,12 @@ function multibootInfo(): Uint8Array {
   v.setUint32(0x204, INFO + 0x300 + environment.length, true)
   v.setUint32(44, 48, true)
   v.setUint32(48, INFO + 0x400, true)
-  for (const [i, [base, size]] of ([[0, 0x9fc00], [MIB, MEMORY - MIB]] as const).entries()) {
+  for (const [i, [base, size]] of (
+    [
+      [0, 0x9fc00],
+      [MIB, MEMORY - MIB],
+    ] as const
+  ).entries()) {
     const at = 0x400 + i * 24
     v.setUint32(at, 20, true)
     v.setBigUint64(at + 4, BigInt(base), true)

@@ -1,7 +1,26 @@
 /** Exceptions and interrupts: vectors, error codes, frames, stacks, double and triple faults. */
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { CODE, FREE, GDT, gate, descriptor, IDT, IST1, KCODE, KCODE64, KDATA, L, Machine, STACK, STACK0, TSS, UCODE, UCODE64, UDATA } from './machine.ts'
+import {
+  CODE,
+  FREE,
+  GDT,
+  gate,
+  descriptor,
+  IDT,
+  IST1,
+  KCODE,
+  KCODE64,
+  KDATA,
+  L,
+  Machine,
+  STACK,
+  STACK0,
+  TSS,
+  UCODE,
+  UCODE64,
+  UDATA,
+} from './machine.ts'
 
 const test = suite('delivery')
 const UD2 = [0x0f, 0x0b]

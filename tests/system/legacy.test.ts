@@ -87,7 +87,10 @@ test('virtual-8086 mode: entry, segments, interrupt frame', () => {
   assert.is(Number(m.peek(0x40000, 2)), 0x1234)
   assert.is(m.cpl, 0)
   assert.is(Number(m.rip), 0x8000 + 6 * 16 + 1)
-  assert.equal(Array.from({ length: 9 }, (_, i) => m.frame(i)), [0x106, 0x1000, 0x30202, 0x800, 0x2000, 0x3000, 0x4000, 0x5000, 0x6000])
+  assert.equal(
+    Array.from({ length: 9 }, (_, i) => m.frame(i)),
+    [0x106, 0x1000, 0x30202, 0x800, 0x2000, 0x3000, 0x4000, 0x5000, 0x6000],
+  )
   assert.equal([m.selector(L.SEG_DS), m.selector(L.SEG_GS), m.selector(L.SEG_SS)], [0, 0, KDATA])
 })
 

@@ -34,7 +34,14 @@ export type Mode = 'real' | 'protected' | 'long'
 export function descriptor(base: number, limit: number, attrib: number): bigint {
   const b = BigInt(base)
   const l = BigInt(limit)
-  return (l & 0xffffn) | ((b & 0xffffffn) << 16n) | (BigInt(attrib & 0xff) << 40n) | ((l & 0xf0000n) << 32n) | (BigInt(attrib & 0xf00) << 44n) | ((b & 0xff000000n) << 32n)
+  return (
+    (l & 0xffffn) |
+    ((b & 0xffffffn) << 16n) |
+    (BigInt(attrib & 0xff) << 40n) |
+    ((l & 0xf0000n) << 32n) |
+    (BigInt(attrib & 0xf00) << 44n) |
+    ((b & 0xff000000n) << 32n)
+  )
 }
 
 /** Gate of a given type byte (0x8e interrupt, 0x8f trap, 0x86/0x87 16-bit, 0xee DPL 3, 0x8c call). */
@@ -62,20 +69,48 @@ export class Machine {
     else this.tables()
   }
 
-  u64(field: number): bigint { return this.core.view.getBigUint64(this.s + field, true) }
-  set64(field: number, value: bigint): void { this.core.view.setBigUint64(this.s + field, BigInt.asUintN(64, value), true) }
-  u32(field: number): number { return this.core.view.getUint32(this.s + field, true) }
-  set32(field: number, value: number): void { this.core.view.setUint32(this.s + field, value, true) }
-  reg(n: number): bigint { return this.u64(L.CPU_GPR + n * 8) }
-  setReg(n: number, value: bigint): void { this.set64(L.CPU_GPR + n * 8, value) }
-  get rip(): bigint { return this.u64(L.CPU_RIP) }
-  get cpl(): number { return this.u32(L.CPU_CPL) }
-  get flags(): bigint { return BigInt.asUintN(64, this.core.x['cpuGetFlags']?.(this.s) ?? 0n) }
-  setFlags(value: bigint): void { this.core.x['cpuSetFlags']?.(this.s, value) }
-  selector(n: number): number { return this.core.view.getUint16(this.s + L.CPU_SEGMENTS + n * 16 + L.SEG_SELECTOR, true) }
-  attrib(n: number): number { return this.core.view.getUint16(this.s + L.CPU_SEGMENTS + n * 16 + L.SEG_ATTRIB, true) }
-  base(n: number): bigint { return this.core.view.getBigUint64(this.s + L.CPU_SEGMENTS + n * 16 + L.SEG_BASE, true) }
-  limit(n: number): number { return this.core.view.getUint32(this.s + L.CPU_SEGMENTS + n * 16 + L.SEG_LIMIT, true) }
+  u64(field: number): bigint {
+    return this.core.view.getBigUint64(this.s + field, true)
+  }
+  set64(field: number, value: bigint): void {
+    this.core.view.setBigUint64(this.s + field, BigInt.asUintN(64, value), true)
+  }
+  u32(field: number): number {
+    return this.core.view.getUint32(this.s + field, true)
+  }
+  set32(field: number, value: number): void {
+    this.core.view.setUint32(this.s + field, value, true)
+  }
+  reg(n: number): bigint {
+    return this.u64(L.CPU_GPR + n * 8)
+  }
+  setReg(n: number, value: bigint): void {
+    this.set64(L.CPU_GPR + n * 8, value)
+  }
+  get rip(): bigint {
+    return this.u64(L.CPU_RIP)
+  }
+  get cpl(): number {
+    return this.u32(L.CPU_CPL)
+  }
+  get flags(): bigint {
+    return BigInt.asUintN(64, this.core.x['cpuGetFlags']?.(this.s) ?? 0n)
+  }
+  setFlags(value: bigint): void {
+    this.core.x['cpuSetFlags']?.(this.s, value)
+  }
+  selector(n: number): number {
+    return this.core.view.getUint16(this.s + L.CPU_SEGMENTS + n * 16 + L.SEG_SELECTOR, true)
+  }
+  attrib(n: number): number {
+    return this.core.view.getUint16(this.s + L.CPU_SEGMENTS + n * 16 + L.SEG_ATTRIB, true)
+  }
+  base(n: number): bigint {
+    return this.core.view.getBigUint64(this.s + L.CPU_SEGMENTS + n * 16 + L.SEG_BASE, true)
+  }
+  limit(n: number): number {
+    return this.core.view.getUint32(this.s + L.CPU_SEGMENTS + n * 16 + L.SEG_LIMIT, true)
+  }
 
   segment(n: number, selector: number, base: bigint, limit: number, attrib: number): void {
     const at = this.s + L.CPU_SEGMENTS + n * 16
@@ -100,7 +135,9 @@ export class Machine {
     bytes.forEach((b, i) => this.poke(at + i, BigInt(b), 1))
   }
 
-  changed(): void { call(this.core, 'cpuModeChanged', this.s) }
+  changed(): void {
+    call(this.core, 'cpuModeChanged', this.s)
+  }
 
   private real(): void {
     for (let v = 0; v < 256; v++) this.poke(v * 4, BigInt(STUBS + v * 16), 4)

@@ -2,7 +2,26 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { call, loadCore } from '../support/core.ts'
-import { CODE, FREE, GDT, descriptor, gate, KCODE, KCODE64, KDATA, L, LDT_SEL, LDT, Machine, STACK, TSS_SEL, TSS, UCODE, UDATA, UDATA64 } from './machine.ts'
+import {
+  CODE,
+  FREE,
+  GDT,
+  descriptor,
+  gate,
+  KCODE,
+  KCODE64,
+  KDATA,
+  L,
+  LDT_SEL,
+  LDT,
+  Machine,
+  STACK,
+  TSS_SEL,
+  TSS,
+  UCODE,
+  UDATA,
+  UDATA64,
+} from './machine.ts'
 
 const test = suite('segments')
 const dword = (v: number): number[] => [v & 255, (v >> 8) & 255, (v >> 16) & 255, (v >>> 24) & 255]
@@ -44,7 +63,10 @@ test('MOV Sreg: null DS faults on use, accessed bit, expand-down limits', () => 
   assert.is(a.exec([...movDs, 0xa0, ...dword(0xfff), HLT]), -1)
   assert.is(Number(a.peek(GDT + FREE + 5, 1)), 0x93)
   assert.equal([a.base(L.SEG_DS), a.limit(L.SEG_DS)], [0x100n, 0xfff])
-  for (const [offset, ok] of [[0xfff, false], [0x1000, true]] as const) {
+  for (const [offset, ok] of [
+    [0xfff, false],
+    [0x1000, true],
+  ] as const) {
     const e = new Machine('protected')
     e.poke(GDT + FREE, descriptor(0, 0xfff, 0x496))
     e.setReg(0, BigInt(FREE))
@@ -74,7 +96,12 @@ test('LLDT and LTR', () => {
   assert.is(t.exec([0x0f, 0x00, 0xd8, HLT]), -1)
   assert.is(t.base(L.SEG_TR), 0xffff800000005000n)
   assert.is(Number(t.peek(GDT + FREE + 5, 1)), 0x8b)
-  for (const [selector, error] of [[0, 0], [TSS_SEL, TSS_SEL], [KDATA, KDATA], [0x0c, 0x0c]] as const) {
+  for (const [selector, error] of [
+    [0, 0],
+    [TSS_SEL, TSS_SEL],
+    [KDATA, KDATA],
+    [0x0c, 0x0c],
+  ] as const) {
     const e = new Machine('protected')
     e.setReg(0, BigInt(selector))
     assert.is(e.exec([0x0f, 0x00, 0xd8]), 13)
@@ -123,9 +150,22 @@ test('LAR, LSL, VERR, VERW, ARPL', () => {
 
 test('privileged instructions fault in ring 3', () => {
   const list: [string, readonly number[]][] = [
-    ['HLT', [HLT]], ['CLI', [0xfa]], ['STI', [0xfb]], ['MOV CR0', [0x0f, 0x20, 0xc0]], ['MOV to CR3', [0x0f, 0x22, 0xd8]], ['MOV DR0', [0x0f, 0x21, 0xc0]],
-    ['LGDT', [0x0f, 0x01, 0x14, 0x25, 0, 0x50, 0, 0]], ['LLDT', [0x0f, 0x00, 0xd0]], ['LTR', [0x0f, 0x00, 0xd8]], ['LMSW', [0x0f, 0x01, 0xf0]],
-    ['CLTS', [0x0f, 0x06]], ['INVLPG', [0x0f, 0x01, 0x38]], ['INVD', [0x0f, 0x08]], ['WBINVD', [0x0f, 0x09]], ['RDMSR', [0x0f, 0x32]], ['WRMSR', [0x0f, 0x30]],
+    ['HLT', [HLT]],
+    ['CLI', [0xfa]],
+    ['STI', [0xfb]],
+    ['MOV CR0', [0x0f, 0x20, 0xc0]],
+    ['MOV to CR3', [0x0f, 0x22, 0xd8]],
+    ['MOV DR0', [0x0f, 0x21, 0xc0]],
+    ['LGDT', [0x0f, 0x01, 0x14, 0x25, 0, 0x50, 0, 0]],
+    ['LLDT', [0x0f, 0x00, 0xd0]],
+    ['LTR', [0x0f, 0x00, 0xd8]],
+    ['LMSW', [0x0f, 0x01, 0xf0]],
+    ['CLTS', [0x0f, 0x06]],
+    ['INVLPG', [0x0f, 0x01, 0x38]],
+    ['INVD', [0x0f, 0x08]],
+    ['WBINVD', [0x0f, 0x09]],
+    ['RDMSR', [0x0f, 0x32]],
+    ['WRMSR', [0x0f, 0x30]],
     ['SWAPGS', [0x0f, 0x01, 0xf8]],
   ]
   for (const [name, code] of list) {
@@ -137,7 +177,11 @@ test('privileged instructions fault in ring 3', () => {
 })
 
 test('POPF and IOPL', () => {
-  for (const [cpl, iopl, want] of [[0, 0, 0x3202n], [3, 0, 0x2n], [3, 3, 0x3202n]] as const) {
+  for (const [cpl, iopl, want] of [
+    [0, 0, 0x3202n],
+    [3, 0, 0x2n],
+    [3, 3, 0x3202n],
+  ] as const) {
     const m = new Machine('protected')
     if (cpl === 3) m.user()
     m.setFlags(2n | BigInt(iopl << 12))
@@ -162,8 +206,14 @@ test('STI holds interrupts for one instruction, MOV SS too', () => {
 test('control registers: refused combinations', () => {
   const cr = (n: number): number[] => [0x0f, 0x22, 0xc0 | (n << 3)]
   const cases: [string, number, bigint][] = [
-    ['PG without PE', 0, 0x80000010n], ['NW without CD', 0, 0x20000011n], ['CR0 upper half', 0, 1n << 32n], ['CR0.PG off in 64-bit code', 0, 0x11n],
-    ['CR4 reserved', 4, 0x80000020n], ['CR4.PAE off in long mode', 4, 0n], ['CR8 reserved', 8, 16n], ['CR3 reserved', 3, 1n << 60n],
+    ['PG without PE', 0, 0x80000010n],
+    ['NW without CD', 0, 0x20000011n],
+    ['CR0 upper half', 0, 1n << 32n],
+    ['CR0.PG off in 64-bit code', 0, 0x11n],
+    ['CR4 reserved', 4, 0x80000020n],
+    ['CR4.PAE off in long mode', 4, 0n],
+    ['CR8 reserved', 8, 16n],
+    ['CR3 reserved', 3, 1n << 60n],
   ]
   for (const [name, n, value] of cases) {
     const m = new Machine('long')
@@ -228,7 +278,10 @@ test('PUSHA, POPA, ENTER, LEAVE, LES', () => {
   const m = new Machine('protected')
   for (let i = 0; i < 8; i++) if (i !== 4) m.setReg(i, BigInt(i + 1))
   assert.is(m.exec([0x60, 0x31, 0xc0, 0x31, 0xff, 0x61, 0xc8, 0x10, 0, 0, 0xc9, HLT]), -1)
-  assert.equal([0, 1, 2, 3, 4, 5, 6, 7].map((i) => Number(m.reg(i))), [1, 2, 3, 4, STACK, 6, 7, 8])
+  assert.equal(
+    [0, 1, 2, 3, 4, 5, 6, 7].map((i) => Number(m.reg(i))),
+    [1, 2, 3, 4, STACK, 6, 7, 8],
+  )
   const e = new Machine('protected')
   e.setReg(5, 0x6000n)
   e.poke(0x5ffc, 0xaaaan, 4)
@@ -243,9 +296,17 @@ test('PUSHA, POPA, ENTER, LEAVE, LES', () => {
 
 test('SEV-ES: intercepted instructions become #VC with the exit code', () => {
   const list: [string, readonly number[], number][] = [
-    ['CPUID', [0x0f, 0xa2], 0x72], ['WBINVD', [0x0f, 0x09], 0x89], ['INVD', [0x0f, 0x08], 0x76], ['RDPMC', [0x0f, 0x33], 0x6f], ['MOV DR7', [0x0f, 0x23, 0xf8], 0x37],
-    ['MOV from DR7', [0x0f, 0x21, 0xf8], 0x27], ['VMMCALL', [0x0f, 0x01, 0xd9], 0x81], ['MONITOR', [0x0f, 0x01, 0xc8], 0x8a], ['MWAIT', [0x0f, 0x01, 0xc9], 0x8b],
-    ['RDMSR MTRRCAP', [0xb9, ...dword(0xfe), 0x0f, 0x32], 0x7c], ['INT1', [0xf1], 0x88],
+    ['CPUID', [0x0f, 0xa2], 0x72],
+    ['WBINVD', [0x0f, 0x09], 0x89],
+    ['INVD', [0x0f, 0x08], 0x76],
+    ['RDPMC', [0x0f, 0x33], 0x6f],
+    ['MOV DR7', [0x0f, 0x23, 0xf8], 0x37],
+    ['MOV from DR7', [0x0f, 0x21, 0xf8], 0x27],
+    ['VMMCALL', [0x0f, 0x01, 0xd9], 0x81],
+    ['MONITOR', [0x0f, 0x01, 0xc8], 0x8a],
+    ['MWAIT', [0x0f, 0x01, 0xc9], 0x8b],
+    ['RDMSR MTRRCAP', [0xb9, ...dword(0xfe), 0x0f, 0x32], 0x7c],
+    ['INT1', [0xf1], 0x88],
   ]
   for (const [name, code, exit] of list) {
     const m = new Machine('long')
@@ -268,7 +329,10 @@ test('reset state', () => {
   const vm = call(core, 'vmCreate')
   const s = call(core, 'vcpuCreate', vm, 0)
   const u64 = (f: number): bigint => core.view.getBigUint64(s + f, true)
-  assert.equal([u64(L.CPU_RIP), u64(L.CPU_CR0), u64(L.CPU_DR6), u64(L.CPU_DR7), u64(L.CPU_XCR0)], [0xfff0n, 0x60000010n, 0xffff0ff0n, 0x400n, 1n])
+  assert.equal(
+    [u64(L.CPU_RIP), u64(L.CPU_CR0), u64(L.CPU_DR6), u64(L.CPU_DR7), u64(L.CPU_XCR0)],
+    [0xfff0n, 0x60000010n, 0xffff0ff0n, 0x400n, 1n],
+  )
   assert.is(u64(L.CPU_PAT), 0x0007040600070406n)
   assert.is(u64(L.CPU_SEGMENTS + L.SEG_CS * 16), 0xffff0000n)
 })

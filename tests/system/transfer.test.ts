@@ -2,7 +2,24 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import {
-  CODE, CODE16, FREE, GDT, gate, descriptor, KCODE, KCODE64, KDATA, L, Machine, STACK, STACK0, TSS_SEL, UCODE, UCODE64, UDATA, UDATA64,
+  CODE,
+  CODE16,
+  FREE,
+  GDT,
+  gate,
+  descriptor,
+  KCODE,
+  KCODE64,
+  KDATA,
+  L,
+  Machine,
+  STACK,
+  STACK0,
+  TSS_SEL,
+  UCODE,
+  UCODE64,
+  UDATA,
+  UDATA64,
 } from './machine.ts'
 
 const test = suite('transfer')
@@ -18,18 +35,70 @@ test('real to protected to long and into compatibility mode', () => {
   for (let at = 0x40000; at < 0x43000; at += 8) m.poke(at, p.peek(at))
   m.poke(0x6000, 0x3ffn | (0x1000n << 16n), 6)
   const code = [
-    0x66, 0x0f, 0x01, 0x16, ...word(0x6000), // lgdt with DS base 0
-    0x0f, 0x20, 0xc0, 0x0c, 1, 0x0f, 0x22, 0xc0, // CR0.PE
-    0x66, 0xea, ...dword(0x11000), ...word(KCODE),
+    0x66,
+    0x0f,
+    0x01,
+    0x16,
+    ...word(0x6000), // lgdt with DS base 0
+    0x0f,
+    0x20,
+    0xc0,
+    0x0c,
+    1,
+    0x0f,
+    0x22,
+    0xc0, // CR0.PE
+    0x66,
+    0xea,
+    ...dword(0x11000),
+    ...word(KCODE),
   ]
-  m.code([
-    0xb8, ...dword(KDATA), 0x8e, 0xd8, 0x8e, 0xd0, 0xbc, ...dword(STACK),
-    0xb8, ...dword(0x20), 0x0f, 0x22, 0xe0, // CR4.PAE
-    0xb8, ...dword(0x40000), 0x0f, 0x22, 0xd8, // CR3
-    0xb9, ...dword(0xc0000080), 0x0f, 0x32, 0x0f, 0xba, 0xe8, 8, 0x0f, 0x30, // EFER.LME
-    0x0f, 0x20, 0xc0, 0x0f, 0xba, 0xe8, 31, 0x0f, 0x22, 0xc0, // CR0.PG
-    0xea, ...dword(0x12000), ...word(KCODE64),
-  ], 0x11000)
+  m.code(
+    [
+      0xb8,
+      ...dword(KDATA),
+      0x8e,
+      0xd8,
+      0x8e,
+      0xd0,
+      0xbc,
+      ...dword(STACK),
+      0xb8,
+      ...dword(0x20),
+      0x0f,
+      0x22,
+      0xe0, // CR4.PAE
+      0xb8,
+      ...dword(0x40000),
+      0x0f,
+      0x22,
+      0xd8, // CR3
+      0xb9,
+      ...dword(0xc0000080),
+      0x0f,
+      0x32,
+      0x0f,
+      0xba,
+      0xe8,
+      8,
+      0x0f,
+      0x30, // EFER.LME
+      0x0f,
+      0x20,
+      0xc0,
+      0x0f,
+      0xba,
+      0xe8,
+      31,
+      0x0f,
+      0x22,
+      0xc0, // CR0.PG
+      0xea,
+      ...dword(0x12000),
+      ...word(KCODE64),
+    ],
+    0x11000,
+  )
   m.code([0x48, 0xb8, 1, 2, 3, 4, 5, 6, 7, 8, HLT], 0x12000)
   assert.is(m.exec(code), -1)
   assert.is(Number(m.rip), 0x1200b)
@@ -149,7 +218,10 @@ test('IRET to ring 3 (32-bit): segments of ring 0 become null', () => {
 
 test('IRETQ to ring 0 and ring 3, and into compatibility mode', () => {
   for (const [cs, ss, cpl, mode] of [
-    [KCODE64, 0, 0, L.MODE_CS64], [KCODE64, KDATA, 0, L.MODE_CS64], [UCODE64, UDATA64, 3, L.MODE_CS64], [UCODE, UDATA, 3, L.MODE_CS32],
+    [KCODE64, 0, 0, L.MODE_CS64],
+    [KCODE64, KDATA, 0, L.MODE_CS64],
+    [UCODE64, UDATA64, 3, L.MODE_CS64],
+    [UCODE, UDATA, 3, L.MODE_CS32],
   ] as const) {
     const m = new Machine('long')
     const frame = [0x11000, cs, 0x202, 0x5000, ss]
@@ -213,7 +285,7 @@ test('SYSENTER and SYSEXIT in protected mode; #UD in long mode of an AMD CPU', (
   m.run(3)
   assert.equal([Number(m.rip), m.cpl, Number(m.reg(4))], [0x11000, 0, 0x6000])
   m.run(1)
-  assert.equal([Number(m.rip), m.cpl, Number(m.reg(4)), m.selector(L.SEG_CS)], [CODE, 3, 0x5000, KCODE + 16 | 3])
+  assert.equal([Number(m.rip), m.cpl, Number(m.reg(4)), m.selector(L.SEG_CS)], [CODE, 3, 0x5000, (KCODE + 16) | 3])
   const l = new Machine('long')
   assert.is(l.exec([0x0f, 0x34]), 6)
 })
