@@ -22,7 +22,21 @@ import {
 } from './softfloat-extended'
 import { PARTIAL, QUOTIENT, REDUCED, remainderExtended, roundToIntegral, scaleExtended } from './softfloat-remainder'
 import { FSW_C0, FSW_C1, FSW_C2, FSW_C3, st } from './x87-state'
-import { clearC1, enter, index, isEmpty, pushResult, putSt, report, scratch, setCodes, settle, stackFault, pop } from './x87-operands'
+import {
+  abandon,
+  clearC1,
+  enter,
+  index,
+  isEmpty,
+  pushResult,
+  putSt,
+  report,
+  scratch,
+  setCodes,
+  settle,
+  stackFault,
+  pop,
+} from './x87-operands'
 
 /** Reads the memory operand of D8 (m32), DA (m32int), DC (m64), DE (m16int) into scratch. 0 = leaving, 1 = read, 2 = read, and it was a denormal. */
 function readOperand(s: usize, op: usize): u32 {
@@ -49,7 +63,7 @@ function perform(kind: u32, a: usize, b: usize, denormal: bool): void {
 export function x87Memory(s: usize, op: usize): u32 {
   if (!enter(s, op)) return left(s)
   const read = readOperand(s, op)
-  if (!read) return left(s)
+  if (!read) return abandon(s)
   if (isEmpty(s, 0)) {
     if (stackFault(s, false)) putSt(s, 0)
     return 0
@@ -98,7 +112,7 @@ function comparison(s: usize, empty: bool, b: usize, denormal: bool, signalling:
 export function fcomMemory(s: usize, op: usize): u32 {
   if (!enter(s, op)) return left(s)
   const read = readOperand(s, op)
-  if (!read) return left(s)
+  if (!read) return abandon(s)
   if (comparison(s, isEmpty(s, 0), scratch(s), read == 2, true) && ((<u32>load<u8>(op, OP_MODRM) >> 3) & 7) == 3) pop(s)
   return 0
 }

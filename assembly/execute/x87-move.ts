@@ -32,6 +32,7 @@ import {
 } from './softfloat'
 import { defaultResult, RESULT_SE, RESULT_SIG, setResult, unpackExtended, widen32, widen64, widenInteger } from './softfloat-extended'
 import {
+  abandon,
   clearC1,
   enter,
   index,
@@ -68,7 +69,7 @@ export function fldFloat(s: usize, op: usize): u32 {
   if (!enter(s, op)) return left(s)
   const wide = load<u32>(op, OP_EXTRA) == 0xdd
   const p = memory(s, op, wide ? 8 : 4)
-  if (!p) return left(s)
+  if (!p) return abandon(s)
   const to = scratch(s)
   const denormal = wide ? widen64(load<u64>(p), to) : widen32(load<u32>(p), to)
   clearC1(s)
@@ -88,7 +89,7 @@ export function fldFloat(s: usize, op: usize): u32 {
 export function fldExtended(s: usize, op: usize): u32 {
   if (!enter(s, op)) return left(s)
   const p = memory(s, op, 10)
-  if (!p) return left(s)
+  if (!p) return abandon(s)
   take(p)
   return pushChecked(s)
 }
@@ -97,7 +98,7 @@ export function fild(s: usize, op: usize): u32 {
   if (!enter(s, op)) return left(s)
   const size: u32 = load<u32>(op, OP_EXTRA) == 0xdb ? 4 : (<u32>load<u8>(op, OP_MODRM) & 0x38) == 0 ? 2 : 8
   const p = memory(s, op, size)
-  if (!p) return left(s)
+  if (!p) return abandon(s)
   const to = scratch(s)
   widenInteger(size == 2 ? <i64>load<i16>(p) : size == 4 ? <i64>load<i32>(p) : load<i64>(p), to)
   take(to)
@@ -198,6 +199,7 @@ function finishStore(s: usize, op: usize, at: usize, size: u32, go: bool, status
   const leave = storeMemory(s, op, at, size)
   if (!stored(leave)) {
     store<u32>(s, status, CPU_FSW)
+    abandon(s)
     return leave
   }
   if (popping) pop(s)
@@ -255,7 +257,7 @@ export function fist(s: usize, op: usize): u32 {
 export function fbld(s: usize, op: usize): u32 {
   if (!enter(s, op)) return left(s)
   const p = memory(s, op, 10)
-  if (!p) return left(s)
+  if (!p) return abandon(s)
   let value: i64 = 0
   for (let i = 8; i >= 0; i--) {
     const b = <i64>load<u8>(p + i)

@@ -12,6 +12,7 @@ import {
   CPU_FSW,
   CPU_FTAG,
   CPU_FTOP,
+  CPU_LEAVE,
   CPU_SEGMENTS,
   OP_EXTRA,
   OP_MODRM,
@@ -25,6 +26,9 @@ import { begin, FLAGS, flag, IE, UP } from './softfloat'
 import { defaultResult, RESULT_SE, RESULT_SIG, setPrecision } from './softfloat-extended'
 import { FSW_B, FSW_C1, FSW_ES, FSW_SF, st, x87Usable } from './x87-state'
 
+/** Instruction and data pointers before this instruction. */
+const POINTERS: usize = VCPU_FPU + 0xf40
+
 /** A memory operand widened to a register image. */
 export function scratch(s: usize): usize {
   return s + VCPU_FPU + 0xf00
@@ -34,6 +38,12 @@ export function scratch(s: usize): usize {
 export function enter(s: usize, op: usize): bool {
   if (!x87Usable(s)) return false
   const modrm = <u32>load<u8>(op, OP_MODRM)
+  const kept = s + POINTERS
+  store<u64>(kept, load<u64>(s, CPU_FIP))
+  store<u64>(kept, load<u64>(s, CPU_FDP), 8)
+  store<u32>(kept, load<u32>(s, CPU_FCS), 16)
+  store<u32>(kept, load<u32>(s, CPU_FDS), 20)
+  store<u32>(kept, load<u32>(s, CPU_FOP), 24)
   store<u64>(s, instructionRip(s, op), CPU_FIP)
   store<u32>(s, <u32>load<u16>(s + CPU_SEGMENTS + ((<usize>SEG_CS) << 4), SEG_SELECTOR), CPU_FCS)
   store<u32>(s, ((load<u32>(op, OP_EXTRA) & 7) << 8) | modrm, CPU_FOP)
@@ -43,6 +53,16 @@ export function enter(s: usize, op: usize): bool {
   }
   context(s)
   return true
+}
+/** The memory operand faulted: the instruction leaves no trace. */
+export function abandon(s: usize): u32 {
+  const kept = s + POINTERS
+  store<u64>(s, load<u64>(kept), CPU_FIP)
+  store<u64>(s, load<u64>(kept, 8), CPU_FDP)
+  store<u32>(s, load<u32>(kept, 16), CPU_FCS)
+  store<u32>(s, load<u32>(kept, 20), CPU_FDS)
+  store<u32>(s, load<u32>(kept, 24), CPU_FOP)
+  return load<u32>(s, CPU_LEAVE)
 }
 export function context(s: usize): void {
   const control = load<u32>(s, CPU_FCW)

@@ -150,6 +150,25 @@ test('outside 64-bit mode FXSAVE names eight XMM registers', () => {
   assert.is(m.peek(DATA + 160 + 7 * 16), 0n)
   assert.is(m.peek(DATA + 160 + 8 * 16), 0xa5a5a5a5a5a5a5a5n)
 })
+test('an x87 access that faults leaves the x87 environment alone', () => {
+  // FLD1, then FST or FADD at an address without a page
+  for (const code of [
+    [0xd9, 0x16],
+    [0xdd, 0x1e],
+    [0xd8, 0x06],
+    [0xdb, 0x3e],
+    [0xdf, 0x3e],
+  ]) {
+    const m = machine()
+    m.poke(PML4 + 0x2008, 0n)
+    m.setReg(6, 0x200000n)
+    assert.is(outcome(m, 0xd9, 0xe8, ...code), 14)
+    assert.is(m.u64(L.CPU_FIP), BigInt(CODE))
+    assert.is(m.u64(L.CPU_FDP), 0n)
+    assert.is(m.u32(L.CPU_FTOP), 7)
+    assert.is(m.u32(L.CPU_FSW), 0)
+  }
+})
 test('VEX and EVEX do not exist on this CPU model', () => {
   // VZEROUPPER, VPXOR, ANDN, an AVX-512 move
   for (const code of [
