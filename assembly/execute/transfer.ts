@@ -495,7 +495,8 @@ export function iret(s: usize, op: usize): u32 {
     leave = enterVirtual(s, rip, selector, image)
   } else leave = returnTo(s, size, selector, rip, 0, true, image)
   if (leave == LEAVE_BRANCH) {
-    if (load<u32>(s, CPU_NMI_BLOCKED)) {
+    // KVM cannot see the IRET of an SEV-ES guest: NMI_COMPLETE unblocks there (svm_enable_nmi_window)
+    if (load<u32>(s, CPU_NMI_BLOCKED) && !sevEs(s)) {
       store<u32>(s, 0, CPU_NMI_BLOCKED)
       windowOpened(s)
     }

@@ -87,6 +87,20 @@ test('immediate_exit completes the pending exit first', () => {
   assert.is(g.rip(), CODE + 2)
 })
 
+test('a single-stepped IN traps after its completion', () => {
+  const g = start([0xe4, 0x60, 0x40, 0xf4]) // in al,60; inc ax; hlt
+  g.write(1 * 4, [0x00, 0x20, 0x00, 0x00])
+  g.write(0x2000, [0xf4])
+  call(g.core, 'cpuSetFlags', g.s, 0x102n)
+  g.run()
+  assert.is(g.reason(), EXIT.IO)
+  g.pio()[0] = 7
+  g.run()
+  assert.equal([g.reason(), g.rip()], [EXIT.HLT, 0x2001])
+  assert.is(g.reg(GPR.RAX), 7n)
+  assert.equal([...g.read(0x6ffa, 2)], [0x02, 0x10], 'IP past the IN')
+})
+
 test('the budget stops to the instruction', () => {
   const g = start([0x40, 0x40, 0x40, 0xeb, 0xfb])
   assert.is(g.run(g.s, 10n), -4)
