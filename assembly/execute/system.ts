@@ -1,49 +1,25 @@
 /**
- * System instructions: control and debug registers, MSRs, fast system calls, time, identification,
- * cache and TLB control (SDM vol 2; APM vol 3). For SEV-ES guests the instructions that KVM intercepts
- * become #VC after their own exception checks (APM vol 2, 15.9, 15.35.5; facts: sev.md 1.9).
+ * System instructions: control and debug registers, cache and TLB control, virtualisation (SDM vol 2; APM vol 3). For SEV-ES
+ * guests the instructions that KVM intercepts become #VC after their own exception checks (APM vol 2, 15.9; facts: sev.md 1.9).
  */
 import { readDr, writeCr0, writeCr3, writeCr4, writeCr8, writeDr, writeXcr0 } from '../cpu/control'
 import { raise, raiseDebug, raiseError, unimplementedFeature, vmmCommunication } from '../cpu/exceptions'
-import {
-  F_1_ECX,
-  F_7_EBX,
-  F_7_ECX,
-  F_D1_EAX,
-  F_80000001_ECX,
-  F_80000001_EDX,
-  F_80000008_EBX,
-  feature,
-  featureOrBare,
-  intelCompatible,
-} from '../cpu/features'
-import { IF, TF, getFlags, setFlags } from '../cpu/flags'
+import { F_7_EBX, F_D1_EAX, F_80000008_EBX, feature, featureOrBare } from '../cpu/features'
 import {
   CR0_PE,
   CR0_TS,
   CR4_DE,
-  CR4_FSGSBASE,
   CR4_OSXSAVE,
-  CR4_PCE,
-  CR4_TSD,
   CR4_UMIP,
-  EFER_SCE,
   EFER_SVME,
   FLAG_AC,
-  FLAG_RF,
-  FLAG_VM,
   canonical,
   code64,
   leaveWith,
-  longMode,
   protectedMode,
-  segment,
   sevEs,
   updateMode,
-  virtual8086,
-  windowOpened,
 } from '../cpu/mode'
-import { msrPassThrough, msrRead } from '../cpu/msr'
 import {
   CPU_CPL,
   CPU_CR0,
@@ -51,62 +27,30 @@ import {
   CPU_CR3,
   CPU_CR4,
   CPU_CR8,
-  CPU_CSTAR,
   CPU_DR7,
   CPU_EFER,
   CPU_EFLAGS,
-  CPU_KERNEL_GS_BASE,
   CPU_LEAVE,
-  CPU_LSTAR,
-  CPU_MSR_VALUE,
-  CPU_PENDING_DB,
-  CPU_RIP,
-  CPU_RIP_MASK,
-  CPU_SFMASK,
-  CPU_STAR,
-  CPU_STEP_CANCEL,
-  CPU_SYSENTER_CS,
-  CPU_SYSENTER_EIP,
-  CPU_SYSENTER_ESP,
-  CPU_TSC_AUX,
   CPU_XCR0,
   EXC_GP,
   EXC_UD,
-  LEAVE_BRANCH,
   LEAVE_NEXT,
   OPF_LOCK,
   OP_FLAGS,
-  OP_IMM,
   OP_MODRM,
-  OP_NEXT,
   OP_REG,
   OP_RM,
-  SEG_ATTRIB,
-  SEG_BASE,
-  SEG_CS,
-  SEG_FS,
-  SEG_GS,
-  SEG_LIMIT,
-  SEG_SELECTOR,
-  SEG_SS,
   UNIMPLEMENTED_SVM,
 } from '../generated/layout'
 import { flushTlb, flushTlbLocal, invalidatePage, selectTlb } from '../memory/tlb'
 import { readMem, writeMem } from '../memory/access'
-import { pendRetry, vmmcall } from './vmgexit'
-import { pollPause, pollTsc } from '../kvm/pio'
-import { guestMsrRead, guestMsrWrite, MSR_GP, MSR_LEFT } from '../kvm/msr-exit'
-import { tscNow } from '../kvm/time'
-import { cpuidAnswer, cpuidEax, cpuidEbx, cpuidEcx, cpuidEdx } from '../kvm/cpuid'
-import { addressMask, ea, getRm, instructionRip, isMemory, operandSize, setRm, writeRegister } from './operands'
+import { vmmcall } from './vmgexit'
+import { pollPause } from '../kvm/pio'
+import { addressMask, ea, getRm, isMemory, operandSize, setRm, writeRegister } from './operands'
 
 const RAX: usize = 0
 const RCX: usize = 8
 const RDX: usize = 16
-const RBX: usize = 24
-const RSP: usize = 32
-const R11: usize = 88
-
 function left(s: usize): bool {
   return load<u32>(s, CPU_LEAVE) != 0
 }
@@ -121,10 +65,6 @@ function cpl(s: usize): u32 {
 
 function gp(s: usize): u32 {
   return raiseError(s, EXC_GP, 0)
-}
-
-function nextRip(s: usize, op: usize): u64 {
-  return (load<u64>(s, CPU_RIP) + <u64>load<u16>(op, OP_NEXT)) & load<u64>(s, CPU_RIP_MASK)
 }
 
 /** EDX:EAX, upper halves zeroed. */
@@ -299,250 +239,6 @@ export function clzero(s: usize, op: usize): u32 {
     again |= result
   }
   return again ? done(s) : 0
-}
-
-// Identification and time.
-
-export function cpuid(s: usize, op: usize): u32 {
-  if (sevEs(s)) return vmmCommunication(s, 0x72)
-  // CPUID faulting (MISC_FEATURES_ENABLES bit 0).
-  if (cpl(s) != 0 && msrRead(s, 0x140, true) && (load<u64>(s, CPU_MSR_VALUE) & 1) != 0) return gp(s)
-  cpuidAnswer(s, load<u32>(s, RAX), load<u32>(s, RCX))
-  store<u64>(s, <u64>cpuidEax(s), RAX)
-  store<u64>(s, <u64>cpuidEbx(s), RBX)
-  store<u64>(s, <u64>cpuidEcx(s), RCX)
-  store<u64>(s, <u64>cpuidEdx(s), RDX)
-  return 0
-}
-
-export function rdtsc(s: usize, op: usize): u32 {
-  if ((load<u64>(s, CPU_CR4) & CR4_TSD) != 0 && cpl(s) != 0) return gp(s)
-  pollTsc(s, instructionRip(s, op))
-  putPair(s, tscNow(s))
-  return done(s)
-}
-
-export function rdtscp(s: usize, op: usize): u32 {
-  if (!featureOrBare(s, F_80000001_EDX, 27)) return raise(s, EXC_UD)
-  if ((load<u64>(s, CPU_CR4) & CR4_TSD) != 0 && cpl(s) != 0) return gp(s)
-  pollTsc(s, instructionRip(s, op))
-  putPair(s, tscNow(s))
-  store<u64>(s, load<u64>(s, CPU_TSC_AUX) & 0xffffffff, RCX)
-  return done(s)
-}
-
-export function rdpid(s: usize, op: usize): u32 {
-  if (!feature(s, F_7_ECX, 22)) return raise(s, EXC_UD)
-  writeRegister(s + <usize>load<u8>(op, OP_RM), code64(s) ? 8 : 4, load<u64>(s, CPU_TSC_AUX) & 0xffffffff)
-  return 0
-}
-
-/** No PMU is offered: every counter is out of range. */
-export function rdpmc(s: usize, op: usize): u32 {
-  if (cpl(s) != 0 && (load<u64>(s, CPU_CR4) & CR4_PCE) == 0 && protectedMode(s)) return gp(s)
-  return sevEs(s) ? vmmCommunication(s, 0x6f) : gp(s)
-}
-
-export function rdpru(s: usize, op: usize): u32 {
-  if (!feature(s, F_80000008_EBX, 4)) return raise(s, EXC_UD)
-  return sevEs(s) ? vmmCommunication(s, 0x8e) : raise(s, EXC_UD)
-}
-
-/** MONITOR and MWAIT are no-ops under KVM (quirk MWAIT_NEVER_UD_FAULTS). */
-export function monitor(s: usize, op: usize): u32 {
-  if (cpl(s) != 0) return raise(s, EXC_UD)
-  return sevEs(s) ? vmmCommunication(s, 0x8a) : 0
-}
-
-export function mwait(s: usize, op: usize): u32 {
-  if (cpl(s) != 0) return raise(s, EXC_UD)
-  return sevEs(s) ? vmmCommunication(s, 0x8b) : 0
-}
-
-export function monitorx(s: usize, op: usize): u32 {
-  if (!feature(s, F_80000001_ECX, 29)) return raise(s, EXC_UD)
-  return sevEs(s) ? vmmCommunication(s, 0x8a) : 0
-}
-
-export function mwaitx(s: usize, op: usize): u32 {
-  if (!feature(s, F_80000001_ECX, 29)) return raise(s, EXC_UD)
-  return sevEs(s) ? vmmCommunication(s, 0x8b) : 0
-}
-
-// MSRs.
-
-export function rdmsr(s: usize, op: usize): u32 {
-  if (cpl(s) != 0) return gp(s)
-  const index = load<u32>(s, RCX)
-  if (sevEs(s) && !msrPassThrough(index)) return vmmCommunication(s, 0x7c)
-  const result = guestMsrRead(s, index)
-  if (result == MSR_GP) return gp(s)
-  if (result == MSR_LEFT) return pendRetry(s, op)
-  putPair(s, load<u64>(s, CPU_MSR_VALUE))
-  return done(s)
-}
-
-export function wrmsr(s: usize, op: usize): u32 {
-  if (cpl(s) != 0) return gp(s)
-  const index = load<u32>(s, RCX)
-  if (sevEs(s) && !msrPassThrough(index)) return vmmCommunication(s, 0x7c)
-  const result = guestMsrWrite(s, index, getPair(s))
-  return result == MSR_GP ? gp(s) : result == MSR_LEFT ? pendRetry(s, op) : done(s)
-}
-
-// Segment bases.
-
-function baseAccess(s: usize): bool {
-  return code64(s) && (load<u64>(s, CPU_CR4) & CR4_FSGSBASE) != 0
-}
-
-function readBase(s: usize, op: usize, n: u32): u32 {
-  if (!baseAccess(s)) return raise(s, EXC_UD)
-  writeRegister(s + <usize>load<u8>(op, OP_RM), operandSize(op), load<u64>(segment(s, n), SEG_BASE))
-  return 0
-}
-
-function writeBase(s: usize, op: usize, n: u32): u32 {
-  if (!baseAccess(s)) return raise(s, EXC_UD)
-  const from = s + <usize>load<u8>(op, OP_RM)
-  const value = operandSize(op) == 8 ? load<u64>(from) : <u64>load<u32>(from)
-  if (!canonical(value)) return gp(s)
-  store<u64>(segment(s, n), value, SEG_BASE)
-  return 0
-}
-
-export function rdfsbase(s: usize, op: usize): u32 {
-  return readBase(s, op, SEG_FS)
-}
-export function rdgsbase(s: usize, op: usize): u32 {
-  return readBase(s, op, SEG_GS)
-}
-export function wrfsbase(s: usize, op: usize): u32 {
-  return writeBase(s, op, SEG_FS)
-}
-export function wrgsbase(s: usize, op: usize): u32 {
-  return writeBase(s, op, SEG_GS)
-}
-
-export function swapgs(s: usize, op: usize): u32 {
-  if (!code64(s)) return raise(s, EXC_UD)
-  if (cpl(s) != 0) return gp(s)
-  const gs = segment(s, SEG_GS)
-  const base = load<u64>(gs, SEG_BASE)
-  store<u64>(gs, load<u64>(s, CPU_KERNEL_GS_BASE), SEG_BASE)
-  store<u64>(s, base, CPU_KERNEL_GS_BASE)
-  return 0
-}
-
-// Fast system calls.
-
-function setFlat(s: usize, n: u32, selector: u32, attrib: u32): void {
-  const d = segment(s, n)
-  store<u64>(d, 0, SEG_BASE)
-  store<u32>(d, 0xffffffff, SEG_LIMIT)
-  store<u16>(d, <u16>selector, SEG_SELECTOR)
-  store<u16>(d, <u16>attrib, SEG_ATTRIB)
-}
-
-const CODE_32: u32 = 0xc9b
-const CODE_64: u32 = 0xa9b
-const DATA: u32 = 0xc93
-const DPL_3: u32 = 0x60
-
-function arrive(s: usize, rip: u64): u32 {
-  store<u64>(s, rip, CPU_RIP)
-  updateMode(s)
-  return leaveWith(s, LEAVE_BRANCH)
-}
-
-/** SYSCALL and SYSRET trap on the TF they end with, not on the one they began with. */
-function stepByNewFlags(s: usize, before: u64): void {
-  if (<u32>before & TF) store<u32>(s, 1, CPU_STEP_CANCEL)
-  if (<u32>load<u64>(s, CPU_EFLAGS) & TF) store<u32>(s, load<u32>(s, CPU_PENDING_DB) | 0x4000, CPU_PENDING_DB)
-}
-
-export function syscall(s: usize, op: usize): u32 {
-  const long = longMode(s)
-  if ((load<u64>(s, CPU_EFER) & EFER_SCE) == 0 || !protectedMode(s) || (intelCompatible(s) && !code64(s))) return raise(s, EXC_UD)
-  const star = load<u64>(s, CPU_STAR)
-  const selector = <u32>(star >> 32) & 0xfffc
-  const next = nextRip(s, op)
-  const flags = getFlags(s)
-  if (long) {
-    const rip = code64(s) ? load<u64>(s, CPU_LSTAR) : load<u64>(s, CPU_CSTAR)
-    store<u64>(s, next, RCX)
-    store<u64>(s, flags & ~FLAG_RF, R11)
-    setFlat(s, SEG_CS, selector, CODE_64)
-    setFlat(s, SEG_SS, (selector + 8) & 0xffff, DATA)
-    setFlags(s, flags & ~(load<u64>(s, CPU_SFMASK) | FLAG_RF))
-    store<u32>(s, 0, CPU_CPL)
-    stepByNewFlags(s, flags)
-    return arrive(s, rip)
-  }
-  store<u64>(s, next & 0xffffffff, RCX)
-  setFlat(s, SEG_CS, selector, CODE_32)
-  setFlat(s, SEG_SS, (selector + 8) & 0xffff, DATA)
-  setFlags(s, flags & ~(<u64>IF | FLAG_RF | FLAG_VM))
-  store<u32>(s, 0, CPU_CPL)
-  return arrive(s, star & 0xffffffff)
-}
-
-export function sysret(s: usize, op: usize): u32 {
-  const long = longMode(s)
-  if ((load<u64>(s, CPU_EFER) & EFER_SCE) == 0 || !protectedMode(s) || (intelCompatible(s) && !code64(s))) return raise(s, EXC_UD)
-  if (cpl(s) != 0) return gp(s)
-  const selector = <u32>(load<u64>(s, CPU_STAR) >> 48) & 0xffff
-  const old = getFlags(s)
-  let rip: u64
-  if (long && operandSize(op) == 8) {
-    rip = load<u64>(s, RCX)
-    // Intel checks RCX at CPL 0; AMD faults on the fetch at CPL 3.
-    if (intelCompatible(s) && !canonical(rip)) return gp(s)
-    setFlat(s, SEG_CS, ((selector + 16) & 0xffff) | 3, CODE_64 | DPL_3)
-  } else {
-    rip = load<u64>(s, RCX) & 0xffffffff
-    setFlat(s, SEG_CS, selector | 3, CODE_32 | DPL_3)
-  }
-  setFlat(s, SEG_SS, ((selector + 8) & 0xffff) | 3, DATA | DPL_3)
-  const flags = long ? (load<u64>(s, R11) & 0x3c7fd7) | 2 : old | <u64>IF
-  setFlags(s, flags)
-  store<u32>(s, 3, CPU_CPL)
-  stepByNewFlags(s, old)
-  if ((old & <u64>IF) == 0 && (flags & <u64>IF) != 0) windowOpened(s)
-  return arrive(s, rip)
-}
-
-/** On AMD, SYSENTER and SYSEXIT do not exist in long mode (APM vol 3). */
-function sysenterMissing(s: usize): bool {
-  return longMode(s) && !intelCompatible(s)
-}
-
-export function sysenter(s: usize, op: usize): u32 {
-  if (sysenterMissing(s)) return raise(s, EXC_UD)
-  const selector = <u32>load<u64>(s, CPU_SYSENTER_CS) & 0xfffc
-  if (!protectedMode(s) || selector == 0) return gp(s)
-  const long = longMode(s)
-  setFlags(s, getFlags(s) & ~(<u64>IF | FLAG_RF | FLAG_VM))
-  setFlat(s, SEG_CS, selector, long ? CODE_64 : CODE_32)
-  setFlat(s, SEG_SS, (selector + 8) & 0xffff, DATA)
-  store<u32>(s, 0, CPU_CPL)
-  store<u64>(s, long ? load<u64>(s, CPU_SYSENTER_ESP) : load<u64>(s, CPU_SYSENTER_ESP) & 0xffffffff, RSP)
-  return arrive(s, long ? load<u64>(s, CPU_SYSENTER_EIP) : load<u64>(s, CPU_SYSENTER_EIP) & 0xffffffff)
-}
-
-export function sysexit(s: usize, op: usize): u32 {
-  if (sysenterMissing(s)) return raise(s, EXC_UD)
-  const selector = <u32>load<u64>(s, CPU_SYSENTER_CS) & 0xfffc
-  if (!protectedMode(s) || selector == 0 || cpl(s) != 0) return gp(s)
-  const wide = operandSize(op) == 8
-  const rip = load<u64>(s, RDX)
-  const rsp = load<u64>(s, RCX)
-  if (wide && (!canonical(rip) || !canonical(rsp))) return gp(s)
-  setFlat(s, SEG_CS, ((selector + (wide ? 32 : 16)) & 0xffff) | 3, (wide ? CODE_64 : CODE_32) | DPL_3)
-  setFlat(s, SEG_SS, ((selector + (wide ? 40 : 24)) & 0xffff) | 3, DATA | DPL_3)
-  store<u32>(s, 3, CPU_CPL)
-  store<u64>(s, wide ? rsp : rsp & 0xffffffff, RSP)
-  return arrive(s, wide ? rip : rip & 0xffffffff)
 }
 
 /** CLAC, STAC: CPL 0 and CPUID SMAP, else #UD. */

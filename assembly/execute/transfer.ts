@@ -1,31 +1,8 @@
 /**
- * Control transfers between segments: far JMP, CALL, RET, IRET, call gates, software interrupts
- * (SDM vol 2 JMP, CALL, RET, IRET, INT; vol 3, 5.8, 6.12; APM vol 2, 4.11, 8.9).
+ * Far JMP and CALL: direct, through memory, through call gates, to tasks (SDM vol 2 JMP, CALL; vol 3, 5.8; APM vol 2, 4.11).
  */
-import { deliver, raiseError, softwareInterrupt, vmmCommunication } from '../cpu/exceptions'
-import { IF, TF, getFlags, overflow, setFlags } from '../cpu/flags'
-import {
-  ATTR_DB,
-  ATTR_L,
-  FLAG_AC,
-  FLAG_ID,
-  FLAG_IOPL,
-  FLAG_NT,
-  FLAG_RF,
-  FLAG_VIF,
-  FLAG_VIP,
-  FLAG_VM,
-  canonical,
-  code64,
-  leaveWith,
-  longMode,
-  protectedMode,
-  segment,
-  sevEs,
-  updateMode,
-  virtual8086,
-  windowOpened,
-} from '../cpu/mode'
+import { deliver, raiseError, vmmCommunication } from '../cpu/exceptions'
+import { ATTR_DB, ATTR_L, canonical, leaveWith, longMode, protectedMode, segment, sevEs, updateMode, virtual8086 } from '../cpu/mode'
 import {
   applyStack,
   attributes,
@@ -42,53 +19,33 @@ import {
   readStackSegment,
   setDescriptorCache,
   setRealCache,
-  stackPop,
   stackPointer,
   stackPush,
-  stackSkip,
   stackTop,
-  writableData,
 } from '../cpu/segments'
 import {
   CPU_CPL,
-  CPU_DEBUG_ARMED,
   CPU_LEAVE,
-  CPU_NMI_BLOCKED,
   CPU_RIP,
   CPU_RIP_MASK,
   CPU_STOP_REASON,
-  CPU_TRIPLE_FAULT,
-  EXCF_INT3,
-  EXCF_SOFT,
-  EXCF_TRAP,
-  EXC_BP,
-  EXC_DB,
   EXC_GP,
   EXC_NP,
-  EXC_OF,
-  EXC_SS,
   LEAVE_BRANCH,
   LEAVE_EXIT_BRANCH,
-  LEAVE_NEXT,
   OP_EXTRA,
   OP_IMM,
   OP_NEXT,
   SEG_ATTRIB,
   SEG_BASE,
   SEG_CS,
-  SEG_DS,
-  SEG_ES,
-  SEG_FS,
-  SEG_GS,
   SEG_LIMIT,
   SEG_SELECTOR,
   SEG_SS,
-  SEG_TR,
 } from '../generated/layout'
-import { TASK_CALL, TASK_FAULTED, TASK_JUMP, TASK_REFUSED, TASK_RETURN, taskSwitch } from '../cpu/task'
+import { TASK_CALL, TASK_FAULTED, TASK_JUMP, TASK_REFUSED, taskSwitch } from '../cpu/task'
 import { readMem, sysRead } from '../memory/access'
 import { ea, operandSize } from './operands'
-import { enterVirtual, intVirtual, iretVirtual } from './virtual8086'
 
 const RSP: usize = 32
 
@@ -106,7 +63,7 @@ function offsetMask(size: u32): u64 {
 }
 
 /** CS and RIP are committed: new block, new mode. */
-function arrive(s: usize, rip: u64): u32 {
+export function arrive(s: usize, rip: u64): u32 {
   store<u64>(s, rip, CPU_RIP)
   updateMode(s)
   return leaveWith(s, LEAVE_BRANCH)
@@ -156,7 +113,7 @@ function checkDirect(s: usize, selector: u32, attrib: u32): u32 {
 }
 
 /** The target lies in the segment (canonical, in 64-bit code); else #GP(0). */
-function checkTarget(s: usize, d: u64, rip: u64): u32 {
+export function checkTarget(s: usize, d: u64, rip: u64): u32 {
   const long = longMode(s) && (attributes(d) & ATTR_L) != 0
   if (long ? !canonical(rip) : rip > <u64>descriptorLimit(d)) return raiseError(s, EXC_GP, 0)
   return 0
@@ -216,7 +173,7 @@ function taskTransfer(s: usize, op: usize, selector: u32, d: u64, attrib: u32, k
 }
 
 /** The end of an instruction that switched tasks; an exception of the new task is delivered here, since RIP is the new one. */
-function switched(s: usize, result: u32): u32 {
+export function switched(s: usize, result: u32): u32 {
   if (result == TASK_REFUSED) return load<u32>(s, CPU_LEAVE)
   if (result == TASK_FAULTED) {
     const stop = deliver(s)
@@ -355,185 +312,10 @@ function callGate(s: usize, selector: u32, gate: u64, gateAttrib: u32, oldCs: u6
 }
 
 /** The null SS that long mode loads on an inward transfer. */
-function nullStack(s: usize, cpl: u32): void {
+export function nullStack(s: usize, cpl: u32): void {
   const ss = segment(s, SEG_SS)
   store<u16>(ss, <u16>cpl, SEG_SELECTOR)
   store<u64>(ss, 0, SEG_BASE)
   store<u32>(ss, 0xffffffff, SEG_LIMIT)
   store<u16>(ss, <u16>(0xc93 | (cpl << 5)), SEG_ATTRIB)
-}
-
-/** Data segments that the outer level may not see become null (SDM vol 3, 5.8.6); their bases stay, as 64-bit code can observe. */
-function dropInnerSegments(s: usize, cpl: u32): void {
-  for (let i: u32 = 0; i < 4; i++) {
-    const n: u32 = i == 0 ? SEG_ES : i == 1 ? SEG_DS : i == 2 ? SEG_FS : SEG_GS
-    const at = segment(s, n)
-    const attrib = <u32>load<u16>(at, SEG_ATTRIB)
-    if ((attrib & 0x8000) != 0) continue
-    if ((!codeSegment(attrib) || (attrib & 4) == 0) && ((attrib >> 5) & 3) < cpl) {
-      store<u16>(at, 0, SEG_SELECTOR)
-      store<u16>(at, 0x8000, SEG_ATTRIB)
-    }
-  }
-}
-
-/** RETF, RETF imm16 */
-export function retFar(s: usize, op: usize): u32 {
-  const size = operandSize(op)
-  const release = load<u64>(op, OP_IMM) & 0xffff
-  beginStackCurrent(s, 0)
-  const rip = stackPop(s, size)
-  if (left(s)) return load<u32>(s, CPU_LEAVE)
-  const selector = <u32>stackPop(s, size) & 0xffff
-  if (left(s)) return load<u32>(s, CPU_LEAVE)
-  if (!protectedMode(s) || virtual8086(s)) {
-    if (rip > <u64>load<u32>(segment(s, SEG_CS), SEG_LIMIT)) return raiseError(s, EXC_GP, 0)
-    stackSkip(release)
-    applyStack(s)
-    setRealCache(s, SEG_CS, selector)
-    return arrive(s, rip)
-  }
-  return returnTo(s, size, selector, rip, release, false, 0)
-}
-
-/** Common end of RETF and IRET in protected and long mode: the stack stands behind CS (and FLAGS). */
-function returnTo(s: usize, size: u32, selector: u32, rip: u64, release: u64, interrupt: bool, flags: u64): u32 {
-  const cpl = load<u32>(s, CPU_CPL)
-  const rpl = selector & 3
-  const error = selector & 0xfffc
-  if (error == 0) return raiseError(s, EXC_GP, 0)
-  if (!fetchDescriptor(s, selector, EXC_GP, 0)) return load<u32>(s, CPU_LEAVE)
-  const d = descriptor()
-  const attrib = attributes(d)
-  const dpl = (attrib >> 5) & 3
-  if (!codeSegment(attrib) || rpl < cpl || ((attrib & 4) != 0 ? dpl > rpl : dpl != rpl)) return raiseError(s, EXC_GP, error)
-  const long = longMode(s)
-  if (long && (attrib & (ATTR_L | ATTR_DB)) == (ATTR_L | ATTR_DB)) return raiseError(s, EXC_GP, error)
-  if ((attrib & 0x80) == 0) return raiseError(s, EXC_NP, error)
-  const from64 = code64(s)
-  if (rpl == cpl && !(interrupt && from64)) {
-    if (checkTarget(s, d, rip)) return load<u32>(s, CPU_LEAVE)
-    if (!markAccessed(s, selector, d)) return load<u32>(s, CPU_LEAVE)
-    stackSkip(release)
-    applyStack(s)
-    setDescriptorCache(s, SEG_CS, selector, d)
-    if (interrupt) returnFlags(s, size, flags, cpl)
-    return arrive(s, rip)
-  }
-  stackSkip(release)
-  const sp = stackPop(s, size)
-  if (left(s)) return load<u32>(s, CPU_LEAVE)
-  const ssSelector = <u32>stackPop(s, size) & 0xffff
-  if (left(s)) return load<u32>(s, CPU_LEAVE)
-  const to64 = long && (attrib & ATTR_L) != 0
-  let ssDescriptor: u64 = 0
-  if ((ssSelector & 0xfffc) == 0) {
-    if (!to64 || rpl == 3 || (ssSelector & 3) != rpl) return raiseError(s, EXC_GP, 0)
-  } else {
-    if (!fetchDescriptor(s, ssSelector, EXC_GP, 0)) return load<u32>(s, CPU_LEAVE)
-    ssDescriptor = descriptor()
-    const a = attributes(ssDescriptor)
-    if ((ssSelector & 3) != rpl || ((a >> 5) & 3) != rpl || !writableData(a)) return raiseError(s, EXC_GP, ssSelector & 0xfffc)
-    if ((a & 0x80) == 0) return raiseError(s, EXC_SS, ssSelector & 0xfffc)
-    if (!markAccessed(s, ssSelector, ssDescriptor)) return load<u32>(s, CPU_LEAVE)
-  }
-  if (checkTarget(s, d, rip)) return load<u32>(s, CPU_LEAVE)
-  if (!markAccessed(s, selector, d)) return load<u32>(s, CPU_LEAVE)
-  setDescriptorCache(s, SEG_CS, selector, d)
-  if (ssDescriptor == 0) {
-    nullStack(s, rpl)
-    store<u16>(segment(s, SEG_SS), <u16>ssSelector, SEG_SELECTOR)
-  } else setDescriptorCache(s, SEG_SS, ssSelector, ssDescriptor)
-  if (interrupt) returnFlags(s, size, flags, cpl)
-  store<u32>(s, rpl, CPU_CPL)
-  if (to64) store<u64>(s, sp + release, RSP)
-  else if (<u32>load<u16>(segment(s, SEG_SS), SEG_ATTRIB) & ATTR_DB) store<u64>(s, (sp + release) & 0xffffffff, RSP)
-  else store<u16>(s, <u16>(sp + release), RSP)
-  if (rpl > cpl) dropInnerSegments(s, rpl)
-  return arrive(s, rip)
-}
-
-/** RFLAGS as IRET sets them at privilege `cpl` (SDM vol 2, IRET). RF is kept only while a breakpoint is armed: nothing else can see it. */
-function returnFlags(s: usize, size: u32, value: u64, cpl: u32): void {
-  const old = getFlags(s)
-  let change: u64 = 0x8d5 | <u64>TF | 0x400 | FLAG_NT
-  if (size != 2) change |= FLAG_AC | FLAG_ID | (load<u32>(s, CPU_DEBUG_ARMED) ? FLAG_RF : 0)
-  if (<u64>cpl <= (old & FLAG_IOPL) >> 12) change |= <u64>IF
-  if (cpl == 0) change |= FLAG_IOPL | (size != 2 ? FLAG_VIF | FLAG_VIP : 0)
-  setFlags(s, (old & ~(change | FLAG_RF)) | (value & change))
-  if ((old & <u64>IF) == 0 && (value & change & <u64>IF) != 0) windowOpened(s)
-}
-
-export function iret(s: usize, op: usize): u32 {
-  const size = operandSize(op)
-  const flags = getFlags(s)
-  if (protectedMode(s) && !virtual8086(s) && (flags & FLAG_NT) != 0) {
-    if (longMode(s)) return raiseError(s, EXC_GP, 0)
-    if (sevEs(s)) return vmmCommunication(s, 0x7d)
-    const link = <u32>sysRead(s, load<u64>(segment(s, SEG_TR), SEG_BASE), 2)
-    if (left(s)) return load<u32>(s, CPU_LEAVE)
-    return switched(s, taskSwitch(s, link, TASK_RETURN, nextRip(s, op), 0, false, 0))
-  }
-  if (virtual8086(s)) return iretVirtual(s, size)
-  beginStackCurrent(s, 0)
-  const rip = stackPop(s, size)
-  if (left(s)) return load<u32>(s, CPU_LEAVE)
-  const selector = <u32>stackPop(s, size) & 0xffff
-  if (left(s)) return load<u32>(s, CPU_LEAVE)
-  const image = stackPop(s, size)
-  if (left(s)) return load<u32>(s, CPU_LEAVE)
-  let leave: u32
-  if (!protectedMode(s)) {
-    if (rip > <u64>load<u32>(segment(s, SEG_CS), SEG_LIMIT)) return raiseError(s, EXC_GP, 0)
-    applyStack(s)
-    setRealCache(s, SEG_CS, selector)
-    const change: u64 = size == 2 ? 0x7fd5 : 0x257fd5
-    setFlags(s, (flags & ~(change | FLAG_RF)) | (image & change))
-    if ((flags & <u64>IF) == 0 && (image & <u64>IF) != 0) windowOpened(s)
-    leave = arrive(s, rip)
-  } else if ((image & FLAG_VM) != 0 && size == 4 && load<u32>(s, CPU_CPL) == 0 && !longMode(s)) {
-    leave = enterVirtual(s, rip, selector, image)
-  } else leave = returnTo(s, size, selector, rip, 0, true, image)
-  if (leave == LEAVE_BRANCH) {
-    // KVM cannot see the IRET of an SEV-ES guest: NMI_COMPLETE unblocks there (svm_enable_nmi_window)
-    if (load<u32>(s, CPU_NMI_BLOCKED) && !sevEs(s)) {
-      store<u32>(s, 0, CPU_NMI_BLOCKED)
-      windowOpened(s)
-    }
-  }
-  return leave
-}
-
-function software(s: usize, op: usize, vector: u32, kind: u32): u32 {
-  if (!softwareInterrupt(s, op, vector, kind, nextRip(s, op))) return stoppedOrFault(s)
-  return leaveWith(s, LEAVE_BRANCH)
-}
-
-/** A failed software interrupt: a fault of the instruction, or a stop in the task that a task gate led to. */
-function stoppedOrFault(s: usize): u32 {
-  return load<u32>(s, CPU_TRIPLE_FAULT) ? leaveWith(s, LEAVE_EXIT_BRANCH) : load<u32>(s, CPU_LEAVE)
-}
-
-export function intN(s: usize, op: usize): u32 {
-  const vector = <u32>load<u64>(op, OP_IMM) & 0xff
-  if (virtual8086(s)) {
-    const leave = intVirtual(s, vector, nextRip(s, op))
-    if (leave) return leave
-  }
-  return software(s, op, vector, EXCF_SOFT)
-}
-
-export function int3(s: usize, op: usize): u32 {
-  return software(s, op, EXC_BP, EXCF_INT3)
-}
-
-export function into(s: usize, op: usize): u32 {
-  return overflow(s) ? software(s, op, EXC_OF, EXCF_INT3) : leaveWith(s, LEAVE_NEXT)
-}
-
-/** INT1 (ICEBP): a #DB trap without privilege check; intercepted for SEV-ES guests. */
-export function int1(s: usize, op: usize): u32 {
-  if (sevEs(s)) return vmmCommunication(s, 0x88)
-  if (!softwareInterrupt(s, op, EXC_DB, EXCF_TRAP, nextRip(s, op))) return stoppedOrFault(s)
-  return leaveWith(s, LEAVE_BRANCH)
 }

@@ -1,5 +1,5 @@
 /**
- * Segment, privilege, system and flag instructions. Handlers: assembly/execute/{transfer,stack,descriptor,system}.ts.
+ * Segment, privilege, system and flag instructions. Handlers: assembly/execute/{transfer,return,stack,descriptor,system,identify,fast-call,virtual8086}.ts.
  * Source: SDM vol 2 and appendix A; APM vol 3. Line format: row.ts.
  */
 export const system: readonly string[] = [
