@@ -146,9 +146,9 @@ for (const z of [4, 8] as const) {
   put(`CMOV_m_${z}`, address(z, false), readable(z), `const v: ${u} = load<${u}>(h);`, `store<u64>(${reg}, <u64>(condition(s, ${cc}) ? v : load<${u}>(${reg})));`, done)
   const bits = z * 8
   const shifts: Record<string, string> = {
-    SHL: `const r: ${u} = a << c; ${setResult(z, 'r', `<u32>(a >> (${bits} - c) & 1) | (<u32>((r >> ${bits - 1}) ^ (a >> (${bits} - c) & 1)) << 11)`)}`,
-    SHR: `const r: ${u} = a >> c; ${setResult(z, 'r', `<u32>(a >> (c - 1) & 1) | (<u32>(a >> ${bits - 1}) << 11)`)}`,
-    SAR: `const r: ${u} = <${u}>(<${I[z]}>a >> <${I[z]}>c); ${setResult(z, 'r', `<u32>(<${I[z]}>a >> <${I[z]}>(c - 1)) & 1`)}`,
+    SHL: `const r: ${u} = a << c; ${setResult(z, 'r', `0x10 | <u32>(a >> (${bits} - c) & 1) | (<u32>((r >> ${bits - 1}) ^ (a >> (${bits} - c) & 1)) << 11)`)}`,
+    SHR: `const r: ${u} = a >> c; ${setResult(z, 'r', `0x10 | <u32>(a >> (c - 1) & 1) | (<u32>(r >> ${bits - 2}) << 11)`)}`,
+    SAR: `const r: ${u} = <${u}>(<${I[z]}>a >> <${I[z]}>c); ${setResult(z, 'r', `0x10 | (<u32>(<${I[z]}>a >> <${I[z]}>(c - 1)) & 1)`)}`,
     ROL: `const r: ${u} = rotl<${u}>(a, c); ${rotated(`<u32>(r & 1) | (<u32>((r >> ${bits - 1}) ^ (r & 1)) << 11)`)}`,
     ROR: `const r: ${u} = rotr<${u}>(a, c); ${rotated(`<u32>(r >> ${bits - 1}) | (<u32>((r >> ${bits - 1}) ^ (r >> ${bits - 2} & 1)) << 11)`)}`,
   }

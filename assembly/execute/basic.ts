@@ -3,7 +3,7 @@
  * stacks, memory shifts, branches that truncate EIP. (SDM vol 2.)
  */
 import { raiseError } from '../cpu/exceptions'
-import { CF, condition, OF, rotateFlags, setResult } from '../cpu/flags'
+import { AF, CF, condition, OF, rotateFlags, setResult } from '../cpu/flags'
 import {
   CPU_LEAVE, CPU_MODE, CPU_RIP, CPU_RIP_MASK, CPU_SEGMENTS, CPU_STACK_MASK, EXC_GP, LEAVE_BRANCH, LEAVE_NEXT, MODE_CS64, MODE_CS_MASK, OP_EXTRA,
   OP_IMM, OP_MODRM, OP_NEXT, OP_RM, SEG_CS, SEG_LIMIT,
@@ -37,7 +37,7 @@ export function movsx16(s: usize, op: usize): u32 { return extend(s, op, 2, true
 /** MOVSXD with a 16-bit operand moves 16 bits (APM vol 3); ARPL outside 64-bit mode. */
 export function movsxd(s: usize, op: usize): u32 {
   if ((load<u32>(s, CPU_MODE) & MODE_CS_MASK) != MODE_CS64) return arpl(s, op)
-  // With a 16-bit operand size too four bytes are read (measured on Zen 5).
+  // With a 16-bit operand size too four bytes are read (measured on Zen 4).
   return extend(s, op, 4, true)
 }
 
@@ -111,7 +111,7 @@ export function xchg(s: usize, op: usize): u32 {
   return leave
 }
 
-/** ROL ROR SHL SHR SAR of any size and form; ModRM.reg chooses. */
+/** ROL ROR SHL SHR SAR of any size and form; ModRM.reg chooses. Undefined flags as on Zen 4: AF set, OF of the last step. */
 export function shift(s: usize, op: usize): u32 {
   const size = operandSize(op)
   const code = load<u32>(op, OP_EXTRA) & 0xff
@@ -143,7 +143,7 @@ export function shift(s: usize, op: usize): u32 {
     } else if (kind == 5) {
       r = c < <u64>bits ? a >> c : 0
       cf = c <= <u64>bits ? <u32>((a >> (c - 1)) & 1) : 0
-      ov = <u32>(a >> top)
+      ov = <u32>(r >> (top - 1))
     } else if (kind == 7) {
       const x = <i64>(a << <u64>(64 - bits)) >> <i64>(64 - bits)
       const n = c > top ? top : c
@@ -159,7 +159,7 @@ export function shift(s: usize, op: usize): u32 {
   if (leave && leave != LEAVE_NEXT) return leave
   if (count) {
     if (kind < 2) rotateFlags(s, cf | (ov << 11))
-    else setResult(s, r, 64 - bits, cf | (ov << 11))
+    else setResult(s, r, 64 - bits, cf | (ov << 11) | AF)
   }
   return leave
 }
@@ -239,7 +239,7 @@ function call(s: usize, op: usize, target: u64): u32 {
   const size = operandSize(op)
   target = truncate(target, size)
   if (!reachable(s, target)) {
-    // The stack is checked before the target (measured on Zen 5).
+    // The stack is checked before the target (measured on Zen 4).
     const slot = (load<u64>(s, RSP) - <u64>size) & load<u64>(s, CPU_STACK_MASK)
     const va = stackAddress(s, slot, size, true)
     if (load<u32>(s, CPU_LEAVE)) return load<u32>(s, CPU_LEAVE)

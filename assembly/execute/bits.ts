@@ -2,7 +2,7 @@
 import { CPU_LEAVE, LEAVE_NONE, OP_IMM, OP_REG, OP_RM, OP_SEG } from '../generated/layout'
 import { getFlags, setArithmetic } from '../cpu/flags'
 import { leaving, modifyMem, readMem } from '../memory/access'
-import { CF, maskOf, OF, resultFlags, signExtend, ZF } from './arith'
+import { AF, CF, maskOf, OF, PF, resultFlags, signExtend, ZF } from './arith'
 import { aborted, linear } from './linear'
 import { addressMask, ea, eaWrite, effectiveOffset, finishRm, getReg, getRm, isMemory, modifyRm, operandSize, readRegister, setReg } from './operands'
 
@@ -78,18 +78,18 @@ export function btcImm(s: usize, op: usize): u32 {
   return bitTest(s, op, 3, <u64>load<u8>(op, OP_IMM), false)
 }
 
-/** A zero source sets ZF and leaves the destination alone (AMD; all known CPUs). Other flags are undefined: unchanged. */
+/** A zero source sets ZF and leaves the destination alone (AMD; all known CPUs). Other flags are undefined: PF of the result, the rest cleared, as on Zen 4. */
 function scan(s: usize, op: usize, reverse: bool): u32 {
   const size = operandSize(op)
   const value = getRm(s, op, size)
   if (leaving(s)) return load<u32>(s, CPU_LEAVE)
-  const flags = <u32>getFlags(s) & ~ZF
   if (value == 0) {
-    setArithmetic(s, flags | ZF)
+    setArithmetic(s, ZF | PF)
     return LEAVE_NONE
   }
-  setReg(s, op, size, reverse ? 63 - clz<u64>(value) : ctz<u64>(value))
-  setArithmetic(s, flags)
+  const index = reverse ? 63 - clz<u64>(value) : ctz<u64>(value)
+  setReg(s, op, size, index)
+  setArithmetic(s, resultFlags(index, 3) & PF)
   return LEAVE_NONE
 }
 
@@ -100,7 +100,7 @@ export function bsr(s: usize, op: usize): u32 {
   return scan(s, op, true)
 }
 
-/** TZCNT and LZCNT: CF = source zero, ZF = result zero; others undefined: unchanged. */
+/** TZCNT and LZCNT: CF = source zero, ZF = result zero; of the undefined ones OF stays and the rest is cleared, as on Zen 4. */
 function count(s: usize, op: usize, leading: bool): u32 {
   const size = operandSize(op)
   const value = getRm(s, op, size)
@@ -108,7 +108,7 @@ function count(s: usize, op: usize, leading: bool): u32 {
   const bits: u64 = (<u64>size) << 3
   const n: u64 = value == 0 ? bits : leading ? clz<u64>(value) - (64 - bits) : ctz<u64>(value)
   setReg(s, op, size, n)
-  setArithmetic(s, (<u32>getFlags(s) & ~(CF | ZF)) | (value == 0 ? CF : 0) | (n == 0 ? ZF : 0))
+  setArithmetic(s, (<u32>getFlags(s) & OF) | (value == 0 ? CF : 0) | (n == 0 ? ZF : 0))
   return LEAVE_NONE
 }
 
@@ -168,8 +168,9 @@ function doubleShift(s: usize, op: usize, amount: u32, right: bool): u32 {
   r &= maskOf(shift)
   const code = finishRm(s, op, size, p, r)
   if (aborted(code)) return code
-  // OF is defined for a count of one: the sign changed.
-  const flags = resultFlags(r, shift) | (<u32>out & CF) | (((a ^ r) >> (width - 1)) & 1 ? OF : 0)
+  // OF is defined for a count of one, where the sign changed; beyond, and for AF, as on Zen 4.
+  const last = right ? r ^ (r << 1) : r ^ (out << (width - 1))
+  const flags = resultFlags(r, shift) | (<u32>out & CF) | AF | ((last >> (width - 1)) & 1 ? OF : 0)
   setArithmetic(s, flags)
   return code
 }

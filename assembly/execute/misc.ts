@@ -72,7 +72,7 @@ function countDown(s: usize, op: usize): bool {
 export function loop(s: usize, op: usize): u32 {
   return jump(s, op, countDown(s, op))
 }
-/** LOOPE (wanted = 1) and LOOPNE (0). A REPE or REPNE prefix overrides the opcode's own condition (measured on Zen 5). */
+/** LOOPE (wanted = 1) and LOOPNE (0). A REPE or REPNE prefix overrides the opcode's own condition (measured on Zen 4). */
 function loopWhile(s: usize, op: usize, wanted: u32): u32 {
   const flags = load<u8>(op, OP_FLAGS)
   if (flags & OPF_REPNE) wanted = 0

@@ -1,9 +1,9 @@
 /** MUL, IMUL (one operand), DIV, IDIV in all sizes (SDM vol. 2). Owns no state. */
 import { CPU_LEAVE, EXC_DE, LEAVE_NONE } from '../generated/layout'
-import { setArithmetic } from '../cpu/flags'
+import { getFlags, setArithmetic } from '../cpu/flags'
 import { raise } from '../cpu/exceptions'
 import { leaving } from '../memory/access'
-import { CF, divide128, maskOf, mulHigh, mulHighSigned, OF, resultFlags, signExtend } from './arith'
+import { AF, CF, divide128, maskOf, mulHigh, mulHighSigned, OF, signExtend } from './arith'
 import { getRm, operandSize } from './operands'
 
 const RDX: usize = 16
@@ -23,9 +23,9 @@ function setPair(s: usize, shift: u32, high: u64, low: u64): void {
   }
 }
 
-/** SF ZF AF PF are undefined; this CPU family leaves them alone only partly, we give those of the low half. */
-function productFlags(s: usize, shift: u32, low: u64, wide: bool): void {
-  setArithmetic(s, resultFlags(low, shift) | (wide ? CF | OF : 0))
+/** SF ZF AF PF are undefined: unchanged, as on Zen 4. */
+function productFlags(s: usize, wide: bool): void {
+  setArithmetic(s, (<u32>getFlags(s) & ~(CF | OF)) | (wide ? CF | OF : 0))
 }
 
 export function mul(s: usize, op: usize): u32 {
@@ -36,7 +36,7 @@ export function mul(s: usize, op: usize): u32 {
   const low = a * b
   const high = shift == 3 ? mulHigh(a, b) : low >> (8 << shift)
   setPair(s, shift, high, low)
-  productFlags(s, shift, low, high != 0)
+  productFlags(s, high != 0)
   return LEAVE_NONE
 }
 
@@ -49,7 +49,7 @@ export function imul(s: usize, op: usize): u32 {
   const high: i64 = shift == 3 ? mulHighSigned(a, b) : low >> (8 << shift)
   setPair(s, shift, <u64>high, <u64>low)
   const wide = shift == 3 ? high != low >> 63 : signExtend(<u64>low, shift) != low
-  productFlags(s, shift, <u64>low, wide)
+  productFlags(s, wide)
   return LEAVE_NONE
 }
 
@@ -57,7 +57,11 @@ function dividendHigh(s: usize, shift: u32): u64 {
   return shift == 0 ? <u64>load<u8>(s, 1) : load<u64>(s, RDX) & maskOf(shift)
 }
 
-/** Flags of DIV and IDIV are undefined: unchanged. */
+/** Flags of DIV and IDIV are undefined; as on Zen 4: AF set, SF ZF PF cleared, CF and OF unchanged. */
+function quotientFlags(s: usize): void {
+  setArithmetic(s, (<u32>getFlags(s) & (CF | OF)) | AF)
+}
+
 export function div(s: usize, op: usize): u32 {
   const shift = <u32>ctz(operandSize(op))
   const d = getRm(s, op, 1 << shift)
@@ -76,6 +80,7 @@ export function div(s: usize, op: usize): u32 {
     r = n % d
   }
   setPair(s, shift, r, q)
+  quotientFlags(s)
   return LEAVE_NONE
 }
 
@@ -92,6 +97,7 @@ export function idiv(s: usize, op: usize): u32 {
     const q = n / d
     if (signExtend(<u64>q, shift) != q) return raise(s, EXC_DE)
     setPair(s, shift, <u64>(n % d), <u64>q)
+    quotientFlags(s)
     return LEAVE_NONE
   }
   const negative = <i64>high < 0
@@ -108,5 +114,6 @@ export function idiv(s: usize, op: usize): u32 {
   if (opposite) q = 0 - q
   if (negative) r = 0 - r
   setPair(s, 3, r, q)
+  quotientFlags(s)
   return LEAVE_NONE
 }

@@ -275,7 +275,7 @@ function goesOn(op: usize, equal: bool): bool {
   return load<u8>(op, OP_FLAGS) & OPF_REPNE ? !equal : equal
 }
 
-/** A repetition that faults or exits keeps the flags of the last comparison that was done (measured on Zen 5). */
+/** A repetition that faults or exits keeps the flags of the last comparison that was done (measured on Zen 4). */
 function cutShort(s: usize, any: bool, a: u64, b: u64, shift: u32): u32 {
   if (any) setArithmetic(s, subFlags(a, b, shift))
   return load<u32>(s, CPU_LEAVE)
@@ -376,7 +376,7 @@ export function cmps(s: usize, op: usize): u32 {
     }
     if (n == 0) {
       n = 1
-      // Measured on Zen 5: the rDI operand is read first, but for REPE CMPSB.
+      // Measured on Zen 4: the rDI operand is read first, but for REPE CMPSB.
       const rsiFirst = size == 1 && (load<u8>(op, OP_FLAGS) & OPF_REP) != 0
       for (let k = 0; k < 2; k++) {
         const source = (k == 0) == rsiFirst

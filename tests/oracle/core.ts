@@ -210,8 +210,8 @@ export class Emulated {
     view.setUint32(s + L.CPU_EVENT, 0, true)
     view.setBigUint64(s + L.CPU_CR2, 0n, true)
     const start = view.getBigUint64(s + L.CPU_ICOUNT, true)
-    view.setBigUint64(s + L.CPU_BUDGET, start + 1n, true)
-    view.setBigUint64(s + L.CPU_SLICE_END, start + 1n, true)
+    view.setBigUint64(s + L.CPU_BUDGET, start + BigInt(c.count), true)
+    view.setBigUint64(s + L.CPU_SLICE_END, start + BigInt(c.count), true)
     this.call.execute(s)
     const stop = view.getUint32(s + L.CPU_STOP_REASON, true)
     const outcome: Outcome = { vector: RAN, error: 0, cr2: 0n, rip: view.getBigUint64(s + L.CPU_RIP, true), gpr: this.gpr.slice(), rflags: 0n, window: undefined, fx: undefined }

@@ -26,6 +26,14 @@ export interface Case {
   slot: number
   /** FXSAVE image to load before, for x87 and SSE. */
   fx: Uint8Array | undefined
+  /** Instructions in `bytes`, and the cases they come from if there are several. */
+  count: number
+  parts: Case[]
+}
+
+/** For one instruction of a sequence: its address; its registers are not its own to choose. */
+export interface Within {
+  slot: number
 }
 
 const mask64 = (v: bigint): bigint => BigInt.asUintN(64, v)
@@ -102,7 +110,7 @@ const overridePrefixes = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65]
 /** Base and index registers of the 16-bit forms; -1 = none. */
 const forms16 = [[3, 6], [3, 7], [5, 6], [5, 7], [6, -1], [7, -1], [5, -1], [3, -1]] as const
 
-export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits): Case {
+export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits, within?: Within): Case {
   const long = bits === 64
   const gpr = new BigUint64Array(16)
   for (let i = 0; i < 16; i++) gpr[i] = r.operand()
@@ -113,7 +121,7 @@ export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits): Ca
   const stack = /^(PUSH|POP|CALL|RET|ENTER|LEAVE|PUSHF|POPF|PUSHA|POPA)$/.test(row.mnemonic)
 
   // Now and then across a page boundary.
-  const slot = r.chance(4) ? SLOT - 1 - r.below(14) : SLOT
+  const slot = within ? within.slot : r.chance(4) ? SLOT - 1 - r.below(14) : SLOT
 
   // Prefixes.
   let operand16 = false
@@ -193,7 +201,7 @@ export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits): Ca
   }
   if (row.mnemonic === 'POPF') {
     if (windowOffset(BigInt(stackAt)) >= 0) pokes.push([windowOffset(BigInt(stackAt)), BigInt(r.u32() & 0x200cd5), 8])
-    else return generate(r, row, claims, bits)
+    else return generate(r, row, claims, bits, within)
   }
   const addressLow = (v: bigint): bigint => {
     if (addressSize === 8) return mask64(v)
@@ -257,12 +265,12 @@ export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits): Ca
       tail.push(0xc0 | (regField << 3) | rm)
       const full = rm | ((rex & 1) << 3)
       // CALL RSP would push into the code.
-      if (branch && full === RSP) return generate(r, row, claims, bits)
+      if (branch && full === RSP) return generate(r, row, claims, bits, within)
       if (branch) gpr[full] = landing(r, bits)
     } else {
       memory = true
       const bitString = row.mnemonic.startsWith('BT') && row.operands[1] === 'Gv'
-      let want = target(r, access)
+      let want = within && r.chance(90) ? BigInt(WINDOWS[0].at + r.below(WINDOWS[0].size - access + 1)) : target(r, access)
       if (bitString && reg < 16) {
         const far = r.chance(90)
         const index = BigInt(far ? r.below(1600) - 800 : r.below(8))
@@ -275,7 +283,7 @@ export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits): Ca
       if (gs && want >> 63n) want = BigInt(UNMAPPED)
       const offsetIn = (segment: number): bigint => mask64(want - baseOf(override >= 0 ? override : segment))
       const offset = offsetIn(DS)
-      const form = r.below(10)
+      const form = within ? 0 : r.below(10)
       const disp = r.pick([0, 0, r.below(256) - 128, r.below(256) - 128, r.u32() | 0])
       let clash = false
       const setAddress = (n: number, v: bigint): void => {
@@ -284,8 +292,8 @@ export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits): Ca
       }
       const pushDisp = (n: number): void => void tail.push(n & 255, (n >> 8) & 255, (n >> 16) & 255, (n >> 24) & 255)
       if (addressSize === 2) {
-        const rm = r.below(8)
-        const mod = r.below(3)
+        const rm = within ? 6 : r.below(8)
+        const mod = within ? 0 : r.below(3)
         const direct = mod === 0 && rm === 6
         const [base, index] = forms16[rm] as readonly [number, number]
         const segment = base === 5 && !direct ? SS : DS
@@ -303,7 +311,7 @@ export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits): Ca
       } else if (form === 0 && !long) {
         tail.push((regField << 3) | 5)
         pushDisp(Number(BigInt.asIntN(32, offset)))
-      } else if (form === 0 && BigInt.asIntN(33, offset) === BigInt.asIntN(64, offset)) {
+      } else if (form === 0 && (within || BigInt.asIntN(33, offset) === BigInt.asIntN(64, offset))) {
         // RIP-relative.
         tail.push((regField << 3) | 5)
         relativeAt = tail.length
@@ -361,12 +369,12 @@ export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits): Ca
       }
       // The bit index is an address then: anywhere.
       const sp = bits === 16 ? ((gpr[RSP] as bigint) & 0xffffn) + stackBase : long ? (gpr[RSP] as bigint) : (gpr[RSP] as bigint) & 0xffff_ffffn
-      if (stack && (sp < BigInt(WINDOWS[0].at + 96) || sp > BigInt(WINDOWS[0].at + 416)) && (sp < BigInt(READ_ONLY) || sp > BigInt(UNMAPPED))) return generate(r, row, claims, bits)
-      if (clash) return generate(r, row, claims, bits)
+      if (stack && (sp < BigInt(WINDOWS[0].at + 96) || sp > BigInt(WINDOWS[0].at + 416)) && (sp < BigInt(READ_ONLY) || sp > BigInt(UNMAPPED))) return generate(r, row, claims, bits, within)
+      if (clash) return generate(r, row, claims, bits, within)
       const w = windowOffset(want)
       if (branch && row.mnemonic !== 'RET') {
         if (w >= 0) pokes.push([w, landing(r, bits), 8])
-        else if (want >= BigInt(READ_ONLY) && want < BigInt(UNMAPPED)) return generate(r, row, claims, bits)
+        else if (want >= BigInt(READ_ONLY) && want < BigInt(UNMAPPED)) return generate(r, row, claims, bits, within)
       } else if (w >= 0 && r.chance(40)) pokes.push([w, r.operand(), 8])
       if (row.mnemonic.startsWith('CMPXCHG') && r.chance(50) && w >= 0) {
         pokes.push([w, gpr[0] as bigint, access > 8 ? 8 : access])
@@ -450,5 +458,32 @@ export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits): Ca
   const rflags = BigInt(0x202 | (r.u32() & 0x8d5) | (string && r.chance(40) ? 0x400 : r.chance(5) ? 0x400 : 0))
   // Only the lower halves exist.
   if (!long) for (let i = 0; i < 16; i++) gpr[i] = i < 8 ? (gpr[i] as bigint) & 0xffff_ffffn : 0n
-  return { bits, row, bytes: Uint8Array.from(bytes.slice(0, 15)), length: Math.min(bytes.length, 15), gpr, rflags, size, pokes, memory, immediate: value, rex, slot, fx: undefined }
+  return { bits, row, bytes: Uint8Array.from(bytes.slice(0, 15)), length: Math.min(bytes.length, 15), gpr, rflags, size, pokes, memory, immediate: value, rex, slot, fx: undefined, count: 1, parts: [] }
+}
+
+/** Rows that may stand in a sequence: nothing implicit in memory, and no jump. */
+export function sequential(row: Opcode): boolean {
+  if (row.flags.has('end') || strings.has(row.mnemonic)) return false
+  if (/^BT/.test(row.mnemonic) && row.operands[1] === 'Gv') return false
+  return !/^(SHLD|SHRD|PUSH|POP|PUSHF|POPF|PUSHA|POPA|ENTER|LEAVE|XLAT|BOUND|MOVDIR64B|MOVDIRI|CMPXCHG8B|INT3|INTO)$/.test(row.mnemonic)
+}
+
+/**
+ * Several instructions in a row, whose operands are registers and fixed addresses: what the flags of one mean to the next,
+ * and where a fault in the middle leaves everything. `bad(c)` refuses a part.
+ */
+export function generateSequence(r: Random, rows: readonly Opcode[], claims: Claims, bits: Bits, bad: (c: Case) => boolean): Case {
+  const start = r.chance(10) ? SLOT - r.below(40) : SLOT
+  const parts: Case[] = []
+  const bytes: number[] = []
+  const wanted = 2 + r.below(5)
+  while (parts.length < wanted) {
+    const part = generate(r, r.pick(rows), claims, bits, { slot: start + bytes.length })
+    if (bad(part)) continue
+    parts.push(part)
+    bytes.push(...part.bytes)
+  }
+  const first = parts[0] as Case
+  const pokes = parts.flatMap((p) => p.pokes)
+  return { ...first, bytes: Uint8Array.from(bytes), length: bytes.length, slot: start, pokes, count: parts.length, parts }
 }

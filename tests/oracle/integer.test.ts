@@ -9,10 +9,11 @@ import type { Opcode } from '../../spec/opcodes/index.ts'
 import { integerCold } from '../../spec/opcodes/integer-cold.ts'
 import { integer } from '../../spec/opcodes/integer.ts'
 import { compare } from './compare.ts'
+import { sequential } from './generate.ts'
 import { needs } from '../support/needs.ts'
 
 /** For each code size. */
-const cases = Number(process.env['CLOISTER_ORACLE_CASES'] ?? 50000)
+const cases = Number(process.env['CLOISTER_ORACLE_CASES'] ?? 25000)
 const seed = Number(process.env['CLOISTER_ORACLE_SEED'] ?? 1)
 const only = new RegExp(process.env['CLOISTER_ORACLE_ONLY'] ?? '')
 
@@ -34,6 +35,18 @@ for (const bits of [64, 32, 16] as const) {
       console.log([...report.counts].map(([m, n]) => `${m} ${n}`).join(', '))
     }
     assert.is(report.bad, 0, `${report.bad} of ${report.cases} cases differ (seed ${seed})`)
+  })
+}
+
+for (const bits of [64, 32, 16] as const) {
+  if (!new RegExp(process.env['CLOISTER_ORACLE_BITS'] ?? '').test(String(bits))) continue
+  needs(test, 'gcc', `sequences of integer instructions against the physical CPU, ${bits}-bit code`, async () => {
+    const legal = (o: Opcode): boolean => !o.flags.has(bits === 64 ? 'no64' : 'only64')
+    const rows = opcodes.filter((o) => texts.has(o.text) && legal(o) && !left.has(o.mnemonic) && sequential(o) && only.test(o.text))
+    const report = await compare({ rows, all: opcodes, cases, seed, bits, sequences: true })
+    console.log(`oracle: ${report.cases} sequences of ${bits}-bit code, ${report.faults} faults, seed ${seed}`)
+    if (report.bad > 0) console.log(report.texts.join('\n  '))
+    assert.is(report.bad, 0, `${report.bad} of ${report.cases} sequences differ (seed ${seed})`)
   })
 }
 

@@ -34,7 +34,8 @@
 #define MEM 2
 
 struct in {
-  uint8_t code[15], length;
+  uint8_t code[96];
+  uint32_t length, pad;
   uint32_t flags, slot; /* where the bytes go: near SLOT */
   uint64_t gpr[16], rflags;
 };
@@ -227,7 +228,7 @@ int main(void) {
       faulted = 0;
       ((void (*)(void))(uintptr_t)(small ? enterFar : enter[fx]))();
       current = 0;
-      memset(slot, 0xcc, 32);
+      memset(slot, 0xcc, 128);
       if (fx) { uint32_t mxcsr = 0x1f80; __asm__ volatile("fninit; ldmxcsr %0" : : "m"(mxcsr)); }
       memcpy(out.gpr, state + 256, 136);
       windowOut(window);

@@ -72,11 +72,11 @@ export class Native {
     cases.forEach((c, i) => {
       const window = windows[i]
       request.set(c.bytes, at)
-      request[at + 15] = c.length
-      request.writeUInt32LE((c.fx ? FX : 0) | (window ? MEM : 0) | (c.bits === 32 ? COMPAT32 : c.bits === 16 ? COMPAT16 : 0), at + 16)
-      request.set(new Uint8Array(c.gpr.buffer), at + 24)
-      request.writeBigUInt64LE(c.rflags, at + 152)
-      request.writeUInt32LE(c.slot, at + 20)
+      request.writeUInt32LE(c.length, at + 96)
+      request.writeUInt32LE((c.fx ? FX : 0) | (window ? MEM : 0) | (c.bits === 32 ? COMPAT32 : c.bits === 16 ? COMPAT16 : 0), at + 104)
+      request.set(new Uint8Array(c.gpr.buffer), at + 112)
+      request.writeBigUInt64LE(c.rflags, at + 240)
+      request.writeUInt32LE(c.slot, at + 108)
       at += IN_SIZE
       if (c.fx) {
         request.set(c.fx, at)

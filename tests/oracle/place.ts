@@ -16,7 +16,7 @@ export const READ_ONLY = 0x20002000
 export const UNMAPPED = 0x20003000
 export const FX = 1
 export const MEM = 2
-export const IN_SIZE = 160
+export const IN_SIZE = 248
 export const OUT_SIZE = 168
 /** Vector of a case that ran through. */
 export const RAN = 0xff
