@@ -79,8 +79,8 @@ export function timerExpire(s: usize, time: u64): void {
   const at = load<u64>(a, LAPIC_TIMER_DEADLINE)
   if (at > time) return
   const mode = reg(a, APIC_LVTT) & MODE
-  if (mode == PERIODIC) {
-    const period = load<u64>(a, LAPIC_PERIOD)
+  const period = load<u64>(a, LAPIC_PERIOD)
+  if (mode == PERIODIC && period != 0) {
     store<u64>(a, at + period * ((time - at) / period + 1), LAPIC_TIMER_DEADLINE)
   } else {
     timerCancel(s)

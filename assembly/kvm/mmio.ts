@@ -2,7 +2,7 @@
  * MMIO: local APIC and I/O APIC in the kernel, everything else by exits of at most 8 bytes. An instruction leaves with
  * RIP on it and is executed again; fragments that userspace has completed are answered from the log (CPU_MMIO_LOG).
  */
-import { raiseError } from '../cpu/exceptions'
+import { raiseError, unimplementedFeature } from '../cpu/exceptions'
 import { exitMmio } from './exits'
 import { ioapicHas, ioapicRead, ioapicWrite } from './ioapic'
 import { lapicHas, lapicMmioRead, lapicMmioWrite } from './lapic'
@@ -20,11 +20,14 @@ import {
   LEAVE_FAULT,
   PENDING_MMIO_READ,
   PENDING_MMIO_WRITE,
+  UNIMPLEMENTED_MMIO_LENGTH,
   VKVM_PENDING,
   VKVM_PIO_SIZE,
   VKVM_REPLAY,
 } from '../generated/layout'
 
+/** Rows of CPU_MMIO_LOG. */
+const LOG_ROWS: u32 = 16
 const SVM_EXIT_NPF: u32 = 0x400
 
 /** In-kernel devices at gpa; size <= 8. */
@@ -74,6 +77,11 @@ export function mmioRead(s: usize, gpa: u64, size: u32): u64 {
   }
   pollRead(s, ((gpa << 16) ^ load<u64>(s, CPU_RIP)) | 1, pollWindow(false))
   advance(s, DEVICE_NS)
+  if (load<u32>(vkvm(s), VKVM_REPLAY) != 0 && load<u32>(s, CPU_MMIO_DONE) >= LOG_ROWS && load<u32>(s, CPU_MMIO_CURSOR) >= LOG_ROWS) {
+    // e.g. FXRSTOR from a device: more fragments than the log holds
+    store<u32>(s, unimplementedFeature(s, 0, UNIMPLEMENTED_MMIO_LENGTH), CPU_LEAVE)
+    return 0
+  }
   exitMmio(s, false, gpa, size, 0)
   leave(s, PENDING_MMIO_READ, size)
   return 0

@@ -107,7 +107,7 @@ function notify(vm: usize): void {
 /** An input line of the pair. */
 export function picSetLine(vm: usize, irq: u32, level: bool): void {
   const chip = chipOf(vm)
-  if (!chip || load<u32>(chip, CHIP_PIC_PRESENT) == 0) return
+  if (!chip || load<u32>(chip, CHIP_PIC_PRESENT) == 0 || irq > 15) return
   setInput(chip + CHIP_PICS + <usize>(irq >> 3) * SIZE, irq & 7, level)
   update(vm, chip)
 }

@@ -65,9 +65,15 @@ function elapsed(vm: usize, p: usize): u64 {
   return (ns / 1000000000) * FREQUENCY + ((ns % 1000000000) * FREQUENCY) / 1000000000
 }
 
+/** Never 0, whatever KVM_SET_PIT2 brought. */
+function reload(p: usize): u64 {
+  const n = load<u32>(p, PIT_COUNT)
+  return n == 0 ? 0x10000 : <u64>n
+}
+
 function count(vm: usize, p: usize): u32 {
   const d = elapsed(vm, p)
-  const n = <u64>load<u32>(p, PIT_COUNT)
+  const n = reload(p)
   const mode = load<u8>(p, PIT_MODE)
   if (mode == 0 || mode == 1 || mode == 4 || mode == 5) return <u32>(n - d) & 0xffff
   if (mode == 3) return <u32>(n - ((d * 2) % n))
@@ -76,7 +82,7 @@ function count(vm: usize, p: usize): u32 {
 
 function output(vm: usize, p: usize): u32 {
   const d = elapsed(vm, p)
-  const n = <u64>load<u32>(p, PIT_COUNT)
+  const n = reload(p)
   switch (load<u8>(p, PIT_MODE)) {
     case 1:
       return d < n ? 1 : 0

@@ -28,6 +28,7 @@ const unimplemented = [
   'RSM',
   'SVM instructions',
   'an exception frame in MMIO',
+  'an MMIO access of more than 16 fragments',
 ]
 
 export class RunningCpu implements GuestCpu {
