@@ -1,6 +1,6 @@
 /** Exports of the kernel's fast paths. */
 export { pollEvents } from './events'
-export { cpuGetFlags, cpuModeChanged, cpuSetFlags } from './registers'
+export { cpuGetFlags, cpuInject, cpuModeChanged, cpuSetFlags } from './registers'
 export { createIrqchip, createPit, hasPic, hasPit, vcpuCreate, vcpuDestroy, vmCreate, vmDestroy } from './vm'
 export { vcpuKick, vcpuRun, vcpuRunSlice, vcpuWhy } from './run'
 export { setUserDeadline, vmClock } from './time'

@@ -1,4 +1,5 @@
 /** What the host half needs to read and replace vCPU registers: lazy flags and derived mode state. Owns no state. */
+import { deliverException, deliverNmi } from '../cpu/exceptions'
 import { getFlags, setFlags } from '../cpu/flags'
 import { updateDebug } from '../cpu/debug'
 import { updateMode } from '../cpu/mode'
@@ -20,4 +21,9 @@ export function cpuModeChanged(s: usize): void {
   updateMode(s)
   updateDebug(s)
   flushTlb(s)
+}
+
+/** Event injection (KVM_SET_VCPU_EVENTS): delivers an exception, or with `nmi` an NMI, at the present boundary. 0, or a STOP_*. */
+export function cpuInject(s: usize, vector: u32, hasError: bool, error: u32, nmi: bool): u32 {
+  return nmi ? deliverNmi(s) : deliverException(s, vector, hasError, error)
 }

@@ -22,6 +22,7 @@ export interface CoreExports {
   cpuGetFlags(s: number): bigint
   cpuSetFlags(s: number, value: bigint): void
   cpuModeChanged(s: number): void
+  cpuInject(s: number, vector: number, hasError: number, error: number, nmi: number): number
   // assembly/kvm
   vmCreate(): number
   vmDestroy(vm: number): void
@@ -72,6 +73,7 @@ export const CORE_EXPORTS = [
   'cpuGetFlags',
   'cpuSetFlags',
   'cpuModeChanged',
+  'cpuInject',
   'vmCreate',
   'vmDestroy',
   'vcpuCreate',

@@ -295,11 +295,12 @@ export function decodeSregs(view: DataView): Sregs {
   return { ...segments, gdt: table(SREGS.GDT), idt: table(SREGS.IDT), ...control, interruptBitmap } as unknown as Sregs
 }
 
+/** Accepts numbers where the kernel has u64. */
 export function encodeSregs(sregs: Sregs, view: DataView): void {
   SEGMENT_ORDER.forEach(([name], i) => {
     const at = i * KVM_SEGMENT
     const g = sregs[name]
-    view.setBigUint64(at, g.base, true)
+    view.setBigUint64(at, BigInt(g.base), true)
     view.setUint32(at + 8, g.limit, true)
     view.setUint16(at + 12, g.selector, true)
     const bytes = [g.type, g.present, g.dpl, g.db, g.s, g.l, g.g, g.avl, g.unusable, 0]
@@ -311,11 +312,11 @@ export function encodeSregs(sregs: Sregs, view: DataView): void {
     [sregs.gdt, SREGS.GDT],
     [sregs.idt, SREGS.IDT],
   ] as const) {
-    view.setBigUint64(at, table.base, true)
+    view.setBigUint64(at, BigInt(table.base), true)
     view.setUint16(at + 8, table.limit, true)
   }
-  for (const [name, at] of CONTROL_NAMES) view.setBigUint64(at, sregs[name], true)
+  for (const [name, at] of CONTROL_NAMES) view.setBigUint64(at, BigInt(sregs[name]), true)
   sregs.interruptBitmap.forEach((word, i) => {
-    view.setBigUint64(SREGS.INTERRUPT_BITMAP + i * 8, word, true)
+    view.setBigUint64(SREGS.INTERRUPT_BITMAP + i * 8, BigInt(word), true)
   })
 }

@@ -80,11 +80,14 @@ export class Vcpu {
     return Object.fromEntries(REG_NAMES.map((name, i) => [name, view.getBigUint64(i * 8, true)])) as Regs
   }
 
-  setRegs(regs: Readonly<Regs>): void {
+  /** Registers that are not named keep their values. */
+  setRegs(regs: Readonly<Partial<Record<keyof Regs, bigint | number>>>): void {
     const bytes = new Uint8Array(144)
     const view = new DataView(bytes.buffer)
+    if (REG_NAMES.some((name) => regs[name] === undefined)) this.ioctl('KVM_GET_REGS', bytes)
     REG_NAMES.forEach((name, i) => {
-      view.setBigUint64(i * 8, regs[name], true)
+      const value = regs[name]
+      if (value !== undefined) view.setBigUint64(i * 8, BigInt(value), true)
     })
     this.ioctl('KVM_SET_REGS', bytes)
   }
@@ -125,13 +128,13 @@ export class Vcpu {
   }
 
   /** How many were written. */
-  setMsrs(entries: readonly MsrValue[]): number {
+  setMsrs(entries: readonly { readonly index: number; readonly value: bigint | number }[]): number {
     const bytes = new Uint8Array(8 + entries.length * 16)
     const view = new DataView(bytes.buffer)
     view.setUint32(0, entries.length, true)
     entries.forEach((entry, i) => {
       view.setUint32(8 + i * 16, entry.index, true)
-      view.setBigUint64(16 + i * 16, entry.value, true)
+      view.setBigUint64(16 + i * 16, BigInt(entry.value), true)
     })
     return this.ioctl('KVM_SET_MSRS', bytes)
   }
@@ -172,25 +175,25 @@ export class Vcpu {
   }
 
   /** KVM_SET_GUEST_DEBUG: control bits, DR0..DR3, DR6, DR7. */
-  setGuestDebug(control: number, debugreg: readonly bigint[] = []): void {
+  setGuestDebug(control: number, debugreg: readonly (bigint | number)[] = []): void {
     const bytes = new Uint8Array(72)
     const view = new DataView(bytes.buffer)
     view.setUint32(0, control, true)
     debugreg.slice(0, 8).forEach((value, i) => {
-      view.setBigUint64(8 + i * 8, value, true)
+      view.setBigUint64(8 + i * 8, BigInt(value), true)
     })
     this.ioctl('KVM_SET_GUEST_DEBUG', bytes)
   }
 
   /** Result of KVM_EXIT_HYPERCALL, read by the next `run`. */
-  completeHypercall(ret: bigint): void {
-    this.runView.setBigUint64(RUN.HYPERCALL_RET, ret, true)
+  completeHypercall(ret: bigint | number): void {
+    this.runView.setBigUint64(RUN.HYPERCALL_RET, BigInt(ret), true)
   }
 
   /** Result of KVM_EXIT_X86_RDMSR / WRMSR. */
-  completeMsr(data: bigint, error = 0): void {
+  completeMsr(data: bigint | number, error = 0): void {
     this.runView.setUint8(RUN.MSR_ERROR, error)
-    this.runView.setBigUint64(RUN.MSR_DATA, data, true)
+    this.runView.setBigUint64(RUN.MSR_DATA, BigInt(data), true)
   }
 
   /**

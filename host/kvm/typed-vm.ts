@@ -142,7 +142,7 @@ export class Vm {
   }
 
   /** The init command of this VM type: KVM_SEV_INIT, KVM_SEV_ES_INIT or KVM_SEV_INIT2. */
-  sevInit(options: { vmsaFeatures?: bigint; flags?: number; ghcbVersion?: number } = {}): void {
+  sevInit(options: { vmsaFeatures?: bigint | number; flags?: number; ghcbVersion?: number } = {}): void {
     switch (this.type) {
       case 'sev-legacy':
         this.sevCommand('KVM_SEV_INIT')
@@ -155,7 +155,7 @@ export class Vm {
       case 'snp': {
         const data = new Uint8Array(48)
         const view = new DataView(data.buffer)
-        view.setBigUint64(0, options.vmsaFeatures ?? 0n, true)
+        view.setBigUint64(0, BigInt(options.vmsaFeatures ?? 0), true)
         view.setUint32(8, options.flags ?? 0, true)
         view.setUint16(12, options.ghcbVersion ?? 0, true)
         this.sevCommand('KVM_SEV_INIT2', data)
@@ -184,11 +184,11 @@ export class Vm {
   }
 
   /** Encrypts and measures memory of a mapping in place. */
-  launchUpdateData(address: bigint, length: number): void {
+  launchUpdateData(address: bigint | number, length: number | bigint): void {
     const data = new Uint8Array(16)
     const view = new DataView(data.buffer)
-    view.setBigUint64(0, address, true)
-    view.setUint32(8, length, true)
+    view.setBigUint64(0, BigInt(address), true)
+    view.setUint32(8, Number(length), true)
     this.sevCommand('KVM_SEV_LAUNCH_UPDATE_DATA', data)
   }
 
@@ -207,12 +207,12 @@ export class Vm {
   }
 
   /** Injects an encrypted secret into guest memory that lies at `address` of a mapping. */
-  launchSecret(options: { header: Uint8Array; address: bigint; length: number; secret: Uint8Array }): void {
+  launchSecret(options: { header: Uint8Array; address: bigint | number; length: number; secret: Uint8Array }): void {
     const data = new Uint8Array(48)
     const view = new DataView(data.buffer)
     view.setBigUint64(0, this.kvm.scratch(options.header, 0x4000), true)
     view.setUint32(8, options.header.length, true)
-    view.setBigUint64(16, options.address, true)
+    view.setBigUint64(16, BigInt(options.address), true)
     view.setUint32(24, options.length, true)
     view.setBigUint64(32, this.kvm.scratch(options.secret, 0x8000), true)
     view.setUint32(40, options.secret.length, true)

@@ -29,6 +29,20 @@ function getEvents(vcpu: VcpuFd, bytes: Uint8Array): number {
   const queued = vcpu.kvm.getUint32(VKVM_INTERRUPT, true)
   out.setUint8(8, queued !== 0 && vcpu.vm.irqchip !== 'split' ? 1 : 0)
   out.setUint8(9, vcpu.vm.irqchip !== 'split' ? queued & 0xff : 0)
+  const { held } = vcpu
+  if (held?.exception) {
+    const { vector, error, payload } = held.exception
+    for (const [at, value] of [
+      [payload ? 3 : 0, 1],
+      [1, vector],
+      [2, error === null ? 0 : 1],
+    ] as const)
+      out.setUint8(at, value)
+    out.setUint32(4, error ?? 0, true)
+  }
+  out.setUint8(12, held?.nmi ? 1 : 0)
+  out.setUint8(25, held?.smi ? 1 : 0)
+  out.setUint8(28, held?.tripleFault ? 1 : 0)
   // The guest's own shadow is not KVM's to see once its state is protected.
   out.setUint8(11, vcpu.guestStateProtected ? 0 : vcpu.cpu.getUint32(CPU_INTERRUPT_SHADOW, true))
   out.setUint8(13, vcpu.kvm.getUint32(VKVM_NMI_PENDING, true))
@@ -56,10 +70,14 @@ function setEvents(vcpu: VcpuFd, bytes: Uint8Array): number {
   const nr = view.getUint8(1)
   if ((injected || pending) && (nr > 31 || nr === 2)) return refuse(`exception ${nr} cannot be injected`)
   if ((flags & VALID.SMM) !== 0 && view.getUint8(24) !== 0) return kernel.unimplemented('KVM_SET_VCPU_EVENTS', 'system management mode')
-  if (injected || pending) return kernel.unimplemented('KVM_SET_VCPU_EVENTS', 'injection of an exception')
-  if (view.getUint8(12) !== 0) return kernel.unimplemented('KVM_SET_VCPU_EVENTS', 'an NMI in injection')
-  if ((flags & VALID.TRIPLE_FAULT) !== 0 && view.getUint8(28) !== 0)
-    return kernel.unimplemented('KVM_SET_VCPU_EVENTS', 'a pending triple fault')
+  const error = view.getUint8(2) !== 0 ? view.getUint32(4, true) : null
+  const held = {
+    exception: injected || pending ? { vector: nr, error, payload: !injected } : null,
+    nmi: view.getUint8(12) !== 0,
+    smi: (flags & VALID.SMM) !== 0 ? view.getUint8(25) !== 0 : (vcpu.held?.smi ?? false),
+    tripleFault: (flags & VALID.TRIPLE_FAULT) !== 0 && view.getUint8(28) !== 0,
+  }
+  vcpu.held = held.exception !== null || held.nmi || held.smi || held.tripleFault ? held : null
   if (vm.irqchip !== 'split') vcpu.kvm.setUint32(VKVM_INTERRUPT, view.getUint8(8) !== 0 ? QUEUED | view.getUint8(9) : 0, true)
   if ((flags & VALID.SHADOW) !== 0 && !vcpu.guestStateProtected) vcpu.cpu.setUint32(CPU_INTERRUPT_SHADOW, view.getUint8(11) & 3, true)
   if ((flags & VALID.NMI_PENDING) !== 0) vcpu.kvm.setUint32(VKVM_NMI_PENDING, Math.min(2, view.getUint8(13)), true)
@@ -96,7 +114,9 @@ function smi(vcpu: VcpuFd): number {
       },
     )
   }
-  return vcpu.kernel.unimplemented('KVM_SMI', 'system management mode')
+  // Accepted and pending, as in Linux; KVM_RUN then names what is missing.
+  vcpu.held = { exception: null, nmi: false, tripleFault: false, ...vcpu.held, smi: true }
+  return 0
 }
 
 function getMpState(vcpu: VcpuFd, bytes: Uint8Array): number {

@@ -2,7 +2,7 @@
  * A vCPU file descriptor: its views on the core's memory and KVM_RUN. The other requests live beside
  * it (vcpu-registers, -fpu, -debug, -msrs, -events, -misc) and meet in vcpu-ioctls.
  */
-import { ERRNO, VCPU_MMAP_SIZE } from '../generated/kvm-abi.ts'
+import { ERRNO, EXIT, VCPU_MMAP_SIZE } from '../generated/kvm-abi.ts'
 import {
   CPU_BUDGET,
   CPU_EVENT,
@@ -12,6 +12,7 @@ import {
   VCPU_KVM_SIZE,
   VCPU_RUN,
   VCPU_STATE_SIZE,
+  VKVM_PENDING,
   VKVM_WHY,
   WHY_BUDGET,
 } from '../generated/layout.ts'
@@ -32,6 +33,14 @@ const WARM_SLICE = 1_000_000
 const COLD_ENTRIES = 64
 const COLD_SLICE_BIG = BigInt(COLD_SLICE)
 const WARM_SLICE_BIG = BigInt(WARM_SLICE)
+
+/** Events to be injected at the next KVM_RUN. */
+export interface HeldEvents {
+  readonly exception: { readonly vector: number; readonly error: number | null; readonly payload: boolean } | null
+  readonly nmi: boolean
+  readonly smi: boolean
+  readonly tripleFault: boolean
+}
 
 /** KVM's copies of registers that left its sight when the VMSA was sealed (legacy SEV-ES reads them). */
 export interface SealedCopies {
@@ -78,6 +87,8 @@ export class VcpuFd implements FileDescriptor, Target {
   /** CR0, CR4 and EFER by field: KVM's value at the seal, and the hardware's. */
   readonly sealedControl = new Map<number, { readonly shown: bigint; readonly raw: bigint }>()
   sealed: SealedCopies | null = null
+  /** Events that KVM_SET_VCPU_EVENTS and KVM_SMI left for the next KVM_RUN. */
+  held: HeldEvents | null = null
   /** Profile rfc-2020, sealed. */
   dummyRunState = false
 
@@ -125,9 +136,9 @@ export class VcpuFd implements FileDescriptor, Target {
     const words = this.#words
     const valid = words[this.#valid] as number
     const dirty = words[this.#dirty] as number
-    if (this.vm.gated || !this.hasRun || (valid | dirty | this.guestDebug) !== 0) {
+    if (this.vm.gated || !this.hasRun || (valid | dirty | this.guestDebug) !== 0 || this.held !== null) {
       const refused = this.#admit(valid, dirty)
-      if (refused !== 0) return refused
+      if (refused !== 0) return Math.min(refused, 0)
     }
     let left = maxInstructions
     for (;;) {
@@ -151,7 +162,7 @@ export class VcpuFd implements FileDescriptor, Target {
     }
   }
 
-  /** What KVM checks before it enters the guest. 0 = go on, else a negative errno. */
+  /** What KVM checks before it enters the guest. 0 = go on, 1 = an exit is in kvm_run, else a negative errno. */
   #admit(valid: number, dirty: number): number {
     const { vm, kernel } = this
     if (vm.dead) return vm.refuseDead()
@@ -183,7 +194,28 @@ export class VcpuFd implements FileDescriptor, Target {
       return kernel.unimplemented('KVM_RUN', 'running with KVM_SET_GUEST_DEBUG steps or breakpoints')
     }
     this.hasRun = true
-    return 0
+    return this.held === null ? 0 : this.#inject(this.held)
+  }
+
+  /** Delivers what KVM_SET_VCPU_EVENTS left to be injected. */
+  #inject(held: HeldEvents): number {
+    if (held.smi) return this.kernel.unimplemented('KVM_RUN', 'a pending SMI: system management mode')
+    const { call } = this.kernel.core
+    // Pending I/O is completed first: its instruction ends before the event.
+    if (this.kvm.getUint32(VKVM_PENDING, true) !== 0) {
+      const result = this.#run(this.s, 0n)
+      if (result !== -ERRNO.EINTR) return result === 0 ? 1 : result
+    }
+    this.held = null
+    let stop = held.tripleFault ? 1 : 0
+    if (stop === 0 && held.exception) {
+      const { vector, error } = held.exception
+      stop = call.cpuInject(this.s, vector, error === null ? 0 : 1, error ?? 0, 0)
+    }
+    if (stop === 0 && held.nmi) stop = call.cpuInject(this.s, 2, 0, 0, 1)
+    if (stop === 0) return 0
+    this.runView.setUint32(RUN.EXIT_REASON, EXIT.KVM_EXIT_SHUTDOWN, true)
+    return 1
   }
 
   /** rfc-2020 (A3): what KVM_RUN exports of a protected guest is a dummy. */

@@ -255,7 +255,12 @@ function setMsrFilter(vm: VmFd, bytes: Uint8Array): number {
   const flags = view.getUint32(0, true)
   if ((flags & ~1) !== 0) return refuse(`flags 0x${flags.toString(16)}`)
   const ranges = Array.from({ length: MSR_FILTER_RANGES }, (_, i) => 8 + i * 24)
-    .map((at) => ({ flags: view.getUint32(at, true), count: view.getUint32(at + 4, true), base: view.getUint32(at + 8, true), bitmap: view.getBigUint64(at + 16, true) }))
+    .map((at) => ({
+      flags: view.getUint32(at, true),
+      count: view.getUint32(at + 4, true),
+      base: view.getUint32(at + 8, true),
+      bitmap: view.getBigUint64(at + 16, true),
+    }))
     .filter((r) => r.count !== 0)
   if (ranges.length === 0 && flags === 1) return refuse('denies everything without a range')
   for (const range of ranges) {

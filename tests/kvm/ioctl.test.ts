@@ -241,4 +241,48 @@ test('changed register structures are answered as a real KVM answers them', asyn
   assert.equal(kvm.kernel.internalErrors, [])
 })
 
+test('injected exceptions and NMIs reach the guest; a pending SMI stops KVM_RUN by name', async () => {
+  const kvm = await open()
+  const vm = kvm.createVm('default')
+  const memory = kvm.mmap(-1, 0x10000)
+  // Vectors 2 and 6 of the real-mode table lead to OUT 0x80 of their number; the main program spins.
+  for (const vector of [2, 6]) {
+    const handler = 0x2000 + vector * 16
+    memory.write(vector * 4, Uint8Array.of(handler & 255, handler >> 8, 0, 0))
+    memory.write(handler, Uint8Array.of(0xb0, vector, 0xe6, 0x80, 0xcf))
+  }
+  memory.write(0x1000, Uint8Array.of(0xeb, 0xfe))
+  vm.setUserMemoryRegion({ slot: 0, guestPhysAddr: 0, memorySize: 0x10000, userspaceAddr: memory.address })
+  const vcpu = vm.createVcpu(0)
+  const sregs = vcpu.getSregs()
+  vcpu.setSregs({ ...sregs, cs: { ...sregs.cs, base: 0n, selector: 0 } })
+  vcpu.setRegs({ rip: 0x1000, rsp: 0x8000 })
+  const inject = (change: (view: DataView) => void): unknown => {
+    const events = vcpu.get('KVM_GET_VCPU_EVENTS')
+    change(new DataView(events.buffer))
+    vcpu.set('KVM_SET_VCPU_EVENTS', events)
+    assert.equal(vcpu.get('KVM_GET_VCPU_EVENTS'), events)
+    const exit = vcpu.run({ maxInstructions: 1000 })
+    return exit.reason === 'KVM_EXIT_IO' ? exit.data[0] : exit.reason
+  }
+  assert.is(vcpu.run({ maxInstructions: 10 }).reason, 'KVM_EXIT_INTR')
+  assert.is(
+    inject((view) => {
+      view.setUint8(0, 1)
+      view.setUint8(1, 6)
+    }),
+    6,
+  )
+  // The OUT is complete before the NMI comes.
+  assert.is(
+    inject((view) => view.setUint8(12, 1)),
+    2,
+  )
+  assert.is(kvm.ioctl(vcpu.fd, REQUEST.KVM_SMI, 0), 0)
+  assert.is(vcpu.get('KVM_GET_VCPU_EVENTS')[25], 1)
+  assert.is(vcpu.runRaw(10), -ERRNO.ENOSYS)
+  assert.is(kvm.lastRefusal()?.unimplemented, true)
+  assert.equal(kvm.kernel.internalErrors, [])
+})
+
 test.run()
