@@ -20,15 +20,16 @@ const LEAF_1_ECX = 0xc7fa2203
 const LEAF_1_EDX = 0x078bfbff
 /** FSGSBASE SMEP ERMS INVPCID RDSEED ADX SMAP CLFLUSHOPT CLWB SHA. */
 const LEAF_7_EBX = 0x219c0681
-/** UMIP, RDPID. */
-const LEAF_7_ECX = 0x00400004
+/** UMIP, PKU, RDPID. */
+const LEAF_7_ECX = 0x0040000c
 /** FSRM. */
 const LEAF_7_EDX = 0x00000010
 
-/** x87 and SSE: the legacy area and the header; XSAVEOPT, XSAVEC. */
+/** x87 and SSE: the legacy area and the header; PKRU; XSAVEOPT, XSAVEC. */
 const XSTATE: readonly CpuidRow[] = [
-  [0xd, 0, 3, 576, 576, 0],
+  [0xd, 0, 0x203, 576, 2440, 0],
   [0xd, 1, 3, 0, 0, 0],
+  [0xd, 9, 8, 2432, 0, 0],
 ]
 
 const KVM_SIGNATURE: readonly CpuidRow[] = [

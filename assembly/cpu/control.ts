@@ -93,6 +93,7 @@ export function cr4Allowed(s: usize): u64 {
   if (featureOrBare(s, F_1_ECX, 26)) allowed |= CR4_OSXSAVE
   if (featureOrBare(s, F_7_EBX, 7)) allowed |= CR4_SMEP
   if (featureOrBare(s, F_7_EBX, 20)) allowed |= CR4_SMAP
+  if (featureOrBare(s, F_7_ECX, 3)) allowed |= CR4_PKE
   return allowed
 }
 

@@ -1,5 +1,5 @@
 /**
- * XSAVE, XSAVEOPT, XSAVEC, XSAVES, XRSTOR, XRSTORS (SDM vol 1, chapter 13) for the components x87 (0) and SSE (1), in the
+ * XSAVE, XSAVEOPT, XSAVEC, XSAVES, XRSTOR, XRSTORS (SDM vol 1, chapter 13) for the components x87 (0), SSE (1) and PKRU (9), in the
  * standard and the compacted format. Owns no state of its own.
  */
 import {
@@ -12,6 +12,7 @@ import {
   CPU_FTOP,
   CPU_GPR,
   CPU_MXCSR,
+  CPU_PKRU,
   CPU_ST,
   CPU_XCR0,
   CPU_XMM,
@@ -26,12 +27,17 @@ import { leaving } from '../memory/access'
 import { buildX87, buildXmm, loadX87, loadXmm, mxcsrMask, readArea, writeArea, xmmCount } from './fxsave'
 import { ea, eaWrite, operandSize } from './operands'
 import { left } from './sse-operands'
+import { setPkru } from './pkru'
 import { initX87 } from './x87-state'
 
 const CR0_TS: u64 = 1 << 3
 const CR4_OSXSAVE: u64 = 1 << 18
 const X87: u64 = 1
 const SSE: u64 = 2
+const PKRU: u64 = 0x200
+/** Where PKRU lies: CPUID 0xD.9 in the standard format; right behind the header in the compacted one. */
+const PKRU_STANDARD: u64 = 2432
+const PKRU_COMPACTED: u64 = 576
 /** MXCSR belongs to SSE and to AVX. */
 const MXCSR_OWNERS: u64 = 6
 const COMPACTED: u64 = 1 << 63
@@ -73,12 +79,18 @@ function inUse(s: usize): u64 {
   const n = xmmCount(s)
   let any = i64x2.splat(0)
   for (let i: u32 = 0; i < n; i++) any = v128.or(any, v128.load(s + ((<usize>i) << 5), CPU_XMM))
+  if (load<u32>(s, CPU_PKRU) != 0) found |= PKRU
   return v128.any_true(any) ? found | SSE : found
 }
 
 /** Bytes 0..23 and 32..159 of the image go to memory, then MXCSR, XMM and the header as the form of the instruction asks. */
 function save(s: usize, op: usize, va: u64, parts: u64, mxcsr: bool, header: u32, state: u64, compaction: u64): u32 {
   const p = s + VCPU_FPU
+  if ((parts & PKRU) != 0) {
+    store<u64>(s + VCPU_FPU, <u64>load<u32>(s, CPU_PKRU))
+    const failed = writeArea(s, op, va + (header == 16 ? PKRU_COMPACTED : PKRU_STANDARD), s + VCPU_FPU, 8)
+    if (failed) return failed
+  }
   // One write keeps the instruction whole when a later page faults: what is not saved is read first.
   const leave = readArea(s, op, va, p, HEADER + 16)
   if (leave) return leave
@@ -147,6 +159,13 @@ function restore(s: usize, op: usize, supervisor: bool): u32 {
   else bad = bad || compaction != 0 || (state & ~enabled) != 0
   const loadsMxcsr = compact ? (mask & state & SSE) != 0 : (mask & MXCSR_OWNERS) != 0
   if (bad || (loadsMxcsr && (load<u32>(p, 24) & ~mxcsrMask(s)) != 0)) return raiseError(s, EXC_GP, 0)
+  let pkru: u32 = 0
+  if ((mask & state & PKRU) != 0) {
+    const at = p + HEADER + 64
+    if (readArea(s, op, va + (compact ? PKRU_COMPACTED : PKRU_STANDARD), at, 8)) return left(s)
+    pkru = load<u32>(at)
+  }
+  if ((mask & PKRU) != 0) setPkru(s, pkru)
   if ((mask & X87) != 0) {
     if ((state & X87) != 0) loadX87(s, p, operandSize(op) == 8)
     else {

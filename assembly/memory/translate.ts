@@ -25,7 +25,7 @@ import {
   VM_IRQCHIP,
 } from '../generated/layout'
 import { raiseError, raisePageFault } from '../cpu/exceptions'
-import { EXEC, READ, walk, walkData, walkDirty, walkError, walkGpa, WALK_FAULT, WALK_OK, WRITE } from '../paging/walk'
+import { EXEC, READ, walk, walkData, walkDirty, walkError, walkGpa, walkRestricted, WALK_FAULT, WALK_OK, WRITE } from '../paging/walk'
 import { frameInfo } from './frames'
 import { dirtyMark, MEM_READONLY, slotFind, slotFrame } from './slots'
 import {
@@ -99,7 +99,7 @@ function permitted(s: usize, data: u32, array: u32, access: u32): bool {
 }
 
 /** The frame is known: view and code lines decide between PLAIN and SPECIAL. */
-function finish(s: usize, va: u64, data: u32, array: u32, access: u32): u32 {
+function finish(s: usize, va: u64, data: u32, array: u32, access: u32, install: bool): u32 {
   const frame = <usize>(data & ~0xfff)
   const codeKey = load<u32>(<usize>load<u32>(s, CPU_VM), VM_ASID)
   const dataKey: u32 = data & L2_PRIVATE ? codeKey : 0
@@ -111,7 +111,7 @@ function finish(s: usize, va: u64, data: u32, array: u32, access: u32): u32 {
     else plain = countWrong(frame, view)
   }
   if (!plain) return SPECIAL // no tag would be set for this kind of access
-  fillEntry(s, array, va, data, dataKey, codeKey)
+  if (install) fillEntry(s, array, va, data, dataKey, codeKey)
   return access == WRITE && load<u32>(frameInfo(frame), FRAME_CODE) != 0 ? SPECIAL : PLAIN
 }
 
@@ -137,7 +137,7 @@ export function translate(s: usize, va: u64, how: u32): u32 {
   const known = load<u32>(l2, 8)
   if (known & L2_VALID) {
     const tag = load<u64>(l2)
-    if (tag == l2Tag(s, va, (known & L2_GLOBAL) != 0) && permitted(s, known, array, access)) return finish(s, va, known, array, access)
+    if (tag == l2Tag(s, va, (known & L2_GLOBAL) != 0) && permitted(s, known, array, access)) return finish(s, va, known, array, access, true)
   }
 
   const walked = walk(s, va, access, array == USER, array == SMAP, false)
@@ -162,9 +162,10 @@ export function translate(s: usize, va: u64, how: u32): u32 {
   }
   let data = walkData | <u32>frame | L2_VALID
   if (walkDirty && !readonly && (access == WRITE || ((load<u8>(info, FRAME_DIRTY) & 1) != 0 && isLogged(slot, page)))) data |= L2_STORE
+  if (walkRestricted) return finish(s, va, data, array, access, false)
   store<u64>(l2, l2Tag(s, va, (data & L2_GLOBAL) != 0))
   store<u32>(l2, data, 8)
-  return finish(s, va, data, array, access)
+  return finish(s, va, data, array, access, true)
 }
 
 /** True if a store to the page needs no entry in the dirty log any more. */

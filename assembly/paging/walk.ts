@@ -9,6 +9,7 @@ import {
   CPU_CR3,
   CPU_CR4,
   CPU_EFER,
+  CPU_PKRU,
   CPU_VM,
   FRAME_CODE,
   FRAME_DIRTY,
@@ -49,12 +50,15 @@ export let walkData: u32 = 0
 /** D is set in the leaf (always so without paging). */
 export let walkDirty: bool = false
 export let walkError: u32 = 0
+/** A protection key restricts the page: rights depend on the access, nothing may be cached. */
+export let walkRestricted: bool = false
 
 const CR0_PG: u64 = 1 << 31
 const CR4_PSE: u64 = 1 << 4
 const CR4_PAE: u64 = 1 << 5
 const CR4_PGE: u64 = 1 << 7
 const CR4_LA57: u64 = 1 << 12
+const CR4_PKE: u64 = 1 << 22
 const EFER_LMA: u64 = 1 << 10
 const EFER_NXE: u64 = 1 << 11
 
@@ -73,6 +77,7 @@ const ERROR_W: u32 = 2
 const ERROR_U: u32 = 4
 const ERROR_RSVD: u32 = 8
 const ERROR_ID: u32 = 16
+const ERROR_PK: u32 = 32
 
 /** Bits that must be zero in a PAE or long-mode entry, NX and address width apart. A leaf above level 1 has PS set. */
 function reserved(level: u32, leaf: bool, long: bool): u64 {
@@ -106,6 +111,19 @@ function tableStore(vm: usize, gpa: u64, at: usize): bool {
   const lines = load<u32>(info, FRAME_CODE) & (1 << (<u32>((at >> 7) & 31)))
   if (lines != 0) invalidateLines(0, at & ~4095, lines)
   return true
+}
+
+/**
+ * Protection keys of user pages, for data accesses (SDM vol 3, 4.6.2): PFERR_PK if the key of the leaf forbids this access.
+ * A page that its key restricts at all gets no TLB entry (walkRestricted).
+ */
+function protectionKey(s: usize, entry: u64, access: u32, user: bool): u32 {
+  const rights = (load<u32>(s, CPU_PKRU) >> (<u32>(entry >> 59 & 15) * 2)) & 3
+  if (rights == 0) return 0
+  walkRestricted = true
+  if (access == EXEC) return 0
+  if (rights & 1) return ERROR_PK
+  return access == WRITE && (user || (load<u64>(s, CPU_CR0) & CR0_WP) != 0) ? ERROR_PK : 0
 }
 
 /** Checks the accumulated rights; 0 or the error code. */
@@ -144,6 +162,7 @@ function fault(s: usize, error: u32, access: u32, user: bool): u32 {
 export function walk(s: usize, va: u64, access: u32, user: bool, smap: bool, quiet: bool): u32 {
   const vm = <usize>load<u32>(s, CPU_VM)
   const key = load<u32>(vm, VM_ASID)
+  walkRestricted = false
   const privateFlag = key != 0 ? L2_PRIVATE : 0
   if ((load<u64>(s, CPU_CR0) & CR0_PG) == 0) {
     walkGpa = va & 0xfffff000
@@ -227,7 +246,11 @@ function attempt(
     }
     let need: u64 = pdpte ? 0 : PTE_A
     if (leaf) {
-      const error = permission(s, rights, access, user, smap)
+      let error = permission(s, rights, access, user, smap)
+      if (long && (cr4 & CR4_PKE) != 0 && (rights & L2_U) != 0) {
+        const key = protectionKey(s, entry, access, user)
+        if (key != 0) error |= ERROR_P | key
+      }
       if (error != 0) return fault(s, error, access, user)
       if (access == WRITE) need |= PTE_D
     }

@@ -1,6 +1,6 @@
 /** A VM file descriptor: the protection switches, memory slots and vCPUs. Its requests meet in vm-ioctls. */
 import { VM_TYPE } from '../generated/kvm-abi.ts'
-import { SIZEOF_VM, VM_LINUX, VM_TYPE as VM_TYPE_FIELD } from '../generated/layout.ts'
+import { SIZEOF_VM, VM_LINUX, VM_PHYS_MASK, VM_TYPE as VM_TYPE_FIELD } from '../generated/layout.ts'
 import { POLICY_TYPES, type PolicyEntry, type PolicyType } from '../policy/table.ts'
 import { dispatch, type IoctlTable, type Target } from './dispatch.ts'
 import { hex } from '../crypto/sha256.ts'
@@ -54,6 +54,8 @@ export class VmFd implements FileDescriptor, Target {
     this.view = kernel.core.view(address, SIZEOF_VM)
     this.view.setUint32(VM_TYPE_FIELD, type, true)
     this.view.setUint32(VM_LINUX, kernel.options.linux === '6.12' ? 612 : 703, true)
+    // Physical address width of the modelled hosts (CPUID Fn8000_0008): page tables are checked against the host's.
+    this.view.setBigUint64(VM_PHYS_MASK, kernel.options.host === 'amd' ? 0x0000fffffffff000n : 0x000ffffffffff000n, true)
     const { profile } = kernel.options
     this.rfc2020 = (typeof profile === 'string' ? profile : profile.base) === 'rfc-2020'
     this.hasProtectedState = type === VM_TYPE.SEV_ES || type === VM_TYPE.SNP || type === VM_TYPE.TDX

@@ -82,6 +82,7 @@ export const cpu = struct('CPU', 'State of one vCPU', [
   ['STOP_INFO', 'u64', 'unimplemented: first opcode bytes, little endian'],
   ['OP', 'u32', 'op inside a slow or cold call (exact time), 0 at block boundaries'], ['POLL_COUNT', 'u32', 'consecutive reads of one timer (poll-loop recognition)'],
   ['BLOCKS_TOP', 'u32', 'where the next block is decoded to, 0 = nothing decoded yet'], ['STORM', 'u32', 'exceptions delivered since an instruction last retired'],
+  ['PKRU', 'u32', 'rights of protection keys'], ['PKRU_PAD', 'u32', ''],
   ['POLL_KEY', 'u64', 'RIP and port of the last timer read'],
   ['STORM_AT', 'u64', 'ICOUNT that STORM belongs to'],
 ], 0x1000)
