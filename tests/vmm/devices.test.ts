@@ -3,6 +3,7 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Bus } from '../../host/vmm/bus.ts'
 import { Cmos } from '../../host/vmm/devices/cmos.ts'
+import { Flash } from '../../host/vmm/devices/flash.ts'
 import { FW_CFG, FwCfg, type GuestMemory } from '../../host/vmm/devices/fw-cfg.ts'
 import { createHostBridge, createLpcBridge, PciBus } from '../../host/vmm/devices/pci.ts'
 import { PowerManagement, ResetPorts } from '../../host/vmm/devices/power.ts'
@@ -220,6 +221,29 @@ test('power: timer, sleep, reset ports', () => {
   reset.writePort(0xcf9, 1, 6)
   reset.writePort(0x64, 1, 0xfe)
   assert.equal(resets, ['port 0xcf9', 'keyboard controller'])
+})
+
+test('flash: erase, program, commands that are not carried out', () => {
+  const bytes = new Uint8Array(8192).fill(0x55)
+  const chip = new Flash({
+    address: 0n,
+    length: bytes.length,
+    read: (offset, n) => bytes.slice(offset, offset + n),
+    write: (offset, data) => bytes.set(data, offset),
+  })
+  const write = (offset: number, ...values: number[]): void => {
+    for (const value of values) chip.writeMmio(offset, Uint8Array.of(value))
+  }
+  write(0x1234, 0x20, 0xd0)
+  assert.is(bytes[0xfff], 0x55)
+  assert.ok(bytes.subarray(0x1000).every((b) => b === 0xff))
+  write(0x1234, 0xff, 0x10, 0xab, 0xff)
+  assert.is(bytes[0x1234], 0xab)
+  write(0, 0x50, 0x70, 0xff, 0x20, 0x00, 0xff)
+  assert.is(bytes[0], 0x55)
+  const data = new Uint8Array(1)
+  chip.readMmio(0x1234, data)
+  assert.is(data[0], 0xab)
 })
 
 test.run()

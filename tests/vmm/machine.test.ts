@@ -120,4 +120,43 @@ test('two runs of one seed are the same run', async () => {
   assert.equal({ ...a.report, seconds: 0 }, { ...b.report, seconds: 0 })
 })
 
+test('SEV-ES: several vCPUs need the firmware’s reset block', async () => {
+  const firmware = new Uint8Array(4096).fill(0x90)
+  firmware.set([0xeb, 0xfe], 4080)
+  for (const type of ['sev-es', 'sev-es-legacy'] as const) {
+    const machine = await Machine.create({ type, firmware, memory: 16 << 20 })
+    machine[Symbol.dispose]()
+    try {
+      await Machine.create({ type, firmware, memory: 16 << 20, smp: 2 })
+      assert.unreachable()
+    } catch (error) {
+      assert.match(String(error), /SEV-ES reset block/)
+    }
+  }
+})
+
+/** An AP started by INIT-SIPI-SIPI counts beside the BSP; both spin, so the result depends on who runs when. */
+test('two vCPUs: serial slices give the same run every time', async () => {
+  // AP at 0x8000 (real mode): inc word [0x600]; jmp back
+  const trampoline = [0xff, 0x06, 0x00, 0x06, 0xeb, 0xfa]
+  const code = [
+    ...[0xbf, 0x00, 0x80, 0, 0, 0x48, 0x8d, 0x35, 0x2c, 0, 0, 0], // mov edi, 0x8000; lea rsi, [rip + trampoline]
+    ...[0xb9, 6, 0, 0, 0, 0xf3, 0xa4], // mov ecx, 6; rep movsb
+    ...[0xbb, 0x00, 0x03, 0xe0, 0xfe], // mov ebx, 0xfee00300
+    ...[0xc7, 0x03, 0x00, 0x45, 0x0c, 0x00], // INIT to all but self
+    ...[0xc7, 0x03, 0x08, 0x46, 0x0c, 0x00], // SIPI, vector 8
+    ...[0xb9, 0x50, 0xc3, 0, 0, 0xff, 0xc9, 0x75, 0xfc], // 50000 turns
+    ...[0xb8, 0, 6, 0, 0, 0x0f, 0xb7, 0x00, 0xe7, 0xf4], // movzx eax, word [0x600]; out 0xf4, eax
+    0xf4,
+  ]
+  const at = 12 + 0x2c
+  const image = new Uint8Array(Math.max(code.length, at) + trampoline.length).fill(0x90)
+  image.set(code)
+  image.set(trampoline, at)
+  const results: (number | null)[] = []
+  for (let i = 0; i < 2; i++) results.push((await run([...image], { smp: 2 })).debugExit)
+  assert.is(results[0], results[1])
+  assert.ok((results[0] ?? 0) > 1000)
+})
+
 test.run()
