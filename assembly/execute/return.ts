@@ -72,7 +72,8 @@ import {
 } from '../generated/layout'
 import { TASK_RETURN, taskSwitch } from '../cpu/task'
 import { sysRead } from '../memory/access'
-import { operandSize } from './operands'
+import { breakpoint } from '../kvm/debug'
+import { instructionRip, operandSize } from './operands'
 import { enterVirtual, intVirtual, iretVirtual } from './virtual8086'
 
 const RSP: usize = 32
@@ -246,6 +247,8 @@ export function intN(s: usize, op: usize): u32 {
 }
 
 export function int3(s: usize, op: usize): u32 {
+  const leave = breakpoint(s, instructionRip(s, op))
+  if (leave) return leaveWith(s, leave)
   return software(s, op, EXC_BP, EXCF_INT3)
 }
 

@@ -48,6 +48,7 @@ import {
 } from '../generated/layout'
 import { apReset } from './ap'
 import { complete } from './complete'
+import { exitStep, singleStepping } from './debug'
 import { acceptInit, expireTimers, injected, injectedEvents, nearestDeadline, rearm, wakes } from './events'
 import { exitEmulation, exitIntr, exitShutdown, exitVectoring, exitWindow, saveRunState, userApic, windowOpen } from './exits'
 import { unmapGhcb } from './ghcb'
@@ -147,9 +148,13 @@ function block(s: usize): i32 {
 }
 
 /** The loop of vcpu_run: 0 = exit filled in, else a negative errno. */
-function loop(s: usize): i32 {
+function loop(s: usize, started: u64): i32 {
   const k = vkvm(s)
   while (true) {
+    if (singleStepping(s) && load<u64>(s, CPU_ICOUNT) != started) {
+      exitStep(s)
+      return 0
+    }
     if (load<u32>(s, CPU_HALTED) != 0) {
       const result = block(s)
       if (result) return result
@@ -186,6 +191,10 @@ function loop(s: usize): i32 {
       case STOP_EXIT:
         return load<i32>(k, VKVM_WHY) < 0 ? load<i32>(k, VKVM_WHY) : 0
       case STOP_BUDGET:
+        if (singleStepping(s) && load<u64>(s, CPU_ICOUNT) != started) {
+          exitStep(s)
+          return 0
+        }
         return interrupted(s, WHY_BUDGET)
       case STOP_UNIMPLEMENTED:
         if (load<u32>(s, CPU_STOP_NAME) == UNIMPLEMENTED_DELIVERY_MMIO) {
@@ -230,10 +239,11 @@ export function vcpuRun(s: usize, maxInstructions: u64): i32 {
   const icount = load<u64>(s, CPU_ICOUNT)
   const room = NEVER - icount
   store<u64>(s, icount + (maxInstructions < room ? maxInstructions : room), CPU_SLICE_END)
+  if (singleStepping(s) && maxInstructions != 0) store<u64>(s, icount + 1, CPU_SLICE_END)
   let result: i32 = esEnter(s)
   if (result == 0) {
     result = load<u32>(k, VKVM_PENDING) != 0 ? complete(s) : 1
-    if (result > 0) result = immediate ? interrupted(s, WHY_KICK) : loop(s)
+    if (result > 0) result = immediate ? interrupted(s, WHY_KICK) : loop(s, icount)
   } else if (result > 0) {
     result = 0
   }

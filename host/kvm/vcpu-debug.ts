@@ -1,5 +1,5 @@
 /** KVM_GET/SET_DEBUGREGS and KVM_SET_GUEST_DEBUG (arch/x86/kvm/x86.c). */
-import { CPU_DR, CPU_DR6, CPU_DR7 } from '../generated/layout.ts'
+import { CPU_DR, CPU_DR6, CPU_DR7, VKVM_GUEST_DEBUG } from '../generated/layout.ts'
 import { viewOf } from './dispatch.ts'
 import type { VcpuRow } from './vcpu-ioctls.ts'
 import type { VcpuFd } from './vcpu.ts'
@@ -52,7 +52,7 @@ function setDebugregs(vcpu: VcpuFd, bytes: Uint8Array): number {
   return 0
 }
 
-/** guest_debug is 0 again when ENABLE is missing. Hardware breakpoints and steps are refused at KVM_RUN until the core has them. */
+/** guest_debug is 0 again when ENABLE is missing. Hardware breakpoints are refused at KVM_RUN until the core has them. */
 function setGuestDebug(vcpu: VcpuFd, bytes: Uint8Array): number {
   const control = viewOf(bytes).getUint32(0, true)
   if ((control & (GUESTDBG.INJECT_DB | GUESTDBG.INJECT_BP)) !== 0)
@@ -60,6 +60,7 @@ function setGuestDebug(vcpu: VcpuFd, bytes: Uint8Array): number {
   if ((control & ~VALID) !== 0)
     return vcpu.kernel.refuse('EINVAL', 'KVM_SET_GUEST_DEBUG', `control 0x${control.toString(16)}`, 'virt/kvm/kvm_main.c')
   vcpu.guestDebug = (control & GUESTDBG.ENABLE) !== 0 ? control : 0
+  vcpu.kvm.setUint32(VKVM_GUEST_DEBUG, vcpu.guestDebug, true)
   return 0
 }
 

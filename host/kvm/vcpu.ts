@@ -190,8 +190,8 @@ export class VcpuFd implements FileDescriptor, Target {
       return kernel.refuse('EINVAL', 'KVM_RUN', 'the TD is not finalised', 'arch/x86/kvm/vmx/tdx.c tdx_vcpu_pre_run', {
         switch: 'td_state',
       })
-    if ((this.guestDebug & (GUESTDBG.SINGLESTEP | GUESTDBG.USE_HW_BP | GUESTDBG.USE_SW_BP)) !== 0) {
-      return kernel.unimplemented('KVM_RUN', 'running with KVM_SET_GUEST_DEBUG steps or breakpoints')
+    if ((this.guestDebug & GUESTDBG.USE_HW_BP) !== 0) {
+      return kernel.unimplemented('KVM_RUN', 'running with hardware breakpoints of KVM_SET_GUEST_DEBUG')
     }
     this.hasRun = true
     return this.held === null ? 0 : this.#inject(this.held)

@@ -68,6 +68,7 @@ export const vkvm = struct(
     ['HYPERCALL_NR', 'u64', ''],
     ['INJECT_UD', 'u32', 'queued #UD (RDTSCP by VMGEXIT)'],
     ['INJECT_GP', 'u32', 'queued #GP (RDPMC by VMGEXIT)'],
+    ['GUEST_DEBUG', 'u32', 'kvm_guest_debug.control while enabled'],
     ['VMSA_STALE', 'u32', 'the encrypted VMSA is older than the state'],
     ['EOI_EXIT', 'u32', 'split irqchip: vector + 0x100 whose EOI userspace has to see'],
     ['COUNT_USED', 'u32', 'rows of COUNTS in use', 1, 0x400],

@@ -101,6 +101,32 @@ test('a single-stepped IN traps after its completion', () => {
   assert.equal([...g.read(0x6ffa, 2)], [0x02, 0x10], 'IP past the IN')
 })
 
+test('guest debug: single steps and software breakpoints leave as KVM_EXIT_DEBUG', () => {
+  const DEBUG = 4
+  const g = start([0x40, 0xe4, 0x60, 0xcc, 0x40, 0xf4]) // inc ax; in al,60; int3; inc ax; hlt
+  const p = g.payload()
+  const control = (value: number): void => g.core.view.setUint32(g.s + L.VCPU_KVM + L.VKVM_GUEST_DEBUG, value, true)
+  control(3)
+  g.run()
+  assert.equal(
+    [g.reason(), p.getUint32(0, true), p.getBigUint64(8, true), p.getBigUint64(16, true)],
+    [DEBUG, 1, BigInt(CODE + 1), 0xffff4ff0n],
+  )
+  g.run()
+  assert.is(g.reason(), EXIT.IO)
+  g.pio()[0] = 9
+  g.run()
+  assert.equal([g.reason(), p.getBigUint64(8, true), g.reg(GPR.RAX)], [DEBUG, BigInt(CODE + 3), 9n])
+  control(0x10001)
+  g.run()
+  assert.equal([g.reason(), p.getUint32(0, true), p.getBigUint64(8, true), g.rip()], [DEBUG, 3, BigInt(CODE + 3), CODE + 3])
+  control(0)
+  g.write(3 * 4, [0x00, 0x20, 0x00, 0x00])
+  g.write(0x2000, [0xcf])
+  g.run()
+  assert.equal([g.reason(), g.reg(GPR.RAX)], [EXIT.HLT, 10n])
+})
+
 test('the budget stops to the instruction', () => {
   const g = start([0x40, 0x40, 0x40, 0xeb, 0xfb])
   assert.is(g.run(g.s, 10n), -4)
