@@ -83,9 +83,8 @@ export function movToSreg(s: usize, op: usize): u32 {
 function pushSreg(s: usize, op: usize, n: u32): u32 {
   const size = operandSize(op)
   beginStackCurrent(s, 0)
-  // A 32-bit push of a segment register writes 16 bits only (SDM vol 2, PUSH); the 64-bit slot is zero-extended.
-  if (size == 4) stackSkip(-(<u64>2))
-  stackPush(s, size == 4 ? 2 : size, <u64>load<u16>(segment(s, n), SEG_SELECTOR))
+  // Zero-extended, also with 32 bits, of which Intel's CPUs leave the upper half alone (measured on Zen 4).
+  stackPush(s, size, <u64>load<u16>(segment(s, n), SEG_SELECTOR))
   if (left(s)) return load<u32>(s, CPU_LEAVE)
   applyStack(s)
   return 0
@@ -208,7 +207,8 @@ export function enter(s: usize, op: usize): u32 {
   const mask = load<u64>(s, CPU_STACK_MASK)
   beginStackCurrent(s, 0)
   if (!stackPush(s, size, load<u64>(s, RBP))) return load<u32>(s, CPU_LEAVE)
-  const frame = stackTop()
+  // With a 16-bit stack and a 32-bit operand size EBP takes the upper half of ESP (measured on Zen 4).
+  const frame = stackTop() | (load<u64>(s, RSP) & ~mask)
   if (level > 0) {
     let bp = load<u64>(s, RBP)
     for (let i: u32 = 1; i < level; i++) {

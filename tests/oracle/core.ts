@@ -114,6 +114,8 @@ export class Emulated {
       put(P.IDT, v * 2 + 1, to >> 32n)
     }
     this.view.setBigUint64(this.frame(P.TSS) + 4, STACK_TOP, true)
+    // No I/O permission bitmap.
+    this.view.setUint16(this.frame(P.TSS) + 0x66, 0xffff, true)
   }
 
   private buildState(bits: Bits): void {
@@ -127,7 +129,8 @@ export class Emulated {
       this.view.setUint16(at + L.SEG_ATTRIB, attrib, true)
     }
     if (bits === 64) {
-      for (const n of [L.SEG_ES, L.SEG_SS, L.SEG_DS, L.SEG_FS]) segment(n, 0x2b, 0n, 0xffffffff, 0xcf3)
+      for (const n of [L.SEG_ES, L.SEG_SS, L.SEG_DS]) segment(n, 0x2b, 0n, 0xffffffff, 0xcf3)
+      segment(L.SEG_FS, 0, 0n, 0xffffffff, 0xcf3)
       segment(L.SEG_GS, 0, BigInt(GS_BASE), 0xffffffff, 0xcf3)
       segment(L.SEG_CS, 0x33, 0n, 0xffffffff, 0xafb)
     } else SEGMENTS[bits].forEach((x, n) => segment(n, x.selector, BigInt(x.base), x.limit, x.attrib))

@@ -79,6 +79,7 @@ export function target(r: Random, size: number): bigint {
 
 /** Bytes of memory that the instruction touches at its operand. */
 function accessSize(row: Opcode, size: number): number {
+  if (row.mnemonic === 'BOUND') return 2 * size
   if (row.mnemonic === 'CMPXCHG8B') return size === 8 ? 16 : 8
   if (row.mnemonic === 'MOVDIR64B') return 64
   return size
@@ -464,8 +465,8 @@ export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits, wit
 /** Rows that may stand in a sequence: nothing implicit in memory, and no jump. */
 export function sequential(row: Opcode): boolean {
   if (row.flags.has('end') || strings.has(row.mnemonic)) return false
-  if (/^BT/.test(row.mnemonic) && row.operands[1] === 'Gv') return false
-  return !/^(SHLD|SHRD|PUSH|POP|PUSHF|POPF|PUSHA|POPA|ENTER|LEAVE|XLAT|BOUND|MOVDIR64B|MOVDIRI|CMPXCHG8B|INT3|INTO)$/.test(row.mnemonic)
+  if (row.mnemonic.startsWith('BT') && row.operands[1] === 'Gv') return false
+  return !/^(INS|OUTS|LGDT|LIDT|SHLD|SHRD|PUSH|POP|PUSHF|POPF|PUSHA|POPA|ENTER|LEAVE|XLAT|BOUND|MOVDIR64B|MOVDIRI|CMPXCHG8B|INT3|INTO)$/.test(row.mnemonic)
 }
 
 /**

@@ -8,6 +8,8 @@ import { opcodes } from '../../spec/opcodes/index.ts'
 import type { Opcode } from '../../spec/opcodes/index.ts'
 import { integerCold } from '../../spec/opcodes/integer-cold.ts'
 import { integer } from '../../spec/opcodes/integer.ts'
+import { io } from '../../spec/opcodes/io.ts'
+import { system } from '../../spec/opcodes/system.ts'
 import { compare } from './compare.ts'
 import { sequential } from './generate.ts'
 import { needs } from '../support/needs.ts'
@@ -17,7 +19,10 @@ const cases = Number(process.env['CLOISTER_ORACLE_CASES'] ?? 25000)
 const seed = Number(process.env['CLOISTER_ORACLE_SEED'] ?? 1)
 const only = new RegExp(process.env['CLOISTER_ORACLE_ONLY'] ?? '')
 
-const texts = new Set([...integer, ...integerCold])
+/** System instructions that say something at CPL 3: flags, stack frames, and those that must be refused. */
+const atRing3 =
+  /^(PUSH|PUSHA|POPA|ENTER|LEAVE|BOUND|PUSHF|POPF|SAHF|LAHF|CMC|CLC|STC|CLD|STD|CLI|STI|HLT|IN|OUT|INS|OUTS|LLDT|LTR|LGDT|LIDT|LMSW|CLTS|INVLPG|WRMSR|RDMSR|INVD|WBINVD)$/
+const texts = new Set([...integer, ...integerCold, ...[...system, ...io].filter((text) => atRing3.test(text.split(' ')[1] ?? '') || text.startsWith('8C '))])
 
 /** Not comparable: random by design, or not on this CPU. */
 const left = new Set(['RDRAND', 'RDSEED', 'MOVDIRI', 'MOVDIR64B'])

@@ -174,6 +174,7 @@ int main(void) {
     {.entry_number = 3, .base_addr = SMALL, .limit = 0x8f7f, .contents = 1, .useable = 1},
     {.entry_number = 4, .base_addr = SMALL, .limit = 0xffff, .contents = 0, .read_exec_only = 1, .useable = 1},
   };
+  __asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(0x2b));
   int noLdt = 0;
   for (int i = 0; i < 5; i++) if (syscall(SYS_modify_ldt, 1, &segments[i], sizeof segments[i]) != 0) noLdt = 1;
   stack_t stack = {.ss_sp = malloc(1 << 16), .ss_size = 1 << 16};
