@@ -49,6 +49,8 @@ function setDebugregs(vcpu: VcpuFd, bytes: Uint8Array): number {
   for (let i = 0; i < 4; i++) vcpu.cpu.setBigUint64(CPU_DR + i * 8, view.getBigUint64(i * 8, true), true)
   vcpu.cpu.setBigUint64(CPU_DR6, dr6, true)
   vcpu.cpu.setBigUint64(CPU_DR7, dr7, true)
+  // What is armed is derived from DR7.
+  vcpu.kernel.core.call.cpuModeChanged(vcpu.s)
   return 0
 }
 
