@@ -1,5 +1,5 @@
 /** Virtual time: 1 instruction = 1 ns; now = TIME_BASE + ICOUNT of the running vCPU; VM_CLOCK between slices. */
-import { chipOf, vkvm } from './state'
+import { chipOf, NEVER, vkvm } from './state'
 import {
   CHIP_USER_DEADLINE,
   CPU_BUDGET,
@@ -10,6 +10,7 @@ import {
   CPU_VM,
   VKVM_TSC_COUNT,
   VM_CLOCK,
+  VM_TSC_KHZ,
 } from '../generated/layout'
 
 /** Fixed cost of a port or MMIO access to a device (design: time). */
@@ -20,15 +21,24 @@ export function now(s: usize): u64 {
   return load<u64>(s, CPU_TIME_BASE) + load<u64>(s, CPU_ICOUNT)
 }
 
-/** 2 GHz. */
+const DEFAULT_KHZ: u64 = 2000000
+
+/** The guest's TSC: VM_TSC_KHZ (2 GHz unless KVM_SET_TSC_KHZ says otherwise) and the vCPU's offset. */
 export function tscNow(s: usize): u64 {
-  return now(s) * 2 + load<u64>(s, CPU_TSC_OFFSET)
+  const ns = now(s)
+  const khz = load<u64>(load<u32>(s, CPU_VM), VM_TSC_KHZ)
+  const ticks = khz == DEFAULT_KHZ ? ns * 2 : (ns / 1000000) * khz + ((ns % 1000000) * khz) / 1000000
+  return ticks + load<u64>(s, CPU_TSC_OFFSET)
 }
 
 /** Virtual ns at which the guest's TSC reaches `tsc`. */
 export function tscToNs(s: usize, tsc: u64): u64 {
   const ticks = tsc - load<u64>(s, CPU_TSC_OFFSET)
-  return <i64>ticks < 0 ? 0 : (ticks + 1) / 2
+  if (<i64>ticks < 0) return 0
+  const khz = load<u64>(load<u32>(s, CPU_VM), VM_TSC_KHZ)
+  if (khz == DEFAULT_KHZ || khz == 0) return (ticks + 1) / 2
+  const whole = ticks / khz
+  return whole > 0xfffffffffff ? NEVER : whole * 1000000 + ((ticks % khz) * 1000000 + khz - 1) / khz
 }
 
 /** Lets time pass without instructions; a deadline that is now due is noticed at the next block boundary. */

@@ -105,13 +105,16 @@ function setClock(vm: VmFd, bytes: Uint8Array): number {
   return 0
 }
 
+/** The host's TSC frequency (assembly/kvm/time.ts). */
+const HOST_TSC_KHZ = 2_000_000
+
 function setTscKhz(vm: VmFd, _bytes: Uint8Array, khz: number): number {
   const { kernel } = vm
-  const own = Number(vm.view.getBigUint64(VM_TSC_KHZ, true))
   if (!(khz >= 0 && khz < 0x7fffffff))
     return kernel.refuse('EINVAL', 'KVM_SET_TSC_KHZ', `${khz} kHz is above the maximum`, `${X86} kvm_arch_vm_ioctl`)
   if (vm.vcpus.size > 0) return kernel.refuse('EINVAL', 'KVM_SET_TSC_KHZ', 'vCPUs exist already', `${X86} kvm_arch_vm_ioctl`)
-  return khz === 0 || khz === own ? 0 : kernel.unimplemented('KVM_SET_TSC_KHZ', `a TSC of ${khz} kHz (it runs at ${own})`)
+  vm.view.setBigUint64(VM_TSC_KHZ, BigInt(khz === 0 ? HOST_TSC_KHZ : khz), true)
+  return 0
 }
 
 /** struct kvm_dirty_log: slot, padding u32, bitmap pointer u64. */

@@ -109,6 +109,18 @@ test('RDTSC and PAUSE in a loop jump as well, up to the next deadline', () => {
   assert.ok(ns(g) >= 3_000_000 && ns(g) < 3_000_100, String(ns(g)))
 })
 
+test('the TSC runs at VM_TSC_KHZ', () => {
+  for (const khz of [2_000_000n, 3_000_000n, 999_999n]) {
+    const g = start([0x0f, 0x31, 0xf4])
+    g.core.view.setBigUint64(g.vm + L.VM_TSC_KHZ, khz, true)
+    g.core.view.setBigUint64(g.vm + L.VM_CLOCK, 10_000_000_000n, true)
+    g.run()
+    const tsc = (g.reg(GPR.RDX) << 32n) | g.reg(GPR.RAX)
+    const expected = (10_000_000_001n * khz) / 1_000_000n
+    assert.ok(tsc >= expected - khz / 100_000n && tsc <= expected + khz / 100_000n, `${khz}: ${tsc}`)
+  }
+})
+
 test('two halted vCPUs: the one with a timer wakes', () => {
   const g = start([0xf4], { irqchip: true, vcpus: 2 })
   const ap = g.cpus[1] as number
