@@ -2,6 +2,7 @@
  * The caller's address space: what `mmap` hands out. Addresses are made up, but every u64 pointer
  * field of every ioctl resolves them; an address outside every mapping is -EFAULT, as in Linux.
  */
+import { CloisterError } from '../errors.ts'
 import type { Core } from '../engine/core.ts'
 import { STAGING, STAGING_SIZE } from '../generated/layout.ts'
 
@@ -33,16 +34,20 @@ export class Mapping {
 
   /** A copy of `n` bytes at `offset`: ciphertext where the guest's memory is encrypted. */
   read(offset: number | bigint, n: number): Uint8Array<ArrayBuffer> {
+    this.#check(Number(offset), n)
     const out = new Uint8Array(n)
-    if (!this.readInto(Number(offset), out)) throw new RangeError(`mapping: ${n} bytes at ${offset} do not lie inside ${this.length} bytes`)
+    this.readInto(Number(offset), out)
     return out
   }
 
   /** Writes through the host's view: into an encrypted page this changes the ciphertext. */
   write(offset: number | bigint, bytes: Uint8Array): void {
-    if (!this.writeFrom(Number(offset), bytes)) {
-      throw new RangeError(`mapping: ${bytes.length} bytes at ${offset} do not lie inside ${this.length} bytes`)
-    }
+    this.#check(Number(offset), bytes.length)
+    if (!this.writeFrom(Number(offset), bytes)) throw new CloisterError('ERR_MEMORY', 'the memory budget of this device (openKvm) is spent')
+  }
+
+  #check(offset: number, n: number): void {
+    if (!this.#inside(offset, n)) throw new RangeError(`mapping: ${n} bytes at ${offset} do not lie inside ${this.length} bytes`)
   }
 
   /** As `read`, without exceptions: false if the range is not inside. */

@@ -156,10 +156,26 @@ export class VcpuFd implements FileDescriptor, Target {
       ) {
         if (valid !== 0) storeSyncRegs(this, valid)
         if (this.dummyRunState) this.#clearRunState()
+        if (result < 0 && result !== -ERRNO.EINTR) this.#explain(result)
         return result
       }
       left -= slice
     }
+  }
+
+  /** The reason of an errno that the core returned. */
+  #explain(result: number): void {
+    const { kernel } = this
+    if (result === -ERRNO.ENOMEM) kernel.refuse('ENOMEM', 'KVM_RUN', 'the memory budget of this device (openKvm) is spent', 'cloister')
+    else if (result === -ERRNO.EFAULT)
+      kernel.refuse('EFAULT', 'KVM_RUN', 'memory that KVM needs is not mapped', 'arch/x86/kvm/svm/sev.c, mmu.c')
+    else if (result === -ERRNO.EINVAL)
+      kernel.refuse(
+        'EINVAL',
+        'KVM_RUN',
+        'the guest or the completion of an exit asked for what KVM does not do',
+        'arch/x86/kvm/svm/sev.c sev_handle_vmgexit',
+      )
   }
 
   /** What KVM checks before it enters the guest. 0 = go on, 1 = an exit is in kvm_run, else a negative errno. */

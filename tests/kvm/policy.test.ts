@@ -177,6 +177,42 @@ test('profiles: rfc-2020 replaces cells of TDX and legacy SEV-ES only', () => {
   }
 })
 
+test('TDX and SNP VMs: what can be reached answers as Linux does, the launch is named as missing', async () => {
+  const intel = await open({ host: 'intel' })
+  const td = intel.createVm('tdx')
+  const firm = [
+    ['KVM_CREATE_IRQCHIP', 'ENOTTY'],
+    ['KVM_GET_IRQCHIP', 'ENXIO'],
+    ['KVM_CREATE_PIT2', 'ENOENT'],
+    ['KVM_MEMORY_ENCRYPT_REG_REGION', 'ENOTTY'],
+    ['KVM_CREATE_VCPU', 'EIO'],
+  ] as const
+  for (const [name, errno] of firm) {
+    const size = (REQUEST[name] >>> 16) & 0x3fff
+    assert.is(intel.ioctl(td.fd, REQUEST[name], size === 0 ? 0 : new Uint8Array(size)), -ERRNO[errno], name)
+  }
+  td.enableCap('KVM_CAP_SPLIT_IRQCHIP', [24])
+  assert.is(intel.ioctl(td.fd, REQUEST.KVM_MEMORY_ENCRYPT_OP, new Uint8Array(24)), -ERRNO.ENOSYS)
+  assert.is(intel.lastRefusal()?.unimplemented, true)
+  for (const [cap, want] of [
+    ['KVM_CAP_X86_SMM', 0],
+    ['KVM_CAP_READONLY_MEM', 0],
+    ['KVM_CAP_SYNC_REGS', 0],
+    ['KVM_CAP_MEMORY_ATTRIBUTES', 8],
+    ['KVM_CAP_MULTI_ADDRESS_SPACE', 1],
+  ] as const) {
+    assert.is(td.checkExtension(cap), want, cap)
+  }
+  const amd = await open()
+  const snp = amd.createVm('snp')
+  snp.sevInit()
+  const vcpu = snp.createVcpu(0)
+  assert.is(amd.ioctl(vcpu.fd, REQUEST.KVM_PRE_FAULT_MEMORY, new Uint8Array(64)), -ERRNO.EOPNOTSUPP)
+  assert.is(vcpu.run().reason, 'KVM_EXIT_FAIL_ENTRY')
+  assert.is(snp.memoryEncrypt('KVM_SEV_SNP_LAUNCH_FINISH', new Uint8Array(88)).errno, -ERRNO.EINVAL)
+  assert.equal([...intel.kernel.internalErrors, ...amd.kernel.internalErrors], [])
+})
+
 test('profiles of the caller are data', async () => {
   const text = JSON.stringify({
     name: 'strict',
