@@ -42,7 +42,7 @@ import { mmioRead, mmioWrite } from '../kvm/mmio'
 import { EXEC, READ, walk, walkGpa, WALK_OK, WRITE } from '../paging/walk'
 import { frameInfo } from './frames'
 import { arrayBase, currentArray, implicitArray, SMAP, USER } from './tlb'
-import { address, canonical, gpa, IMPLICIT, LEFT, MMIO, PLAIN, SPECIAL, STACK, translate, truncate, view } from './translate'
+import { address, canonical, gpa, IMPLICIT, knownPlain, LEFT, MMIO, PLAIN, SPECIAL, STACK, translate, truncate, view } from './translate'
 import { countWrong, viewRead, viewWrite } from './views'
 
 const PAGE: u64 = 4096
@@ -331,12 +331,12 @@ function writeBytesSlow(s: usize, manner: u32, va: u64, from: usize, n: u32): u3
  */
 export function plainRead(s: usize, va: u64): usize {
   const e = <usize>load<u32>(s, CPU_TLB_BASE) + <usize>((va >> 7) & 0x7fe0)
-  return load<u64>(e, TLB_READ) == (va & ~0xfff) ? <usize>(<u32>va + load<u32>(e, TLB_ADDEND)) : 0
+  return load<u64>(e, TLB_READ) == (va & ~0xfff) ? <usize>(<u32>va + load<u32>(e, TLB_ADDEND)) : knownPlain(s, va, READ)
 }
 
 export function plainWrite(s: usize, va: u64): usize {
   const e = <usize>load<u32>(s, CPU_TLB_BASE) + <usize>((va >> 7) & 0x7fe0)
-  return load<u64>(e, TLB_WRITE) == (va & ~0xfff) ? <usize>(<u32>va + load<u32>(e, TLB_ADDEND)) : 0
+  return load<u64>(e, TLB_WRITE) == (va & ~0xfff) ? <usize>(<u32>va + load<u32>(e, TLB_ADDEND)) : knownPlain(s, va, WRITE)
 }
 
 /** Implicit supervisor accesses (descriptor tables, TSS, IDT); check CPU_LEAVE. */

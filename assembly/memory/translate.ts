@@ -115,6 +115,21 @@ function finish(s: usize, va: u64, data: u32, array: u32, access: u32, install: 
   return access == WRITE && load<u32>(frameInfo(frame), FRAME_CODE) != 0 ? SPECIAL : PLAIN
 }
 
+/**
+ * Address of plain RAM at `va` from the L2 TLB alone, 0 if it has to be resolved: for bulk forms whose two pages share one
+ * L1 entry (4 MiB apart), which would evict each other at every element.
+ */
+export function knownPlain(s: usize, va: u64, access: u32): usize {
+  const l2 = l2Entry(s, va)
+  const data = load<u32>(l2, 8)
+  if ((data & L2_VALID) == 0 || load<u64>(l2) != l2Tag(s, va, (data & L2_GLOBAL) != 0)) return 0
+  if (!permitted(s, data, currentArray(s), access)) return 0
+  const frame = <usize>(data & ~0xfff)
+  const key: u32 = data & L2_PRIVATE ? load<u32>(<usize>load<u32>(s, CPU_VM), VM_ASID) : 0
+  if (!matches(frame, key) || (access == WRITE && load<u32>(frameInfo(frame), FRAME_CODE) != 0)) return 0
+  return frame + <usize>(va & 0xfff)
+}
+
 /** The in-kernel local APIC lies over whatever is at its page, for its own vCPU. */
 function isApicPage(s: usize, page: u64): bool {
   const base = load<u64>(s, CPU_APIC_BASE)
