@@ -196,7 +196,7 @@ function deliverEvent(s: usize, vector: u32, error: u32, flags: u32, ret: u64): 
   store<u32>(s, 0, CPU_PENDING_DB)
   store<u32>(s, 0, CPU_HALTED)
   store<u32>(s, 0, CPU_LEAVE)
-  let shutdown = false
+  let shutdown: bool = false
   while (!shutdown) {
     const processor = (flags & (EXCF_EXTERNAL | EXCF_SOFT | EXCF_INT3)) == 0
     // KVM intercepts #DB and #AC of SEV-ES guests, so that the guest gets #VC instead.

@@ -179,7 +179,7 @@ export function lar(s: usize, op: usize): u32 {
   if (left(s)) return load<u32>(s, CPU_LEAVE)
   const got = peekDescriptor(s, selector)
   if (got < 0) return load<u32>(s, CPU_LEAVE)
-  let ok = got == 1
+  let ok: bool = got == 1
   if (ok) {
     const attrib = attributes(descriptor())
     ok = ((attrib & 0x10) != 0 || systemType(s, attrib & 15, true)) && visible(s, selector, attrib)
@@ -195,7 +195,7 @@ export function lsl(s: usize, op: usize): u32 {
   if (left(s)) return load<u32>(s, CPU_LEAVE)
   const got = peekDescriptor(s, selector)
   if (got < 0) return load<u32>(s, CPU_LEAVE)
-  let ok = got == 1
+  let ok: bool = got == 1
   if (ok) {
     const attrib = attributes(descriptor())
     ok = ((attrib & 0x10) != 0 || systemType(s, attrib & 15, false)) && visible(s, selector, attrib)
@@ -218,7 +218,7 @@ function verify(s: usize, op: usize, write: bool): u32 {
   if (left(s)) return load<u32>(s, CPU_LEAVE)
   const got = peekDescriptor(s, selector)
   if (got < 0) return load<u32>(s, CPU_LEAVE)
-  let ok = got == 1
+  let ok: bool = got == 1
   if (ok) {
     const attrib = attributes(descriptor())
     const code = codeSegment(attrib)

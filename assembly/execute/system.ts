@@ -109,7 +109,7 @@ export function movToCr(s: usize, op: usize): u32 {
   if (cpl(s) != 0) return gp(s)
   const from = s + <usize>load<u8>(op, OP_RM)
   const value = code64(s) ? load<u64>(from) : <u64>load<u32>(from)
-  let ok = true
+  let ok: bool = true
   if (n == 0) ok = writeCr0(s, value)
   else if (n == 2) store<u64>(s, value, CPU_CR2)
   else if (n == 3) ok = writeCr3(s, value)

@@ -210,7 +210,7 @@ export function fstpExtended(s: usize, op: usize): u32 {
   const status = load<u32>(s, CPU_FSW)
   clearC1(s)
   const at = scratch(s)
-  let go = true
+  let go: bool = true
   if (isEmpty(s, 0)) {
     go = stackFault(s, false)
     defaultResult()

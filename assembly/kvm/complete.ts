@@ -6,7 +6,6 @@ import {
   CPU_EFLAGS,
   CPU_GPR,
   CPU_ICOUNT,
-  CPU_EFLAGS,
   CPU_INTERRUPT_SHADOW,
   CPU_PENDING_DB,
   CPU_MMIO_CURSOR,
@@ -120,7 +119,7 @@ export function complete(s: usize): i32 {
       replay(s, false, 0, 0)
       return 1
     case PENDING_MMIO_READ:
-      replay(s, true, load<u64>(runOf(s), RUN_MMIO_DATA), size == 8 ? ~(<u64>0) : ((<u64>1) << (<u64>(size << 3))) - 1)
+      replay(s, true, load<u64>(runOf(s), RUN_MMIO_DATA), size == 8 ? ~(<u64>0) : ((1 as u64) << ((size << 3) as u64)) - 1)
       return 1
     case PENDING_MMIO_WRITE:
       replay(s, true, 0, 0)

@@ -21,7 +21,7 @@ const DEADLINE: u32 = 0x40000
 
 function divisor(a: usize): u64 {
   const t = reg(a, APIC_TDCR) & 15
-  return (<u64>1) << (<u64>((((t & 3) | ((t & 8) >> 1)) + 1) & 7))
+  return (1 as u64) << (((((t & 3) | ((t & 8) >> 1)) + 1) & 7) as u64)
 }
 
 function arm(s: usize, at: u64): void {

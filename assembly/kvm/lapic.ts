@@ -419,7 +419,7 @@ export function lapicHas(s: usize, gpa: u64): bool {
 }
 
 export function lapicMmioRead(s: usize, offset: u32, size: u32): u64 {
-  const ones: u64 = size == 8 ? NEVER : ((<u64>1) << (<u64>(size * 8))) - 1
+  const ones: u64 = size == 8 ? NEVER : ((1 as u64) << ((size * 8) as u64)) - 1
   if (!hardwareEnabled(s) || x2apic(s)) return ones
   const alignment = offset & 15
   if (alignment + size > 4 || !readable(s, offset & 0xff0)) return 0

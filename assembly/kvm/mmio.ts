@@ -38,7 +38,7 @@ export function busHas(s: usize, gpa: u64): bool {
 export function busMmioRead(s: usize, gpa: u64, size: u32): u64 {
   if (lapicHas(s, gpa)) return lapicMmioRead(s, <u32>gpa & 0xfff, size)
   const value = <u64>ioapicRead(vmOf(s), <u32>gpa & 0xff)
-  return size < 4 ? value & (((<u64>1) << (<u64>(size << 3))) - 1) : value
+  return size < 4 ? value & (((1 as u64) << ((size << 3) as u64)) - 1) : value
 }
 
 export function busMmioWrite(s: usize, gpa: u64, size: u32, value: u64): void {
@@ -105,7 +105,7 @@ export function mmioWrite(s: usize, gpa: u64, size: u32, value: u64): u32 {
   }
   pollEnd(s)
   advance(s, DEVICE_NS)
-  exitMmio(s, true, gpa, size, size == 8 ? value : value & (((<u64>1) << (<u64>(size << 3))) - 1))
+  exitMmio(s, true, gpa, size, size == 8 ? value : value & (((1 as u64) << ((size << 3) as u64)) - 1))
   leave(s, PENDING_MMIO_WRITE, size)
   return LEAVE_EXIT_RETRY
 }

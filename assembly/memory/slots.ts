@@ -233,5 +233,5 @@ export function dirtyMark(slot: usize, gpa: u64): void {
   if (bitmap == 0) return
   const page = (gpa - load<u64>(slot, SLOT_GPA)) >> 12
   const at = bitmap + <usize>(page >> 3)
-  store<u8>(at, load<u8>(at) | <u8>(1 << (<u8>(page & 7))))
+  store<u8>(at, load<u8>(at) | <u8>(1 << ((page & 7) as u8)))
 }

@@ -105,7 +105,7 @@ function finish(s: usize, va: u64, data: u32, array: u32, access: u32, install: 
   const dataKey: u32 = data & L2_PRIVATE ? codeKey : 0
   view = access == EXEC ? codeKey : dataKey
   address = frame + <usize>(va & 0xfff)
-  let plain = true
+  let plain: bool = true
   if (!matches(frame, view)) {
     if (access == EXEC) convert(frame, view)
     else plain = countWrong(frame, view)

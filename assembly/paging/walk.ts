@@ -108,7 +108,7 @@ function tableStore(vm: usize, gpa: u64, at: usize): bool {
   dirtyMark(slot, gpa)
   const info = frameInfo(at)
   store<u8>(info, load<u8>(info, FRAME_DIRTY) | 1, FRAME_DIRTY)
-  const lines = load<u32>(info, FRAME_CODE) & (1 << (<u32>((at >> 7) & 31)))
+  const lines = load<u32>(info, FRAME_CODE) & (1 << (((at >> 7) & 31) as u32))
   if (lines != 0) invalidateLines(0, at & ~4095, lines)
   return true
 }

@@ -41,7 +41,7 @@ const cases: readonly (readonly [string, readonly string[], RegExp])[] = [
   ['unknown cpu model', ['run', ...flat, '--cpu', 'pentium-9'], /pentium-9/],
   ['unknown trace kind', ['run', ...flat, '--trace', 'exits,ghbc'], /'ghbc'.*ghcb/],
   ['report into a missing folder', ['run', ...flat, '--report', work.path('no/such/report.json')], /--report/],
-  ['kernel, not there yet', ['run', '--kernel', text], /--kernel.*not there yet/],
+  ['a text file as kernel', ['run', '--kernel', text], /kernel: neither a bzImage/],
   ['firmware-less, not there yet', ['run', '--firmware-less'], /not there yet/],
   ['snp, not there yet', ['run', '--type', 'snp', ...flat], /snp/],
   ['a command to come', ['attest', 'show', text], /not there yet/],
