@@ -44,9 +44,9 @@ import {
   SEG_SELECTOR,
   SEG_SS,
 } from '../generated/layout'
-import { readMem } from '../memory/access'
+import { modifyMem, readMem } from '../memory/access'
 import { selectTlb } from '../memory/tlb'
-import { ea, getReg, getRm, isMemory, operandSize, setReg, setRm, writeRegister } from './operands'
+import { ea, getReg, getRm, isMemory, operandSize, segmentAddress, setReg, setRm, STACK_OP, writeRegister } from './operands'
 import { popfVirtual, pushfVirtual } from './virtual8086'
 
 const RSP: usize = 32
@@ -225,6 +225,9 @@ export function enter(s: usize, op: usize): u32 {
   }
   stackSkip(-allocate)
   // The new top must be writable; nothing is stored there.
+  const va = segmentAddress(s, SEG_SS, stackTop(), size, true)
+  if (left(s)) return load<u32>(s, CPU_LEAVE)
+  if (!modifyMem(s, STACK_OP, va, size)) return load<u32>(s, CPU_LEAVE)
   writeRegister(s + RBP, size, frame)
   applyStack(s)
   return 0

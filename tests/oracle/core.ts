@@ -137,7 +137,7 @@ export class Emulated {
     segment(L.SEG_TR, 0x40, kernelAddress(P.TSS), 0x67, 0x8b)
     segment(L.SEG_GDTR, 0, kernelAddress(P.GDT), 0x7f, 0)
     segment(L.SEG_IDTR, 0, kernelAddress(P.IDT), 0x1ff, 0)
-    u64(L.CPU_CR0, 0x80010033n)
+    u64(L.CPU_CR0, 0x80050033n)
     u64(L.CPU_CR3, BigInt(P.PML4 * 4096))
     u64(L.CPU_CR4, 0x10620n)
     u64(L.CPU_EFER, 0xd01n)
@@ -208,6 +208,8 @@ export class Emulated {
     view.setBigUint64(s + L.CPU_RIP, BigInt(c.slot - codeBase(c.bits)), true)
     view.setBigUint64(s + L.CPU_EFLAGS, c.rflags, true)
     view.setUint32(s + L.CPU_FLAG_KIND, L.FLAG_EAGER, true)
+    const checked = (c.rflags & 0x40000n) !== 0n
+    if (checked) this.call.cpuModeChanged(s)
     view.setUint32(s + L.CPU_LEAVE, 0, true)
     view.setUint32(s + L.CPU_STOP_REASON, 0, true)
     view.setUint32(s + L.CPU_EVENT, 0, true)
@@ -234,7 +236,7 @@ export class Emulated {
       this.dirty = true
     } else {
       outcome.rflags = this.call.cpuGetFlags(s)
-      this.dirty = false
+      this.dirty = checked
     }
     this.getWindow(this.window)
     if (!this.window.every((b, i) => b === window[i])) outcome.window = this.window.slice()

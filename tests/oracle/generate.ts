@@ -431,7 +431,7 @@ export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits, wit
       put((r.chance(50) ? 1 : -1) * (64 + r.below(0x4000)), size === 2 ? 2 : 4)
       break
     case 'IwIb':
-      put(r.below(64), 2)
+      put(r.chance(15) ? r.below(0x3000) : r.below(64), 2)
       put(r.chance(70) ? r.below(3) : r.below(256) & 0xe3, 1)
       break
     default:
@@ -456,7 +456,9 @@ export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits, wit
     const d = Number(BigInt.asIntN(32, relativeTarget - BigInt(slot + bytes.length)))
     for (let i = 0; i < 4; i++) bytes[tailAt + relativeAt + i] = (d >> (8 * i)) & 255
   }
-  const rflags = BigInt(0x202 | (r.u32() & 0x8d5) | (string && r.chance(40) ? 0x400 : r.chance(5) ? 0x400 : 0))
+  let rflags = BigInt(0x202 | (r.u32() & 0x8d5) | (string && r.chance(40) ? 0x400 : r.chance(5) ? 0x400 : 0))
+  // Alignment checks, now and then.
+  if (r.chance(4)) rflags |= 0x40000n
   // Only the lower halves exist.
   if (!long) for (let i = 0; i < 16; i++) gpr[i] = i < 8 ? (gpr[i] as bigint) & 0xffff_ffffn : 0n
   return { bits, row, bytes: Uint8Array.from(bytes.slice(0, 15)), length: Math.min(bytes.length, 15), gpr, rflags, size, pokes, memory, immediate: value, rex, slot, fx: undefined, count: 1, parts: [] }

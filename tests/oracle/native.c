@@ -125,6 +125,8 @@ static void build(void) {
 
 /* Uses no thread-local storage: the case may have changed GS, and runs on any stack. */
 static void onSignal(int sig, siginfo_t *info, void *context) {
+  /* AC survives signal delivery. */
+  __asm__ volatile("pushfq; andl $~0x40000, (%%rsp); popfq" : : : "memory", "cc");
   ucontext_t *u = context;
   greg_t *g = u->uc_mcontext.gregs;
   static const int order[] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,

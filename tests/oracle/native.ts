@@ -34,7 +34,7 @@ export class Native {
   constructor() {
     const source = fileURLToPath(new URL('../../../tests/oracle/native.c', import.meta.url))
     const program = join(this.folder, 'native')
-    const build = spawnSync('gcc', ['-O1', '-fno-stack-protector', '-fcf-protection=none', '-o', program, source], { encoding: 'utf8' })
+    const build = spawnSync('gcc', ['-O1', '-fno-stack-protector', '-mno-red-zone', '-fcf-protection=none', '-o', program, source], { encoding: 'utf8' })
     if (build.status !== 0) throw new Error(`native.c does not build: ${build.stderr}`)
     this.child = spawn(program, [], { stdio: 'pipe' })
     this.child.stdout.on('data', (chunk: Buffer) => {
