@@ -1,5 +1,7 @@
 /** Standard output and error, and JSON in which 64-bit values are "0x…" strings. */
 
+import { STATUS } from './errors.ts'
+
 /** A closed pipe (`cloister … | head`) ends the command silently; a run that wants to write its report registers here. */
 let closed = (): void => process.exit(0)
 
@@ -10,8 +12,9 @@ export function onClosedPipe(handler: () => void): void {
 export function guardPipes(): void {
   for (const stream of [process.stdout, process.stderr]) {
     stream.on('error', (error: NodeJS.ErrnoException) => {
-      if (error.code === 'EPIPE') closed()
-      else throw error
+      if (error.code === 'EPIPE') return closed()
+      if (stream === process.stdout) complain(`standard output: ${error.code ?? error.message}`)
+      process.exit(STATUS.usage)
     })
   }
 }
