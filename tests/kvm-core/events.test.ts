@@ -121,6 +121,15 @@ test('the TSC runs at VM_TSC_KHZ', () => {
   }
 })
 
+test('an AP that nobody started waits for SIPI', () => {
+  const g = start([0xf4], { irqchip: true, vcpus: 2 })
+  const ap = g.cpus[1] as number
+  g.run()
+  assert.is(g.run(ap), -4)
+  assert.is(g.kvm32(L.VKVM_WHY, ap), L.WHY_WAIT_SIPI)
+  assert.is(g.u64(L.CPU_ICOUNT, ap), 0n)
+})
+
 test('two halted vCPUs: the one with a timer wakes', () => {
   const g = start([0xf4], { irqchip: true, vcpus: 2 })
   const ap = g.cpus[1] as number

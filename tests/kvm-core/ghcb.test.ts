@@ -372,6 +372,14 @@ test('AP reset hold: INIT and SIPI release it, a first SIPI only starts the vCPU
   assert.is(view.getBigUint64(ap + L.CPU_GHCB, true), 0x1007n)
 })
 
+test('AP reset hold without an APIC in the kernel leaves for userspace', () => {
+  const g = new EsGuest({ irqchip: false })
+  g.page({ code: 0x80000004 })
+  assert.equal([g.result, g.reason()], [0, EXIT.AP_RESET_HOLD])
+  g.complete()
+  assert.equal(g.info(), OK)
+})
+
 test('events are counted', () => {
   const g = new EsGuest()
   g.msr(2n)
