@@ -72,7 +72,7 @@ function multiply(s: usize, op: usize, size: u32, a: u64, b: u64): void {
   const back = <i64>(r << <u64>shift) >> shift
   const overflow = size == 8 ? mulOverflows(x, y) : back != <i64>r
   setReg(s, op, size, r)
-  setResult(s, size == 8 ? r : r & ((<u64>1 << <u64>(size * 8)) - 1), <u32>shift, overflow ? CF | OF : 0)
+  setResult(s, size == 8 ? r : r & (((1 as u64) << ((size * 8) as u64)) - 1), <u32>shift, overflow ? CF | OF : 0)
 }
 
 export function imul2(s: usize, op: usize): u32 {
@@ -145,7 +145,7 @@ export function shift(s: usize, op: usize): u32 {
       cf = c <= <u64>bits ? <u32>((a >> (c - 1)) & 1) : 0
       ov = <u32>(r >> (top - 1))
     } else if (kind == 7) {
-      const x = <i64>(a << <u64>(64 - bits)) >> <i64>(64 - bits)
+      const x = <i64>(a << ((64 - bits) as u64)) >> <i64>(64 - bits)
       const n = c > top ? top : c
       r = <u64>(x >> <i64>n) & mask
       cf = c > top ? <u32>(a >> top) : <u32>((x >> <i64>(c - 1)) & 1)
