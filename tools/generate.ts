@@ -7,6 +7,7 @@ import { kvmSource } from './generate-kvm.ts'
 import { layoutSource } from './generate-layout.ts'
 import { msrAssembly, msrHost } from './generate-msr.ts'
 import { coverageDocument, opcodesSource } from './generate-opcodes.ts'
+import { policyDocument } from './generate-policy.ts'
 
 /** Writes only what changed, so that incremental builds stay quick. */
 function put(path: string, text: string): void {
@@ -33,9 +34,10 @@ put('assembly/generated/msr.ts', msrAssembly())
 put('host/generated/msr.ts', msrHost())
 put('host/generated/guests.ts', guestsSource())
 put('docs/opcodes.md', coverageDocument())
+put('docs/policy.md', policyDocument())
 
 /** Data files of spec/ that host code reads: carried over as they are (host/ may not import from outside itself). */
-for (const name of ['kvm-abi', 'kvm-policy', 'psp', 'cpuid']) {
+for (const name of ['kvm-abi', 'kvm-policy', 'kvm-profiles', 'psp', 'cpuid']) {
   const text = readFileSync(`spec/${name}.ts`, 'utf8')
   put(`host/generated/${name}.ts`, `// Copied from spec/${name}.ts by tools/generate.ts. Do not edit.\n${text}`)
 }

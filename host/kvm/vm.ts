@@ -2,6 +2,7 @@
 import { VM_TYPE } from '../generated/kvm-abi.ts'
 import { SIZEOF_VM, VM_LINUX, VM_PHYS_MASK, VM_TYPE as VM_TYPE_FIELD } from '../generated/layout.ts'
 import { POLICY_TYPES, type PolicyEntry, type PolicyType } from '../policy/table.ts'
+import { profileOf } from '../policy/profiles.ts'
 import { dispatch, type IoctlTable, type Target } from './dispatch.ts'
 import { hex } from '../crypto/sha256.ts'
 import type { FileDescriptor, IoctlArgument, Kernel } from './kernel.ts'
@@ -39,7 +40,6 @@ export class VmFd implements FileDescriptor, Target {
   sevEs = false
   exceptionPayload = false
   tripleFaultEvent = false
-  readonly rfc2020: boolean
   /** KVM_SET_CLOCK: kvmclock minus virtual time. */
   clockOffset = 0n
   #references = 1
@@ -56,8 +56,6 @@ export class VmFd implements FileDescriptor, Target {
     this.view.setUint32(VM_LINUX, kernel.options.linux === '6.12' ? 612 : 703, true)
     // Physical address width of the modelled hosts (CPUID Fn8000_0008): page tables are checked against the host's.
     this.view.setBigUint64(VM_PHYS_MASK, kernel.options.host === 'amd' ? 0x0000fffffffff000n : 0x000ffffffffff000n, true)
-    const { profile } = kernel.options
-    this.rfc2020 = (typeof profile === 'string' ? profile : profile.base) === 'rfc-2020'
     this.hasProtectedState = type === VM_TYPE.SEV_ES || type === VM_TYPE.SNP || type === VM_TYPE.TDX
     this.hasPrivateMem = type === VM_TYPE.SNP || type === VM_TYPE.TDX || type === VM_TYPE.SW_PROTECTED
     this.hasProtectedEoi = type === VM_TYPE.TDX
@@ -72,6 +70,11 @@ export class VmFd implements FileDescriptor, Target {
   /** Column of the policy table; the legacy init commands move an ordinary VM to theirs. */
   get typeIndex(): number {
     return this.#typeIndex
+  }
+
+  /** The 2020 proposal decides for this VM; types that it does not define inherit upstream. */
+  get rfc2020(): boolean {
+    return profileOf(this.kernel.options.profile, POLICY_TYPES[this.#typeIndex] as PolicyType) === 'rfc-2020'
   }
 
   becomeLegacy(type: 'sev-legacy' | 'sev-es-legacy'): void {

@@ -1,5 +1,5 @@
 /** The policy table, its profiles and explanations. */
-export { type Overlay, PROFILES, type Profile, type ProfileData } from './profiles.ts'
+export { MAIL_NOTES, type MailNote, type Overlay, PROFILE_TYPES, PROFILES, type Profile, type ProfileData, profileOf } from './profiles.ts'
 export {
   POLICY_TYPES,
   type Linux,
