@@ -1,8 +1,11 @@
 /** `cloister policy`: which ioctl does what to which VM type, before and after guest state is protected. */
 import { CloisterError } from '../errors.ts'
 import {
+  inherits,
+  MAIL_NOTES,
   parseProfile,
   POLICY_TYPES,
+  type PolicyEntry,
   type PolicyLine,
   type PolicyPhase,
   type PolicyType,
@@ -81,14 +84,18 @@ function list(values: Values): number {
   const types = POLICY_TYPES.filter((t) => lines.some((line) => line.type === t))
   const cells = new Map<string, Map<PolicyType, string[]>>()
   for (const line of lines) {
-    const row = cells.get(line.ioctl) ?? new Map<PolicyType, string[]>()
-    cells.set(line.ioctl, row)
+    const name = line.ioctl.startsWith('KVM_') ? line.ioctl : `${line.ioctl} (${line.scope})`
+    const row = cells.get(name) ?? new Map<PolicyType, string[]>()
+    cells.set(name, row)
     row.set(line.type, [...(row.get(line.type) ?? []), answer(line)])
   }
   const text = (both: string[] | undefined): string => [...new Set(both ?? [])].join(' > ')
   const rows = [['ioctl', ...types], ...[...cells].map(([ioctl, row]) => [ioctl, ...types.map((t) => text(row.get(t)))])]
   const widths = rows[0]?.map((_, i) => Math.min(40, Math.max(...rows.map((r) => r[i]?.length ?? 0)))) ?? []
   for (const row of rows) print(`${row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join('  ').trimEnd()}\n`)
+  const profile = profileName(values.text('profile') ?? 'upstream')
+  const inherited = types.filter((t) => inherits(profile, t) !== null)
+  if (inherited.length > 0) print(`\n${String(profile)} does not define ${inherited.join(', ')}: these columns are inherited from upstream\n`)
   print("\nbefore > after guest state is protected; '?': holds for a correct call, --explain IOCTL says when not\n")
   return STATUS.ok
 }
@@ -103,38 +110,79 @@ function side(spec: string, values: Values): PolicyLine[] {
 function diff(values: Values): number {
   const a = values.text('diff') ?? ''
   const b = values.positionals[0] ?? usage('--diff wants two: profiles, or linux:6.12 linux:7.3')
-  const key = (line: PolicyLine) => `${line.ioctl} ${line.type} ${line.phase}`
+  const key = (line: PolicyLine) => `${line.ioctl} ${line.scope} ${line.type} ${line.phase}`
   const left = new Map(filtered(side(a, values), values).map((line) => [key(line), line]))
   const differing: { ioctl: string; type: PolicyType; phase: PolicyPhase; a: PolicyLine | null; b: PolicyLine }[] = []
   for (const line of filtered(side(b, values), values)) {
     const other = left.get(key(line)) ?? null
-    if (other === null || answer(other) !== answer(line) || other.detail !== line.detail) {
-      differing.push({ ioctl: line.ioctl, type: line.type, phase: line.phase, a: other, b: line })
-    }
+    // Two refusals with one errno are the same answer, whatever the reason.
+    const same = other !== null && answer(other) === answer(line) && (other.detail === line.detail || line.result === 'error')
+    if (!same) differing.push({ ioctl: line.ioctl, type: line.type, phase: line.phase, a: other, b: line })
   }
   if (values.has('json')) print(json(differing))
-  else for (const d of differing) print(`${d.ioctl}  ${d.type}  ${d.phase}:  ${d.a === null ? 'absent' : answer(d.a)} -> ${answer(d.b)}  (${d.b.source})\n`)
+  else {
+    for (const d of differing) {
+      const words = d.a !== null && answer(d.a) === answer(d.b) ? `: ${d.b.detail}` : ''
+      print(`${d.ioctl}  ${d.type}  ${d.phase}:  ${d.a === null ? 'absent' : answer(d.a)} -> ${answer(d.b)}${words}  (${d.b.source})\n`)
+    }
+  }
   return differing.length > 0 ? STATUS.no : STATUS.ok
 }
 
-function explain(values: Values): number {
-  const asked = values.text('explain') ?? ''
-  const profile = profileName(values.text('profile') ?? 'upstream')
-  const table = policyTable(profile, choice('linux', values.text('linux'), LINUXES, '7.3'))
+/** Rows whose name is `asked`, with or without KVM_; `KVM_X` also means its `@vcpu` and device-attribute rows. */
+function matching(asked: string, table: ReadonlyMap<string, PolicyEntry>): PolicyEntry[] {
   const upper = asked.toUpperCase()
-  const entry = table.get(upper) ?? table.get(`KVM_${upper}`) ?? usage(`--explain: unknown ioctl '${asked}'${suggestion(upper, [...table.keys()])}`)
-  const lines = selected(values).filter((line) => line.ioctl === entry.ioctl)
+  const names = new Set([upper, `KVM_${upper}`])
+  const exact = [...table.values()].filter((entry) => names.has(entry.ioctl.toUpperCase()))
+  const found = exact.length > 0 && upper.includes('@') ? exact : [...table.values()].filter((e) => names.has(e.ioctl.toUpperCase().split(/[@ ]/)[0] ?? ''))
+  return found.length > 0 ? found : usage(`--explain: unknown ioctl '${asked}'${suggestion(upper, [...table.keys()])}`)
+}
+
+/** What a switch is and who sets it (facts of the five switches). */
+const SWITCHES: Readonly<Record<string, string>> = {
+  has_protected_state: 'kvm->arch.has_protected_state: set by KVM_CREATE_VM for types SEV_ES, SNP and TDX; never for legacy SEV-ES',
+  guest_state_protected:
+    'vcpu->arch.guest_state_protected: set by LAUNCH_UPDATE_VMSA (SEV-ES), SNP_LAUNCH_FINISH (SNP), KVM_CREATE_VCPU (TDX); -EINVAL only together with has_protected_state',
+  fpstate_is_confidential: 'fpstate_is_confidential: set by LAUNCH_UPDATE_VMSA (SEV-ES) and KVM_CREATE_VCPU (TDX); not on the SNP path',
+  has_private_mem: 'kvm->arch.has_private_mem: set by KVM_CREATE_VM for types SNP, TDX and SW_PROTECTED',
+  pre_fault_allowed: 'kvm->arch.pre_fault_allowed: true from creation, for SNP after LAUNCH_FINISH, for TDX after FINALIZE_VM',
+}
+
+function explain(values: Values): number {
+  const profile = profileName(values.text('profile') ?? 'upstream')
+  const entries = matching(values.text('explain') ?? '', policyTable(profile, choice('linux', values.text('linux'), LINUXES, '7.3')))
+  const all = selected(values)
+  const type = values.text('type')
+  const notes = (ioctl: string) => MAIL_NOTES.filter((n) => n.ioctls.includes(ioctl) && (type === undefined || n.types.includes(type as PolicyType)))
   if (values.has('json')) {
-    print(json(lines))
+    print(
+      json(
+        entries.flatMap((entry) =>
+          all
+            .filter((line) => line.ioctl === entry.ioctl)
+            .map((line) => ({ ...line, mails: notes(entry.ioctl).filter((n) => n.types.includes(line.type)) })),
+        ),
+      ),
+    )
     return STATUS.ok
   }
-  print(`${entry.ioctl} (${entry.scope} fd${entry.request === null ? '' : `, request 0x${entry.request.toString(16)}`})\n`)
-  print(`  source  ${entry.source}\n`)
-  if (entry.switch !== null) print(`  switch  ${entry.switch}\n`)
-  if (entry.notes !== '') print(`  notes   ${entry.notes}\n`)
-  for (const line of lines) {
-    const condition = line.conditional ? ' (for a correct call)' : ''
-    print(`  ${line.type.padEnd(14)} ${line.phase.padEnd(6)}  ${answer(line).replace('?', '')}${condition}${line.detail === '' ? '' : `: ${line.detail}`}\n`)
+  for (const [i, entry] of entries.entries()) {
+    if (i > 0) print('\n')
+    print(`${entry.ioctl} (${entry.scope} fd${entry.request === null ? '' : `, request 0x${entry.request.toString(16)}`})\n`)
+    print(`  source  ${entry.source}\n`)
+    print(`  switch  ${entry.switch === null ? 'none: no protection switch decides' : (SWITCHES[entry.switch] ?? entry.switch)}\n`)
+    if (entry.notes !== '') print(`  notes   ${entry.notes}\n`)
+    for (const line of all.filter((l) => l.ioctl === entry.ioctl)) {
+      const condition = line.conditional ? ' (for a correct call)' : ''
+      const own = line.source === entry.source ? '' : `  [${line.source.slice(entry.source.length + 2)}]`
+      const inherited = inherits(profile, line.type)
+      const from = inherited === null ? '' : `  [inherits ${inherited}]`
+      const words = line.detail === '' ? '' : `: ${line.detail}`
+      print(`  ${line.type.padEnd(14)} ${line.phase.padEnd(6)}  ${answer(line).replace('?', '')}${condition}${words}${own}${from}\n`)
+    }
+    for (const note of notes(entry.ioctl)) {
+      print(`  mail ${note.mail}, rule ${note.rule} (${note.types.join(', ')})\n    proposed: ${note.proposed}\n    merged:   ${note.merged}\n`)
+    }
   }
   return STATUS.ok
 }

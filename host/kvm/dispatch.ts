@@ -130,7 +130,7 @@ function refusedByPolicy(kernel: Kernel, entry: { readonly name: string; readonl
     (rule.errno ?? 'EINVAL') as ErrnoName,
     entry.name,
     rule.detail || (row.switch ? `refused for this VM type in its present state (${row.switch})` : 'refused for this VM type'),
-    row.source,
+    rule.source === undefined ? row.source : `${row.source}; ${rule.source}`,
     { switch: row.switch },
   )
 }

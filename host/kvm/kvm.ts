@@ -4,7 +4,7 @@ import { CloisterError, KvmError, type Refusal } from '../errors.ts'
 import { loadCore, type WasmSource } from '../engine/core.ts'
 import { CAP, ERRNO, REQUEST, SEV_ISSUE_CMD, VM_TYPE } from '../generated/kvm-abi.ts'
 import { PROFILES, type Profile, type ProfileData } from '../policy/profiles.ts'
-import type { Linux, PolicyType } from '../policy/table.ts'
+import { type Linux, parseProfile, type PolicyType } from '../policy/table.ts'
 import { EventFd } from './eventfd.ts'
 import { type Host, type IoctlArgument, Kernel } from './kernel.ts'
 import type { Mapping } from './mapping.ts'
@@ -40,11 +40,12 @@ export async function openKvm(options: KvmOptions = {}): Promise<Kvm> {
   if (typeof profile === 'string' && !PROFILES.includes(profile))
     throw new CloisterError('ERR_ARGUMENT', `profile must be one of ${PROFILES.join(', ')}, not ${String(profile)}`)
   if (linux !== '6.12' && linux !== '7.3') throw new CloisterError('ERR_ARGUMENT', `linux must be 6.12 or 7.3, not ${String(linux)}`)
+  const table = typeof profile === 'string' ? profile : parseProfile(profile)
   const core = await loadCore({
     ...(options.wasm === undefined ? {} : { wasm: options.wasm }),
     ...(options.memory === undefined ? {} : { memory: options.memory }),
   })
-  return new Kvm(new Kernel(core, { host, profile, linux, seed: BigInt.asUintN(64, BigInt(seed)) }))
+  return new Kvm(new Kernel(core, { host, profile: table, linux, seed: BigInt.asUintN(64, BigInt(seed)) }))
 }
 
 const VM_TYPES: Readonly<Record<VmType, number>> = {

@@ -144,7 +144,6 @@ export function sealVcpu(vcpu: VcpuFd): boolean {
   })
   vcpu.guestStateProtected = true
   vcpu.fpstateConfidential = true
-  vcpu.dummyRunState = vcpu.vm.rfc2020
   return true
 }
 

@@ -68,6 +68,7 @@ function setEvents(vcpu: VcpuFd, bytes: Uint8Array): number {
   const injected = view.getUint8(0) !== 0
   const pending = (flags & VALID.PAYLOAD) !== 0 && view.getUint8(3) !== 0
   const nr = view.getUint8(1)
+  if (injected && vm.rfc2020 && vm.hasProtectedEoi) return refuse('no exception can be injected into a TD (rfc-2020, A7)')
   if ((injected || pending) && (nr > 31 || nr === 2)) return refuse(`exception ${nr} cannot be injected`)
   if ((flags & VALID.SMM) !== 0 && view.getUint8(24) !== 0) return kernel.unimplemented('KVM_SET_VCPU_EVENTS', 'system management mode')
   const error = view.getUint8(2) !== 0 ? view.getUint32(4, true) : null

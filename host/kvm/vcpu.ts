@@ -78,7 +78,7 @@ export class VcpuFd implements FileDescriptor, Target {
   mapping: Mapping | null = null
 
   // KVM's state of the vCPU that the core does not hold.
-  guestStateProtected = false
+  #guestStateProtected = false
   fpstateConfidential = false
   guestDebug = 0
   /** Entries of KVM_SET_CPUID2; frozen by the first KVM_RUN. */
@@ -89,8 +89,8 @@ export class VcpuFd implements FileDescriptor, Target {
   sealed: SealedCopies | null = null
   /** Events that KVM_SET_VCPU_EVENTS and KVM_SMI left for the next KVM_RUN. */
   held: HeldEvents | null = null
-  /** Profile rfc-2020, sealed. */
-  dummyRunState = false
+  /** The profile hides the run state of this protected guest (rfc-2020, A3). */
+  #dummyRunState = false
 
   constructor(vm: VmFd, id: number, s: number) {
     this.kernel = vm.kernel
@@ -106,6 +106,16 @@ export class VcpuFd implements FileDescriptor, Target {
     this.#longs = new BigInt64Array(core.memory.buffer, s, VCPU_STATE_SIZE / 8)
     this.#run = core.call.vcpuRun
     this.#table = vcpuTable(vm.kernel)
+  }
+
+  /** vcpu->arch.guest_state_protected. */
+  get guestStateProtected(): boolean {
+    return this.#guestStateProtected
+  }
+
+  set guestStateProtected(on: boolean) {
+    this.#guestStateProtected = on
+    this.#dummyRunState = on && this.vm.rfc2020
   }
 
   get typeIndex(): number {
@@ -140,6 +150,9 @@ export class VcpuFd implements FileDescriptor, Target {
       const refused = this.#admit(valid, dirty)
       if (refused !== 0) return Math.min(refused, 0)
     }
+    // rfc-2020: the request for an interrupt window is never granted.
+    const window = this.runBytes[RUN.REQUEST_INTERRUPT_WINDOW] as number
+    if (this.#dummyRunState) this.runBytes[RUN.REQUEST_INTERRUPT_WINDOW] = 0
     let left = maxInstructions
     for (;;) {
       const warm = this.#entries >= COLD_ENTRIES
@@ -155,7 +168,7 @@ export class VcpuFd implements FileDescriptor, Target {
         this.runBytes[RUN.IMMEDIATE_EXIT] !== 0
       ) {
         if (valid !== 0) storeSyncRegs(this, valid)
-        if (this.dummyRunState) this.#clearRunState()
+        if (this.#dummyRunState) this.#clearRunState(window)
         if (result < 0 && result !== -ERRNO.EINTR) this.#explain(result)
         return result
       }
@@ -235,7 +248,8 @@ export class VcpuFd implements FileDescriptor, Target {
   }
 
   /** rfc-2020 (A3): what KVM_RUN exports of a protected guest is a dummy. */
-  #clearRunState(): void {
+  #clearRunState(window: number): void {
+    this.runView.setUint8(RUN.REQUEST_INTERRUPT_WINDOW, window)
     this.runView.setUint8(RUN.READY_FOR_INTERRUPT_INJECTION, 0)
     this.runView.setUint8(RUN.IF_FLAG, 0)
     this.runView.setBigUint64(RUN.CR8, 0n, true)

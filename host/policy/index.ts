@@ -2,6 +2,7 @@
 export { MAIL_NOTES, type MailNote, type Overlay, PROFILE_TYPES, PROFILES, type Profile, type ProfileData, profileOf } from './profiles.ts'
 export {
   POLICY_TYPES,
+  inherits,
   type Linux,
   type PolicyEntry,
   type PolicyLine,

@@ -6,7 +6,7 @@
 import { POLICY, POLICY_TYPES, type PolicyRow, type PolicyType } from '../generated/kvm-policy.ts'
 import { CloisterError } from '../errors.ts'
 import { ERRNO } from '../generated/kvm-abi.ts'
-import { type Overlay, OVERLAYS, PROFILES, type Profile, type ProfileData } from './profiles.ts'
+import { type Overlay, OVERLAYS, PROFILES, type Profile, type ProfileData, profileOf } from './profiles.ts'
 
 export { POLICY_TYPES, type PolicyType } from '../generated/kvm-policy.ts'
 
@@ -21,6 +21,8 @@ export interface PolicyRule {
   /** The result holds for a correct call; `detail` says when the answer differs. */
   readonly conditional: boolean
   readonly detail: string
+  /** Who decided, if not the row's own source: a profile or another kernel version. */
+  readonly source?: string
 }
 
 /** One row with its cells parsed: `rules[type index][0 before | 1 after]`. */
@@ -46,6 +48,8 @@ export interface PolicyLine {
   detail: string
   switch: string | null
   source: string
+  /** Kind of file descriptor: tells the rows of unknown requests apart. */
+  scope: PolicyRow['scope']
 }
 
 export type Linux = '6.12' | '7.3'
@@ -81,17 +85,19 @@ function overlaysOf(profile: ProfileSource, linux: Linux): Overlay[] {
 
 /** The table in force: POLICY, then the kernel version's differences, then the profile's. */
 export function policyTable(profile: ProfileSource = 'upstream', linux: Linux = '7.3'): ReadonlyMap<string, PolicyEntry> {
-  const table = new Map(POLICY.map((row) => [row.ioctl, parseRow(row)]))
+  const table = new Map<string, PolicyEntry>()
+  // Rows for unknown requests bear one name on three kinds of file descriptor.
+  for (const row of POLICY) table.set(table.has(row.ioctl) ? `${row.ioctl} (${row.scope})` : row.ioctl, parseRow(row))
   for (const overlay of overlaysOf(profile, linux)) {
     for (const name of overlay.ioctls) {
       const entry = table.get(name)
       if (!entry) throw new RangeError(`policy overlay ${overlay.source}: no row ${name}`)
       const rules = entry.rules.map(([before, after], i): readonly [PolicyRule, PolicyRule] => {
         if (!overlay.types.includes(POLICY_TYPES[i] as PolicyType)) return [before, after]
-        const rule = parseCell(overlay.cell)
+        const rule = { ...parseCell(overlay.cell), source: overlay.source }
         return [overlay.phase === 'after' ? before : rule, overlay.phase === 'before' ? after : rule]
       })
-      table.set(name, { ...entry, rules, source: `${entry.source}; ${overlay.source}` })
+      table.set(name, { ...entry, rules })
     }
   }
   return table
@@ -99,14 +105,14 @@ export function policyTable(profile: ProfileSource = 'upstream', linux: Linux = 
 
 const RESULTS: readonly string[] = ['ok', 'ok-zeros', 'ok-partial', 'ok-ignored', 'ok-dropped', 'error', 'special']
 
-/** Reads a profile from JSON text: `{name, base?, overlays: [{ioctls, types, phase?, linux?, cell, source?}]}`. */
-export function parseProfile(text: string): ProfileData {
+/** Checks a profile, JSON text or an object: `{name, base?, overlays: [{ioctls, types, phase?, linux?, cell, source?}]}`. */
+export function parseProfile(given: string | ProfileData): ProfileData {
   const fail = (why: string): never => {
     throw new CloisterError('profile', `profile: ${why}`)
   }
   let data: Partial<ProfileData> | null
   try {
-    data = JSON.parse(text) as Partial<ProfileData> | null
+    data = typeof given === 'string' ? (JSON.parse(given) as Partial<ProfileData> | null) : given
   } catch (error) {
     return fail(`not JSON: ${error instanceof Error ? error.message : String(error)}`)
   }
@@ -115,8 +121,8 @@ export function parseProfile(text: string): ProfileData {
   const base = data.base ?? 'upstream'
   if (!(PROFILES as readonly string[]).includes(base)) return fail(`base must be one of ${PROFILES.join(', ')}`)
   const known = new Set(POLICY.map((row) => row.ioctl))
-  const overlays = data.overlays.map((given: Partial<Overlay>, i): Overlay => {
-    const { ioctls, types, phase, linux, cell, source = `profile ${data.name}` } = given
+  const overlays = data.overlays.map((overlay: Partial<Overlay>, i): Overlay => {
+    const { ioctls, types, phase, linux, cell, source = `profile ${data.name}` } = overlay
     if (!Array.isArray(ioctls) || !Array.isArray(types) || typeof cell !== 'string')
       return fail(`overlay ${i} needs ioctls, types and cell`)
     for (const name of ioctls) if (!known.has(name)) return fail(`overlay ${i}: no row ${name}`)
@@ -130,6 +136,12 @@ export function parseProfile(text: string): ProfileData {
     return { ioctls, types, cell, source, ...(phase === undefined ? {} : { phase }), ...(linux === undefined ? {} : { linux }) }
   })
   return { name: data.name, base: base as Profile, overlays }
+}
+
+/** The profile that a column inherits from because this one does not define the VM type; null = it defines it. */
+export function inherits(profile: ProfileSource, type: PolicyType): string | null {
+  if (profile === 'upstream' || typeof profile !== 'string') return null
+  return profileOf(profile, type) === profile ? null : 'upstream'
 }
 
 /** The table as lines, for the command line, docs and tests. */
@@ -148,7 +160,8 @@ export function policyLines(profile: ProfileSource = 'upstream', linux: Linux = 
           conditional: rule.conditional,
           detail: rule.detail,
           switch: entry.switch,
-          source: entry.source,
+          source: rule.source === undefined ? entry.source : `${entry.source}; ${rule.source}`,
+          scope: entry.scope,
         })
       })
     })

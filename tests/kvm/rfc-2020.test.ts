@@ -1,0 +1,124 @@
+/** Profile rfc-2020 by value: the deny list of mail 000, and A3, A4, A6, E3 for legacy SEV-ES; every other type inherits upstream. */
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { ERRNO, type Kvm, openKvm, policyLines, policyTable, POLICY_TYPES, REQUEST, RUN, type Vcpu, type Vm, type VmType } from 'cloister'
+
+const DENIED = (
+  'INTERRUPT SMI X86_SETUP_MCE X86_SET_MCE GET_DEBUGREGS SET_DEBUGREGS GET_XSAVE SET_XSAVE GET_XCRS SET_XCRS GET_REGS SET_REGS ' +
+  'GET_SREGS SET_SREGS SET_GUEST_DEBUG GET_FPU SET_FPU GET_MP_STATE SET_MP_STATE'
+)
+  .split(' ')
+  .map((name) => `KVM_${name}`)
+
+async function sealed(type: VmType, profile: 'rfc-2020' | 'upstream', seal = true): Promise<{ kvm: Kvm; vm: Vm; vcpu: Vcpu }> {
+  const kvm = await openKvm({ memory: 128 << 20, profile })
+  const vm = kvm.createVm(type)
+  vm.sevInit()
+  const memory = kvm.mmap(-1, 0x10000)
+  vm.setUserMemoryRegion({ slot: 0, guestPhysAddr: 0, memorySize: 0x10000, userspaceAddr: memory.address })
+  const vcpu = vm.createVcpu(0)
+  vcpu.setCpuid2(kvm.supportedCpuid())
+  if (seal) {
+    vm.launchStart({ policy: 5 })
+    vm.launchUpdateVmsa()
+    vm.launchMeasure()
+    vm.launchFinish()
+  }
+  return { kvm, vm, vcpu }
+}
+
+test('A1, A2: the list of mail 000 is the TDX column', () => {
+  const rfc = policyTable('rfc-2020')
+  const tdx = POLICY_TYPES.indexOf('tdx')
+  for (const name of DENIED) {
+    for (const phase of [0, 1]) {
+      const rule = rfc.get(name)?.rules[tdx]?.[phase]
+      assert.is(`${rule?.result}:${rule?.errno}:${rule?.conditional}`, 'error:EINVAL:false', name)
+      assert.match(rule?.source ?? '', /mail 000/)
+    }
+  }
+  // Nothing beyond the list is newly denied.
+  const upstream = policyLines('upstream')
+  const newly = policyLines('rfc-2020').filter((line, i) => line.type === 'tdx' && line.result === 'error' && upstream[i]?.result !== 'error')
+  assert.ok(newly.every((line) => DENIED.includes(line.ioctl)))
+})
+
+test('A3: kvm_run of a protected guest holds dummies', async () => {
+  for (const profile of ['rfc-2020', 'upstream'] as const) {
+    const { vcpu } = await sealed('sev-es-legacy', profile)
+    vcpu.runView.setBigUint64(RUN.CR8, 5n, true)
+    vcpu.runView.setUint8(RUN.REQUEST_INTERRUPT_WINDOW, 1)
+    vcpu.runRaw(10)
+    if (profile === 'rfc-2020') assert.is(vcpu.runView.getBigUint64(RUN.CR8, true), 0n)
+    assert.is(vcpu.runView.getUint8(RUN.REQUEST_INTERRUPT_WINDOW), 1)
+    if (profile === 'rfc-2020') {
+      assert.is(vcpu.runView.getUint8(RUN.IF_FLAG), 0)
+      assert.is(vcpu.runView.getUint8(RUN.READY_FOR_INTERRUPT_INJECTION), 0)
+      assert.is(vcpu.runView.getBigUint64(RUN.APIC_BASE, true), 0n)
+    } else assert.is(vcpu.runView.getBigUint64(RUN.APIC_BASE, true), 0xfee00900n)
+  }
+})
+
+test('A4: events report and accept NMI_PENDING alone, and round-trip', async () => {
+  const events = (kvm: Kvm, vcpu: Vcpu): [Uint8Array, DataView] => {
+    const bytes = new Uint8Array(64)
+    assert.is(kvm.ioctl(vcpu.fd, REQUEST.KVM_GET_VCPU_EVENTS, bytes), 0)
+    return [bytes, new DataView(bytes.buffer)]
+  }
+  const { kvm, vcpu } = await sealed('sev-es-legacy', 'rfc-2020')
+  const [bytes, view] = events(kvm, vcpu)
+  assert.is(view.getUint32(20, true), 1)
+  assert.is(view.getUint8(11), 0)
+  assert.is(kvm.ioctl(vcpu.fd, REQUEST.KVM_SET_VCPU_EVENTS, bytes), 0)
+  for (const flag of [2, 4, 8]) {
+    view.setUint32(20, 1 | flag, true)
+    assert.is(kvm.ioctl(vcpu.fd, REQUEST.KVM_SET_VCPU_EVENTS, bytes), -ERRNO.EINVAL, `flag ${flag}`)
+  }
+  // Unprotected, and types that the profile does not define: upstream.
+  for (const [type, seal] of [
+    ['sev-es-legacy', false],
+    ['sev-es', true],
+  ] as const) {
+    const other = await sealed(type, 'rfc-2020', seal)
+    assert.is(events(other.kvm, other.vcpu)[1].getUint32(20, true) & 0xd, 0xd, type)
+  }
+})
+
+test('A6, D6: sync registers', async () => {
+  const answers = async (type: VmType, profile: 'rfc-2020' | 'upstream', seal: boolean): Promise<number[]> => {
+    const { kvm, vm, vcpu } = await sealed(type, profile, seal)
+    const masks = [1, 2, 4].map((bit) => {
+      vcpu.runView.setBigUint64(RUN.VALID_REGS, BigInt(bit), true)
+      vcpu.runView.setUint8(RUN.IMMEDIATE_EXIT, 1)
+      return vcpu.runRaw(0) === -ERRNO.EINVAL ? 0 : bit
+    })
+    assert.is(masks.reduce((a, b) => a | b, 0), vm.checkExtension('KVM_CAP_SYNC_REGS'), `${type} ${profile}`)
+    assert.ok(kvm)
+    return masks
+  }
+  assert.equal(await answers('sev-es-legacy', 'rfc-2020', false), [1, 2, 4])
+  assert.equal(await answers('sev-es-legacy', 'rfc-2020', true), [0, 0, 4])
+  assert.equal(await answers('sev-es-legacy', 'upstream', true), [1, 2, 4])
+  assert.equal(await answers('sev-es', 'rfc-2020', true), [0, 0, 0])
+  assert.equal(await answers('sev-es', 'upstream', false), [0, 0, 0])
+})
+
+test('E3: FPU state is refused from time zero, upstream only after the seal', async () => {
+  for (const name of ['KVM_GET_FPU', 'KVM_SET_FPU', 'KVM_GET_XSAVE', 'KVM_SET_XSAVE'] as const) {
+    for (const seal of [false, true]) {
+      const rfc = await sealed('sev-es-legacy', 'rfc-2020', seal)
+      assert.is(rfc.kvm.ioctl(rfc.vcpu.fd, REQUEST[name], new Uint8Array(4096)), -ERRNO.EINVAL, name)
+      assert.match(rfc.kvm.lastRefusal()?.source ?? '', /mail 004/)
+      const up = await sealed('sev-es-legacy', 'upstream', seal)
+      assert.is(up.kvm.ioctl(up.vcpu.fd, REQUEST[name], new Uint8Array(4096)), 0, name)
+    }
+  }
+})
+
+test('a VM that is not SEV-ES yet is an ordinary one', async () => {
+  const kvm = await openKvm({ memory: 64 << 20, profile: 'rfc-2020' })
+  const vcpu = kvm.createVm('default').createVcpu(0)
+  assert.is(kvm.ioctl(vcpu.fd, REQUEST.KVM_GET_FPU, new Uint8Array(416)), 0)
+})
+
+test.run()
