@@ -1,6 +1,8 @@
 /** Operands of cold handlers: effective addresses, E and G operands, the stack. */
 import { raise, raiseError } from '../cpu/exceptions'
 import {
+  CPU_CR0,
+  CPU_EFLAGS,
   CPU_LEAVE, CPU_MODE, CPU_RIP, CPU_SEGMENTS, CPU_STACK_MASK, CPU_STOP_DETAIL, CPU_STOP_INFO, CPU_STOP_NAME, CPU_STOP_REASON, EXC_GP, EXC_SS, EXC_UD,
   LEAVE_EXIT_RETRY, LEAVE_FAULT, MODE_CS64, MODE_CS_MASK, OP_BASE, OP_DISP, OP_EA, OP_FLAGS, OP_INDEX, OP_LENGTH, OP_MODRM, OP_EXTRA, OP_OFFSET, OP_REG, OP_RM,
   OP_SCALE, OP_SEG, OPF_MEM, SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_FS, SEG_LIMIT, SEG_SS, STOP_UNIMPLEMENTED, GLOBAL,
@@ -51,6 +53,8 @@ export function segmentAddress(s: usize, segment: u32, offset: u64, size: u32, w
   const last = offset + <u64>size - 1
   if ((attrib & 12) == 4) ok = ok && offset > limit && last <= ((attrib & 0x400) != 0 ? <u64>0xffffffff : <u64>0xffff)
   else ok = ok && last <= limit
+  // Real mode and virtual-8086 mode know no types: MOV CS:[x] is legal there.
+  if (!ok && ((load<u64>(s, CPU_CR0) & 1) == 0 || (load<u64>(s, CPU_EFLAGS) & 0x20000) != 0)) ok = last <= limit
   if (!ok) {
     raiseError(s, segment == SEG_SS ? EXC_SS : EXC_GP, 0)
     return 0

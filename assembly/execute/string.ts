@@ -4,8 +4,8 @@
  * instruction with exact registers. A long repetition gives the loop a chance after 64 KiB (LEAVE_BRANCH to itself).
  */
 import {
-  CPU_EFLAGS, CPU_EVENT, CPU_ICOUNT, CPU_LEAVE, CPU_MMIO_CURSOR, CPU_MMIO_DONE, CPU_RIP, LEAVE_BRANCH, LEAVE_NONE, OPF_REP, OPF_REPNE,
-  OP_FLAGS, OP_SEG, SEG_ES,
+  CPU_EFLAGS, CPU_EVENT, CPU_ICOUNT, CPU_LEAVE, CPU_MMIO_CURSOR, CPU_MMIO_DONE, CPU_RIP, CPU_TLB_BASE, LEAVE_BRANCH, LEAVE_NONE, OPF_REP, OPF_REPNE,
+  OP_FLAGS, OP_SEG, SEG_ES, VCPU_TLB_EMPTY,
 } from '../generated/layout'
 import { setArithmetic } from '../cpu/flags'
 import { leaving, plainRead, plainWrite, readMem, writeMem } from '../memory/access'
@@ -64,6 +64,8 @@ function run(s: usize, op: usize, segment: u32, offset: u64, shift: u32, limit: 
   if (first == NO_ADDRESS) return 0
   const within = first & 0xfff
   if (within + size > 0x1000) return 0
+  // The empty TLB is in use while alignment is checked.
+  if ((first & (size - 1)) != 0 && load<u32>(s, CPU_TLB_BASE) == <u32>(s + VCPU_TLB_EMPTY)) return 0
   let n: u64
   if (down) {
     n = (within >> shift) + 1
