@@ -12,9 +12,9 @@ import { Flash, variableStoreLength } from './devices/flash.ts'
 import { cpuidFor } from './cpu-types.ts'
 import { loadFlat, type EntryState, type Segment } from './loaders/flat.ts'
 import { detect } from './loaders/detect.ts'
-import { loadKernel } from './loaders/kernel.ts'
+import { ACPI_PLACE, loadKernel } from './loaders/kernel.ts'
 import { loadFirmware, type Firmware } from './loaders/ovmf.ts'
-import { PM_BASE } from './loaders/acpi.ts'
+import { acpiFiles, facsAddress, PM_BASE, PM_BASE_440, WAKING_VECTOR } from './loaders/acpi.ts'
 import { AddressSpace, FOUR_GIB, splitMemory, type HostMemory } from './memory.ts'
 import { checkOptions, isEncrypted, isSevEs, type Checked, type MachineOptions, type RunReport, type RunResult } from './options.ts'
 import { RunLoop, type GuestCpu, type Outcome } from './run-loop.ts'
@@ -38,6 +38,8 @@ const STATUS: Readonly<Record<Outcome['reason'], number>> = {
   interrupted: 130,
   'internal-error': 120,
 }
+/** Later than any deadline (2^53 ns are 104 days). */
+const NEVER = 2 ** 53
 /** Wall-clock milliseconds between two looks at the event loop. */
 const BREATH = 20
 
@@ -85,6 +87,7 @@ export class Machine {
   #launched = false
   #inputOpen = true
   #wake: (() => void) | null = null
+  #resetState!: { regs: ReturnType<Vcpu['getRegs']>; sregs: ReturnType<Vcpu['getSregs']> }
 
   /** Checks the options, opens KVM and builds the machine; nothing has run yet. */
   static async create(options: MachineOptions): Promise<Machine> {
@@ -126,24 +129,64 @@ export class Machine {
     const entry = options.image || (options.kernel && !firmware) ? this.#loadImage() : null
     this.vcpus = Array.from({ length: options.smp }, (_, id) => this.#createVcpu(id, entry))
     this.#cpus = this.vcpus.map((vcpu) => new RunningCpu(vcpu))
+    // A #VC handler built on edk2's exception library (up to 2022.11 at least) cannot return a value in RBP, which OVMF's
+    // reads of memory-mapped PCI configuration use: under SEV-ES it finds no device on q35.
+    const chipset = isSevEs(type) ? 'i440fx' : 'q35'
     this.board = new Board({
       memory: options.memory,
       cpus: options.smp,
       epoch: options.epoch,
-      // A #VC handler built on edk2's exception library (up to 2022.11 at least) cannot return a value in RBP, which OVMF's
-      // reads of memory-mapped PCI configuration use: under SEV-ES it finds no device on q35.
-      chipset: isSevEs(type) ? 'i440fx' : 'q35',
+      chipset,
       testDevice: multiboot,
       space: this.space,
       now: () => this.#now(),
       irqLine: (gsi, level) => this.vm.irqLine(gsi, level),
+      hpetLegacy: (on) => this.#hpetLegacy(on),
       onSerial: (byte) => this.#serial.put(byte),
       onDebug: (byte) => this.#debug.put(byte),
     })
     // What firmware would have programmed.
     if (!firmware) this.board.power.move(PM_BASE)
-    else if (options.kernel) this.board.fwCfg.setKernel(options.kernel, options.initrd, options.append)
+    else {
+      if (options.kernel) this.board.fwCfg.setKernel(options.kernel, options.initrd, options.append)
+      for (const file of acpiFiles(options.smp, chipset === 'q35' ? PM_BASE : PM_BASE_440)) this.board.fwCfg.addFile(file.name, file.bytes)
+    }
     if (this.#flash && this.#firmware) this.board.bus.addMmio(new Flash(this.#flash), this.#firmware.base, this.#flash.length)
+  }
+
+  /** KVM_PIT_FLAGS_HPET_LEGACY: channel 0 of the 8254 no longer reaches IRQ 0. */
+  #hpetLegacy(on: boolean): void {
+    if (!this.#options.irqchip) return
+    const pit = new Uint8Array(112)
+    this.vm.ioctl('KVM_GET_PIT2', pit)
+    const view = new DataView(pit.buffer)
+    view.setUint32(72, (view.getUint32(72, true) & ~1) | (on ? 1 : 0), true)
+    this.vm.ioctl('KVM_SET_PIT2', pit)
+  }
+
+  /** What a BIOS does on the way out of S3: the first CPU enters the FACS's waking vector in real mode. */
+  #resume(): boolean {
+    const { board } = this
+    if (this.#firmware || !this.#options.kernel || this.#sev) return false
+    while (!board.power.woken) {
+      const at = board.deadline
+      if (at === Number.POSITIVE_INFINITY) return false
+      const { view } = this.vm.file
+      view.setBigUint64(VM_CLOCK, BigInt(at), true)
+      board.expire(at)
+    }
+    const bytes = this.readMemory(facsAddress(this.#options.smp, ACPI_PLACE) + WAKING_VECTOR, 4)
+    if (!bytes) return false
+    const vector = new DataView(bytes.buffer).getUint32(0, true)
+    for (const [id, vcpu] of this.vcpus.entries()) {
+      vcpu.setSregs(this.#resetState.sregs)
+      vcpu.setRegs({ ...this.#resetState.regs, rip: BigInt(vector & 15) })
+      const sregs = vcpu.getSregs()
+      sregs.cs = { ...sregs.cs, selector: (vector >> 4) & 0xffff, base: BigInt(vector & ~15) }
+      vcpu.setSregs(sregs)
+      vcpu.setMpState(id === 0 ? 0 : 1)
+    }
+    return true
   }
 
   #allocate(length: number): HostMemory {
@@ -222,6 +265,7 @@ export class Machine {
     const { entries, signature } = cpuidFor(this.kvm.supportedCpuid(), id, smp, vcpuType)
     vcpu.setCpuid2(entries)
     const regs = vcpu.getRegs()
+    if (id === 0) this.#resetState = { regs: { ...regs }, sregs: vcpu.getSregs() }
     regs.rdx = BigInt(signature)
     const sregs = vcpu.getSregs()
     if (entry && id === 0) {
@@ -324,6 +368,8 @@ export class Machine {
       maxInstructions: maxInstructions ?? Number.POSITIVE_INFINITY,
       deadline: timeoutSeconds === undefined ? Number.POSITIVE_INFINITY : started + timeoutSeconds * 1000,
       now: () => this.#now(),
+      arm: (ns) => this.kvm.kernel.core.call.setUserDeadline(this.vm.file.address, ns < NEVER ? BigInt(Math.ceil(ns)) : -1n),
+      resume: () => this.#resume(),
       exitName,
       refusal: () => this.kvm.lastRefusal()?.reason ?? 'no reason recorded',
       trace: trace ?? null,
@@ -336,7 +382,6 @@ export class Machine {
     const pacer = this.#options.pace ? new Pacer() : null
     while (outcome === null) {
       const limit = pacer ? this.#now() + PACE : Number.POSITIVE_INFINITY
-      if (pacer) this.kvm.kernel.core.call.setUserDeadline(this.vm.file.address, BigInt(limit))
       outcome = loop.run(BREATH, limit)
       this.#serial.flush()
       this.#debug.flush()

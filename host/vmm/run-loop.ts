@@ -64,6 +64,10 @@ export interface LoopOptions {
   deadline: number
   /** Virtual time in nanoseconds. */
   now: () => number
+  /** Announces the virtual time at which KVM_RUN is to come back; Infinity: none. */
+  arm: (ns: number) => void
+  /** ACPI S3: sleeps until the machine wakes and enters the guest's waking vector; false when it cannot. */
+  resume: () => boolean
   /** Name of an exit number, for the counters. */
   exitName: (reason: number) => string
   /** Text of a refusal, for errors that are not part of a run's normal course. */
@@ -78,6 +82,8 @@ export interface LoopOptions {
 /** Instructions a vCPU runs before the next one has its turn. */
 const QUANTUM_ONE = 1_000_000
 const QUANTUM_SMP = 20_000
+/** Timers may fire so often for nobody: a guest that sleeps with its interrupts off has halted all the same. */
+const FRUITLESS = 10_000
 
 export class RunLoop {
   readonly #options: LoopOptions
@@ -89,6 +95,10 @@ export class RunLoop {
   /** The last turn ended because time was up, not by its own rules. */
   #late = false
   #exits = 0
+  #armed = Number.POSITIVE_INFINITY
+  #limit = Number.POSITIVE_INFINITY
+  /** Timers that fired in a row without an instruction in between. */
+  #fired = 0
   /** Consecutive turns in which a vCPU had nothing to do. */
   #idle = 0
   /** True when every vCPU waits for an interrupt that only the host can send. */
@@ -118,6 +128,7 @@ export class RunLoop {
     const { cpus, maxInstructions, deadline } = this.#options
     const until = Math.min(performance.now() + milliseconds, deadline)
     this.waiting = false
+    this.#limit = clockLimit
     let spent = this.instructions
     for (;;) {
       const cpu = cpus[this.#next] as GuestCpu
@@ -136,6 +147,7 @@ export class RunLoop {
         this.#quantum = 0
         if (++this.#next === cpus.length) this.#next = 0
         this.#idle = ran > 0 ? 0 : this.#idle + 1
+        if (ran > 0) this.#fired = 0
         if (this.#idle > 2 * cpus.length + 2) {
           const ended = this.#asleep()
           if (ended) return ended
@@ -160,6 +172,19 @@ export class RunLoop {
     return dead ? this.#end('halted', 'halted with interrupts disabled') : null
   }
 
+  /** Devices do what is due; the next deadline is announced. True if something fired. */
+  #timers(): boolean {
+    const { board, now, arm } = this.#options
+    const due = board.deadline <= now()
+    if (due) board.expire(now())
+    const at = Math.min(board.deadline, this.#limit)
+    if (at !== this.#armed) {
+      this.#armed = at
+      arm(at)
+    }
+    return due
+  }
+
   /** One vCPU for at most `quantum` instructions; a storm of exits is left when `until` has passed. */
   #turn(cpu: GuestCpu, quantum: number, until: number): Outcome | null {
     const start = cpu.retired()
@@ -167,6 +192,7 @@ export class RunLoop {
     for (;;) {
       const left = quantum - (cpu.retired() - start)
       if (left <= 0) return null
+      if (this.#timers()) this.#idle = this.#fired++ < FRUITLESS ? 0 : this.#idle
       if ((++this.#exits & 511) === 0 && performance.now() >= until) {
         this.#late = true
         return null
@@ -174,6 +200,7 @@ export class RunLoop {
       const result = cpu.runRaw(traceGhcb ? Math.min(left, GHCB_TRACE_SLICE) : left)
       if (traceGhcb) for (const line of cpu.ghcbTrace()) this.#options.trace?.(line)
       if (traceGhcb && result === EINTR && cpu.why() === WHY.BUDGET) continue
+      if (result === EINTR && cpu.why() === WHY.USER_DEADLINE && this.#options.board.deadline <= this.#options.now()) continue
       if (result === EINTR || result === EAGAIN) return null
       if (result < 0 && cpu.nowhere()) return this.#end('guest-terminated', cpu.stopped())
       if (result < 0) return this.#end('internal-error', `KVM_RUN: errno ${-result}: ${this.#options.refusal()}`)
@@ -188,6 +215,11 @@ export class RunLoop {
         if (reason === EXIT.HLT || reason === EXIT.INTR || reason === EXIT.AP_RESET_HOLD) return null
       }
       if (this.#options.board.ending) return this.#ended()
+      if (this.#options.board.suspended) {
+        this.#options.board.suspended = false
+        if (!this.#options.resume()) return this.#end('halted', 'ACPI S3 without anything that wakes the machine')
+        return null
+      }
     }
   }
 

@@ -4,6 +4,7 @@ import * as assert from 'uvu/assert'
 import { Bus } from '../../host/vmm/bus.ts'
 import { Cmos } from '../../host/vmm/devices/cmos.ts'
 import { Flash } from '../../host/vmm/devices/flash.ts'
+import { Hpet } from '../../host/vmm/devices/hpet.ts'
 import { FW_CFG, FwCfg, type GuestMemory } from '../../host/vmm/devices/fw-cfg.ts'
 import { createHostBridge, createLpcBridge, PciBus } from '../../host/vmm/devices/pci.ts'
 import { PowerManagement, ResetPorts } from '../../host/vmm/devices/power.ts'
@@ -92,7 +93,15 @@ test('serial: input beyond the FIFO waits and is not lost', () => {
 
 test('cmos: time is the epoch plus virtual time; memory sizes', () => {
   let now = 0
-  const cmos = new Cmos({ epoch: 1767225600, now: () => now, lowMemory: 256 * MiB, highMemory: 2048 * MiB, cpus: 4 })
+  const cmos = new Cmos({
+    epoch: 1767225600,
+    now: () => now,
+    lowMemory: 256 * MiB,
+    highMemory: 2048 * MiB,
+    cpus: 4,
+    irq: () => {},
+    onAlarm: () => {},
+  })
   const read = (i: number): number => (cmos.writePort(0x70, 1, i), cmos.readPort(0x71, 1))
   assert.equal([9, 8, 7, 6, 4, 2, 0].map(read), [0x26, 1, 1, 5, 0, 0, 0])
   assert.is(read(0x32), 0x20)
@@ -106,6 +115,114 @@ test('cmos: time is the epoch plus virtual time; memory sizes', () => {
   cmos.writePort(0x70, 1, 9)
   cmos.writePort(0x71, 1, 0x30)
   assert.is(read(9), 0x30)
+})
+
+test('cmos: periodic, update and alarm interrupts; update in progress', () => {
+  let now = 0
+  let alarms = 0
+  const levels: boolean[] = []
+  const cmos = new Cmos({
+    epoch: 1767225600,
+    now: () => now,
+    lowMemory: 256 * MiB,
+    highMemory: 0,
+    cpus: 1,
+    irq: (level) => levels.push(level),
+    onAlarm: () => alarms++,
+  })
+  const read = (i: number): number => (cmos.writePort(0x70, 1, i), cmos.readPort(0x71, 1))
+  const write = (i: number, v: number): void => (cmos.writePort(0x70, 1, i), cmos.writePort(0x71, 1, v))
+  const at = (time: number): void => {
+    now = time
+    if (cmos.deadline <= now) cmos.expire(now)
+  }
+  assert.is(cmos.deadline, Number.POSITIVE_INFINITY)
+  write(0x0b, 0x42) // periodic at the default 1024 Hz
+  assert.is(cmos.deadline, Math.ceil(1e9 / 1024))
+  at(cmos.deadline)
+  assert.equal(levels, [true])
+  assert.is(read(0x0c), 0xc0)
+  assert.is(read(0x0c), 0)
+  assert.equal(levels.slice(0, 2), [true, false])
+  write(0x0b, 0x12)
+  assert.is(cmos.deadline, 1e9)
+  at(1e9 - 100_000)
+  assert.is(read(0x0a) & 0x80, 0x80)
+  at(1e9)
+  assert.is(read(0x0a) & 0x80, 0)
+  assert.is(read(0x0c) & 0x90, 0x90)
+  // At 00:00:03 of any hour.
+  write(0x01, 0x03)
+  write(0x03, 0)
+  write(0x05, 0xc0)
+  write(0x0b, 0x22)
+  at(2e9)
+  assert.is(alarms, 0)
+  at(3e9)
+  assert.is(alarms, 1)
+  assert.is(read(0x0c) & 0xa0, 0xa0)
+})
+
+test('hpet: counter, one-shot, periodic and level interrupts, legacy route', () => {
+  let now = 0
+  const events: string[] = []
+  const hpet = new Hpet({
+    now: () => now,
+    irqLine: (gsi, level) => events.push(`${gsi}${level ? '+' : '-'}`),
+    legacy: (on) => events.push(on ? 'legacy' : 'standard'),
+  })
+  const read = (offset: number): bigint => {
+    const bytes = new Uint8Array(8)
+    hpet.readMmio(offset, bytes)
+    return new DataView(bytes.buffer).getBigUint64(0, true)
+  }
+  const write = (offset: number, value: number): void => {
+    const bytes = new Uint8Array(4)
+    new DataView(bytes.buffer).setUint32(0, value, true)
+    hpet.writeMmio(offset, bytes)
+  }
+  const happened = (time: number): string[] => {
+    now = time
+    if (hpet.deadline <= now) hpet.expire(now)
+    return events.splice(0)
+  }
+  assert.is(read(0), 0x989680_8086a201n)
+  now = 5000
+  assert.is(read(0xf0), 0n, 'stands still until enabled')
+  write(0x10, 1)
+  now = 6000
+  assert.is(read(0xf0), 100n)
+  const wide = new Uint8Array(4)
+  hpet.readMmio(0xf4, wide)
+  assert.equal([...wide], [0, 0, 0, 0])
+  // Timer 1, edge, line 20.
+  write(0x120, (20 << 9) | 4)
+  write(0x128, 200)
+  write(0x12c, 0)
+  assert.is(hpet.deadline, 7000)
+  assert.equal(happened(6999), [])
+  assert.equal(happened(7000), ['20+', '20-'])
+  // Timer 0, periodic, 32 bits, in the legacy route.
+  events.length = 0
+  write(0x10, 3)
+  write(0x100, 0x8 | 0x4 | 0x40 | 0x100)
+  write(0x108, 300)
+  write(0x108, 50)
+  assert.equal(happened(7500), ['legacy'])
+  assert.equal(happened(8000), ['0+', '0-'])
+  assert.is(hpet.deadline, 8500)
+  assert.equal(happened(9700), ['0+', '0-'], 'late: one interrupt, the grid stays')
+  assert.is(hpet.deadline, 10_000)
+  write(0x100, 0)
+  // Timer 2, level, line 21: up until its status bit is cleared.
+  write(0x140, (21 << 9) | 4 | 2)
+  write(0x148, 2000)
+  write(0x14c, 0)
+  assert.equal(happened(25_000), ['21+'])
+  assert.is(read(0x20), 4n)
+  write(0x20, 4)
+  assert.equal(events.splice(0), ['21-'])
+  assert.is(read(0x20), 0n)
 })
 
 const ram = (size: number): GuestMemory & { bytes: Uint8Array } => {

@@ -1,6 +1,7 @@
 /**
  * MC146818 real-time clock with its battery-backed RAM at ports 0x70/0x71. Time is a fixed epoch plus virtual time, so
- * that runs repeat. Alarm and periodic interrupts are not modelled: nothing in firmware waits for them.
+ * that runs repeat. Periodic, alarm and update-ended interrupts (data sheet, "Interrupts") drive IRQ 8; what is due next is a
+ * deadline. The update-in-progress bit is up for the last 244 us of a second.
  * Memory sizes in the RAM follow QEMU's PC machines, which is where OVMF looks.
  */
 import type { PortDevice } from '../bus.ts'
@@ -17,7 +18,20 @@ export interface CmosOptions {
   lowMemory: number
   highMemory: number
   cpus: number
+  irq: (level: boolean) => void
+  /** The alarm went off: it also wakes the machine from S3. */
+  onAlarm: () => void
 }
+
+// Register A: divider and rate; B: interrupt enables; C: flags, cleared by reading.
+const UIP = 0x80
+const PERIODIC = 0x40
+const ALARM = 0x20
+const UPDATE = 0x10
+const IRQF = 0x80
+const HALT = 0x80 // SET, in register B
+const SECOND = 1e9
+const UPDATE_TIME = 244_000
 
 export class Cmos implements PortDevice {
   readonly #ram = new Uint8Array(128)
@@ -25,6 +39,9 @@ export class Cmos implements PortDevice {
   #index = 0
   /** Seconds that the guest moved the clock by. */
   #offset = 0
+  /** Virtual ns up to which flags have been raised. */
+  #seen = 0
+  deadline = Number.POSITIVE_INFINITY
 
   constructor(options: CmosOptions) {
     this.#options = options
@@ -51,8 +68,17 @@ export class Cmos implements PortDevice {
     if ((port & 1) === 0) return 0xff
     const index = this.#index
     if (index <= 9 || index === 0x32) return this.#clock(index)
-    if (index === 0x0a) return (this.#ram[0x0a] as number) & 0x7f
-    if (index === 0x0c) return 0
+    if (index === 0x0a) {
+      const updating = ((this.#ram[0x0b] as number) & HALT) === 0 && this.#options.now() % SECOND >= SECOND - UPDATE_TIME
+      return ((this.#ram[0x0a] as number) & 0x7f) | (updating ? UIP : 0)
+    }
+    if (index === 0x0c) {
+      this.expire(this.#options.now())
+      const flags = this.#ram[0x0c] as number
+      this.#ram[0x0c] = 0
+      this.#options.irq(false)
+      return flags
+    }
     return this.#ram[index] as number
   }
 
@@ -63,16 +89,73 @@ export class Cmos implements PortDevice {
     }
     const index = this.#index
     if (index <= 9 || index === 0x32) this.#setClock(index, value)
-    else if (index !== 0x0c && index !== 0x0d) this.#ram[index] = value
+    else if (index !== 0x0c && index !== 0x0d) {
+      // What has happened so far happened under the old rate.
+      if (index <= 0x0b) this.expire(this.#options.now())
+      this.#ram[index] = index === 0x0a ? value & 0x7f : value
+    }
+    this.#schedule()
   }
 
-  #date(): Date {
-    return new Date((this.#options.epoch + this.#offset) * 1000 + Math.floor(this.#options.now() / 1e6))
+  /** Nanoseconds between periodic interrupts; 0: none (register A, rate selection with the 32 kHz time base). */
+  #period(): number {
+    const rate = (this.#ram[0x0a] as number) & 15
+    return rate === 0 ? 0 : (SECOND / 32768) * 2 ** ((rate < 3 ? rate + 7 : rate) - 1)
+  }
+
+  #schedule(): void {
+    const b = this.#ram[0x0b] as number
+    const now = this.#seen
+    let at = Number.POSITIVE_INFINITY
+    const period = this.#period()
+    if (b & PERIODIC && period > 0) at = (Math.floor(now / period) + 1) * period
+    if (b & (UPDATE | ALARM) && (b & HALT) === 0) at = Math.min(at, (Math.floor(now / SECOND) + 1) * SECOND)
+    this.deadline = Math.ceil(at)
+  }
+
+  /** Raises the flags of what happened since the last call, and the line if an enabled one is up. */
+  expire(now: number): void {
+    const since = this.#seen
+    if (now <= since) return
+    this.#seen = now
+    const b = this.#ram[0x0b] as number
+    let flags = 0
+    const period = this.#period()
+    if (period > 0 && Math.floor(now / period) > Math.floor(since / period)) flags |= PERIODIC
+    if ((b & HALT) === 0 && Math.floor(now / SECOND) > Math.floor(since / SECOND)) {
+      flags |= UPDATE
+      // A deadline stands at each second while the alarm is on, so only the last one needs a look; else at most a day.
+      const seconds = Math.min(Math.floor(now / SECOND) - Math.floor(since / SECOND), b & ALARM ? 86400 : 1)
+      for (let i = 0; i < seconds && (flags & ALARM) === 0; i++) if (this.#alarmAt(now - i * SECOND)) flags |= ALARM
+    }
+    let c = (this.#ram[0x0c] as number) | flags
+    if (c & b & (PERIODIC | ALARM | UPDATE)) c |= IRQF
+    const rising = (c & ~(this.#ram[0x0c] as number) & IRQF) !== 0
+    this.#ram[0x0c] = c
+    if (rising) this.#options.irq(true)
+    if (flags & b & ALARM) this.#options.onAlarm()
+    this.#schedule()
+  }
+
+  /** Alarm bytes with the top two bits set match anything. */
+  #alarmAt(now: number): boolean {
+    const date = this.#date(now)
+    return ([0, 2, 4] as const).every((index) => {
+      const alarm = this.#ram[index + 1] as number
+      return alarm >= 0xc0 || alarm === this.#field(index, date)
+    })
+  }
+
+  #date(now = this.#options.now()): Date {
+    return new Date((this.#options.epoch + this.#offset) * 1000 + Math.floor(now / 1e6))
   }
 
   /** Register B: bit 2 = binary, bit 1 = 24 hours. */
   #clock(index: number): number {
-    const date = this.#date()
+    return this.#field(index, this.#date())
+  }
+
+  #field(index: number, date: Date): number {
     const b = this.#ram[0x0b] as number
     const code = b & 4 ? (n: number): number => n : bcd
     switch (index) {

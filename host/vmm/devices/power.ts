@@ -11,6 +11,8 @@ const PM1_EN = 0x02
 const PM1_CNT = 0x04
 const PM_TMR = 0x08
 const SLP_EN = 0x2000
+/** Bit 10, in the high byte. */
+const RTC_STS = 4
 const TIMER_HZ = 3579545
 
 export class PowerManagement implements PortDevice {
@@ -65,6 +67,16 @@ export class PowerManagement implements PortDevice {
         this.#powerOff((control >> 10) & 7)
       }
     }
+  }
+
+  /** The real-time clock's alarm: RTC_STS (ACPI 4.8.3.1.1). */
+  alarm(): void {
+    this.#registers[PM1_STS + 1] = (this.#registers[PM1_STS + 1] as number) | RTC_STS
+  }
+
+  /** RTC_STS and RTC_EN are both set: the machine wakes. */
+  get woken(): boolean {
+    return ((this.#registers[PM1_STS + 1] as number) & (this.#registers[PM1_EN + 1] as number) & RTC_STS) !== 0
   }
 
   /** PM1 status, for tests. */

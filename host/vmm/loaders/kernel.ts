@@ -27,7 +27,9 @@ const CMDLINE = 0x92000
 const CMDLINE_MAX = 0x1000
 const GDT = 0x500
 const EBDA = 0x9fc00
-const ACPI = 0xe0000
+/** The RSDP and the tables after it. */
+export const ACPI_PLACE = 0xe0000
+const ACPI = ACPI_PLACE
 const MIB = 0x100000
 
 type Piece = LoadedImage['pieces'][number]
