@@ -20,8 +20,8 @@ const LEAF_1_ECX = 0xc7fa2203
 const LEAF_1_EDX = 0x078bfbff
 /** FSGSBASE SMEP ERMS INVPCID RDSEED ADX SMAP CLFLUSHOPT CLWB SHA. */
 const LEAF_7_EBX = 0x219c0681
-/** UMIP, PKU, RDPID. */
-const LEAF_7_ECX = 0x0040000c
+/** UMIP, PKU, LA57, RDPID, MOVDIRI, MOVDIR64B. */
+const LEAF_7_ECX = 0x1841000c
 /** FSRM. */
 const LEAF_7_EDX = 0x00000010
 
@@ -38,7 +38,7 @@ const KVM_SIGNATURE: readonly CpuidRow[] = [
   [0x40000001, null, 0x00000002, 0, 0, 0],
 ]
 
-/** An AMD host of the Milan generation: SEV, SEV-ES and SNP with C-bit 51, ASIDs 1..99 for SEV-ES and SNP, 100..509 for SEV. */
+/** An AMD host that calls itself Milan (and has what Turin added as far as it is implemented): SEV, SEV-ES and SNP with C-bit 51, ASIDs 1..99 for SEV-ES and SNP, 100..509 for SEV. */
 export const CPUID_AMD: readonly CpuidRow[] = [
   [0, null, 0xd, 0x68747541, 0x444d4163, 0x69746e65],
   [1, null, 0xa00f11, 0x00010800, LEAF_1_ECX, LEAF_1_EDX],

@@ -1,6 +1,7 @@
 /** Writes every generated file from spec/. Runs first in `npm run build`; nothing here ships. */
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
+import { cpuModelsDocument } from './generate-cpu-models.ts'
 import { executeSource } from './generate-execute.ts'
 import { guestsSource } from './generate-guests.ts'
 import { kvmSource } from './generate-kvm.ts'
@@ -35,9 +36,10 @@ put('host/generated/msr.ts', msrHost())
 put('host/generated/guests.ts', guestsSource())
 put('docs/opcodes.md', coverageDocument())
 put('docs/policy.md', policyDocument())
+put('docs/cpu-models.md', cpuModelsDocument())
 
 /** Data files of spec/ that host code reads: carried over as they are (host/ may not import from outside itself). */
-for (const name of ['kvm-abi', 'kvm-policy', 'kvm-profiles', 'psp', 'cpuid']) {
+for (const name of ['kvm-abi', 'kvm-policy', 'kvm-profiles', 'psp', 'cpuid', 'cpu-models']) {
   const text = readFileSync(`spec/${name}.ts`, 'utf8')
   put(`host/generated/${name}.ts`, `// Copied from spec/${name}.ts by tools/generate.ts. Do not edit.\n${text}`)
 }

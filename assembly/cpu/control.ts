@@ -23,7 +23,7 @@ import {
 } from '../generated/layout'
 import { flushTlb, flushTlbArrays, flushTlbLocal } from '../memory/tlb'
 import { updateDebug } from './debug'
-import { F_1_ECX, F_7_EBX, F_7_ECX, F_D0_EAX, F_D0_EDX, F_80000001_EDX, featureOrBare, featureWord, physicalBits } from './features'
+import { F_1_ECX, F_7_EBX, F_7_ECX, F_D0_EAX, F_D0_EDX, F_80000001_EDX, feature, featureOrBare, featureWord, physicalBits } from './features'
 import {
   ATTR_L,
   CR0_CD,
@@ -94,6 +94,7 @@ export function cr4Allowed(s: usize): u64 {
   if (featureOrBare(s, F_7_EBX, 7)) allowed |= CR4_SMEP
   if (featureOrBare(s, F_7_EBX, 20)) allowed |= CR4_SMAP
   if (featureOrBare(s, F_7_ECX, 3)) allowed |= CR4_PKE
+  if (feature(s, F_7_ECX, 16)) allowed |= CR4_LA57
   return allowed
 }
 

@@ -409,7 +409,7 @@ function longGate(s: usize, vector: u32, error: u32, flags: u32, ret: u64): bool
   if (!stackPush(s, 8, <u64>load<u16>(segment(s, SEG_CS), SEG_SELECTOR))) return false
   if (!stackPush(s, 8, ret)) return false
   if ((flags & EXCF_ERROR) != 0 && !stackPush(s, 8, <u64>error)) return false
-  if (!canonical(target)) return gateFault(s, EXC_GP, x)
+  if (!canonical(s, target)) return gateFault(s, EXC_GP, x)
   if (!markAccessed(s, selector, cs)) return false
   store<u64>(s, stackTop(), RSP)
   if (newCpl < cpl) {

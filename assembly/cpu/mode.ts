@@ -7,6 +7,7 @@ import {
   CPU_BUDGET,
   CPU_CPL,
   CPU_CR0,
+  CPU_CR4,
   CPU_EFER,
   CPU_EFLAGS,
   CPU_EVENT,
@@ -36,6 +37,7 @@ import {
   VM_SEV,
 } from '../generated/layout'
 import { selectTlb } from '../memory/tlb'
+import { F_7_ECX, feature } from './features'
 import { IF } from './flags'
 
 export { resetCpu } from './reset'
@@ -107,9 +109,23 @@ export function virtual8086(s: usize): bool {
   return (load<u64>(s, CPU_EFLAGS) & FLAG_VM) != 0 && protectedMode(s)
 }
 
-/** 48-bit canonical form; 57-bit with LA57 is not offered in CPUID. */
-export function canonical(va: u64): bool {
-  return <u64>(<i64>(va << 16) >> 16) == va
+function signExtended(va: u64, bits: i64): bool {
+  const shift = 64 - bits
+  return <u64>(<i64>(va << shift) >> shift) == va
+}
+
+/** Canonical form of an address: 57 bits with CR4.LA57, else 48. */
+export function canonical(s: usize, va: u64): bool {
+  return signExtended(va, (load<u64>(s, CPU_CR4) & CR4_LA57) != 0 ? 57 : 48)
+}
+
+/** Significant bits of what is loaded into MSRs and the bases of segments and tables: all that the CPU has, whatever CR4.LA57. */
+export function registerBits(s: usize): i64 {
+  return feature(s, F_7_ECX, 16) ? 57 : 48
+}
+
+export function canonicalRegister(s: usize, va: u64): bool {
+  return signExtended(va, registerBits(s))
 }
 
 /** The vCPU belongs to an SEV-ES guest: non-automatic exits become #VC. */

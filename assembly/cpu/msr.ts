@@ -53,7 +53,7 @@ import {
 } from './features'
 import { apicBaseWrite, tscDeadlineRead, tscDeadlineWrite, x2apicRead, x2apicWrite } from '../kvm/lapic'
 import { tscNow } from '../kvm/time'
-import { EFER_SVME, canonical, segment, sevEs } from './mode'
+import { EFER_SVME, canonicalRegister, registerBits, segment, sevEs } from './mode'
 
 function row(index: u32): i32 {
   let low: i32 = 0
@@ -211,10 +211,11 @@ export function msrWrite(s: usize, index: u32, value: u64, host: bool): bool {
     if (kind == MSR_KIND_FIELD) {
       if (!host && (flags & MSRF_IGNORE) != 0) return true
       if ((value & ~load<u64>(at, 8)) != 0) return false
-      if ((flags & MSRF_CANONICAL) != 0 && !canonical(value)) {
+      if ((flags & MSRF_CANONICAL) != 0 && !canonicalRegister(s, value)) {
         // __kvm_set_msr: AMD takes any SYSENTER_ESP/EIP, KVM makes it canonical
         if (index != 0x175 && index != 0x176) return false
-        value = <u64>(((<i64>value) << 16) >> 16)
+        const shift = 64 - registerBits(s)
+        value = <u64>(((<i64>value) << shift) >> shift)
       }
       store<u64>(s + msrOffset(n), value)
       return true
@@ -314,7 +315,7 @@ function specialWrite(s: usize, index: u32, value: u64, host: bool): bool {
     }
     case 0xc0000100:
     case 0xc0000101: {
-      if (!canonical(value)) return false
+      if (!canonicalRegister(s, value)) return false
       store<u64>(segment(s, index == 0xc0000100 ? SEG_FS : SEG_GS), value, SEG_BASE)
       return true
     }

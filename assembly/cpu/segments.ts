@@ -249,7 +249,7 @@ export function beginStack(sp: u64, selector: u32, d: u64, cpl: u32, error: u32)
 /** Linear address of `size` bytes at the masked offset `at`; raises #SS. */
 function stackLinear(s: usize, at: u64, size: u32): u64 {
   if (stackLong) {
-    if (canonical(at) && canonical(at + <u64>size - 1)) return at
+    if (canonical(s, at) && canonical(s, at + <u64>size - 1)) return at
   } else {
     const last = at + <u64>size - 1
     const big = (stackAttrib & ATTR_DB) != 0 ? <u64>0xffffffff : <u64>0xffff
@@ -308,7 +308,7 @@ export function stackPointer(s: usize, offset: u32, x: u32): u64 {
     return 0
   }
   const rsp = sysRead(s, load<u64>(tr, SEG_BASE) + <u64>offset, 8)
-  if (load<u32>(s, CPU_LEAVE) == 0 && !canonical(rsp)) raiseError(s, EXC_SS, x)
+  if (load<u32>(s, CPU_LEAVE) == 0 && !canonical(s, rsp)) raiseError(s, EXC_SS, x)
   return rsp
 }
 

@@ -1,7 +1,7 @@
 /** Descriptor-table instructions: LGDT..STR, LAR, LSL, VERR, VERW, ARPL (SDM vol 2; vol 3, 5.10). */
 import { raise, raiseError } from '../cpu/exceptions'
 import { ZF, arithmetic, setArithmetic } from '../cpu/flags'
-import { CR4_UMIP, canonical, code64, leaveWith, longMode, protectedMode, segment, virtual8086 } from '../cpu/mode'
+import { CR4_UMIP, canonicalRegister, code64, leaveWith, longMode, protectedMode, segment, virtual8086 } from '../cpu/mode'
 import {
   attributes,
   codeSegment,
@@ -65,7 +65,7 @@ function loadTable(s: usize, op: usize, n: u32): u32 {
   let base = readMem(s, op, va + 2, long ? 8 : 4)
   if (left(s)) return load<u32>(s, CPU_LEAVE)
   if (long) {
-    if (!canonical(base)) return raiseError(s, EXC_GP, 0)
+    if (!canonicalRegister(s, base)) return raiseError(s, EXC_GP, 0)
   } else if (operandSize(op) == 2) base &= 0xffffff
   const d = segment(s, n)
   store<u64>(d, base, SEG_BASE)
@@ -125,7 +125,7 @@ export function lldt(s: usize, op: usize): u32 {
   if ((attrib & 0x1f) != 2) return raiseError(s, EXC_GP, selector & 0xfffc)
   if (
     longMode(s) &&
-    ((<u32>(descriptorUpper() >> 40) & 0x1f) != 0 || !canonical(descriptorBase(descriptor()) | (descriptorUpper() << 32)))
+    ((<u32>(descriptorUpper() >> 40) & 0x1f) != 0 || !canonicalRegister(s, descriptorBase(descriptor()) | (descriptorUpper() << 32)))
   ) {
     return raiseError(s, EXC_GP, selector & 0xfffc)
   }
@@ -147,7 +147,7 @@ export function ltr(s: usize, op: usize): u32 {
   if (type != 9 && (type != 1 || longMode(s))) return raiseError(s, EXC_GP, selector & 0xfffc)
   if (
     longMode(s) &&
-    ((<u32>(descriptorUpper() >> 40) & 0x1f) != 0 || !canonical(descriptorBase(descriptor()) | (descriptorUpper() << 32)))
+    ((<u32>(descriptorUpper() >> 40) & 0x1f) != 0 || !canonicalRegister(s, descriptorBase(descriptor()) | (descriptorUpper() << 32)))
   ) {
     return raiseError(s, EXC_GP, selector & 0xfffc)
   }

@@ -8,6 +8,7 @@ import {
   FLAG_RF,
   FLAG_VM,
   canonical,
+  canonicalRegister,
   code64,
   leaveWith,
   longMode,
@@ -82,7 +83,7 @@ function writeBase(s: usize, op: usize, n: u32): u32 {
   if (!baseAccess(s)) return raise(s, EXC_UD)
   const from = s + <usize>load<u8>(op, OP_RM)
   const value = operandSize(op) == 8 ? load<u64>(from) : <u64>load<u32>(from)
-  if (!canonical(value)) return gp(s)
+  if (!canonicalRegister(s, value)) return gp(s)
   store<u64>(segment(s, n), value, SEG_BASE)
   return 0
 }
@@ -173,7 +174,7 @@ export function sysret(s: usize, op: usize): u32 {
   if (long && operandSize(op) == 8) {
     rip = load<u64>(s, RCX)
     // Intel checks RCX at CPL 0; AMD faults on the fetch at CPL 3.
-    if (intelCompatible(s) && !canonical(rip)) return gp(s)
+    if (intelCompatible(s) && !canonical(s, rip)) return gp(s)
     setFlat(s, SEG_CS, ((selector + 16) & 0xffff) | 3, CODE_64 | DPL_3)
   } else {
     rip = load<u64>(s, RCX) & 0xffffffff
@@ -213,7 +214,7 @@ export function sysexit(s: usize, op: usize): u32 {
   const wide = operandSize(op) == 8
   const rip = load<u64>(s, RDX)
   const rsp = load<u64>(s, RCX)
-  if (wide && (!canonical(rip) || !canonical(rsp))) return gp(s)
+  if (wide && (!canonical(s, rip) || !canonical(s, rsp))) return gp(s)
   setFlat(s, SEG_CS, ((selector + (wide ? 32 : 16)) & 0xffff) | 3, (wide ? CODE_64 : CODE_32) | DPL_3)
   setFlat(s, SEG_SS, ((selector + (wide ? 40 : 24)) & 0xffff) | 3, DATA | DPL_3)
   store<u32>(s, 3, CPU_CPL)

@@ -3,11 +3,12 @@
  * Owns CPU_RANDOM (splitmix64 state, seeded by the host: runs are reproducible).
  */
 import {
-  CPU_LEAVE, CPU_RANDOM, CPU_RIP, CPU_RIP_MASK, CPU_SCRATCH, EXC_GP, LEAVE_BRANCH, LEAVE_NONE, OPF_REP, OPF_REPNE,
+  CPU_LEAVE, CPU_RANDOM, CPU_RIP, CPU_RIP_MASK, CPU_SCRATCH, EXC_GP, EXC_UD, LEAVE_BRANCH, LEAVE_NONE, OPF_REP, OPF_REPNE,
   OP_FLAGS, OP_IMM,
   OP_REG, OP_RM, OP_SEG, SEG_ES,
 } from '../generated/layout'
-import { raiseError } from '../cpu/exceptions'
+import { raise, raiseError } from '../cpu/exceptions'
+import { F_7_ECX, feature } from '../cpu/features'
 import { getFlags, setArithmetic } from '../cpu/flags'
 import { leaving, readBytes, readMem, writeBytes, writeMem } from '../memory/access'
 import { CF, maskOf, OF, signExtend, ZF } from './arith'
@@ -164,12 +165,14 @@ export function rdrand(s: usize, op: usize): u32 {
 
 /** MOVDIRI: a direct store is a store. */
 export function movdiri(s: usize, op: usize): u32 {
+  if (!feature(s, F_7_ECX, 27)) return raise(s, EXC_UD)
   const size: u32 = operandSize(op) == 8 ? 8 : 4
   return setRm(s, op, size, getReg(s, op, size))
 }
 
 /** MOVDIR64B: 64 bytes from the E operand to ES:[G], which must be aligned. */
 export function movdir64b(s: usize, op: usize): u32 {
+  if (!feature(s, F_7_ECX, 28)) return raise(s, EXC_UD)
   const from = ea(s, op, 64)
   if (leaving(s)) return load<u32>(s, CPU_LEAVE)
   const offset = load<u64>(s + <usize>load<u8>(op, OP_REG)) & addressMask(op)

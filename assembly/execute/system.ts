@@ -14,6 +14,7 @@ import {
   EFER_SVME,
   FLAG_AC,
   canonical,
+  canonicalRegister,
   code64,
   leaveWith,
   protectedMode,
@@ -190,7 +191,7 @@ export function invlpg(s: usize, op: usize): u32 {
   if (cpl(s) != 0) return gp(s)
   const va = ea(s, op, 1)
   if (left(s)) return load<u32>(s, CPU_LEAVE)
-  if (canonical(va)) invalidatePage(s, va)
+  if (canonical(s, va)) invalidatePage(s, va)
   return done(s)
 }
 
@@ -206,7 +207,7 @@ export function invpcid(s: usize, op: usize): u32 {
   if (left(s)) return load<u32>(s, CPU_LEAVE)
   const address = readMem(s, op, va + 8, 8)
   if (left(s)) return load<u32>(s, CPU_LEAVE)
-  if (type > 3 || (type < 2 && pcid >> 12 != 0) || (type == 0 && !canonical(address))) return gp(s)
+  if (type > 3 || (type < 2 && pcid >> 12 != 0) || (type == 0 && !canonicalRegister(s, address))) return gp(s)
   if ((load<u64>(s, CPU_CR4) & 0x20000) == 0 && type < 2 && pcid != 0) return gp(s)
   if (type == 0) invalidatePage(s, address)
   else if (type == 2) flushTlb(s)

@@ -115,7 +115,7 @@ function checkDirect(s: usize, selector: u32, attrib: u32): u32 {
 /** The target lies in the segment (canonical, in 64-bit code); else #GP(0). */
 export function checkTarget(s: usize, d: u64, rip: u64): u32 {
   const long = longMode(s) && (attributes(d) & ATTR_L) != 0
-  if (long ? !canonical(rip) : rip > <u64>descriptorLimit(d)) return raiseError(s, EXC_GP, 0)
+  if (long ? !canonical(s, rip) : rip > <u64>descriptorLimit(d)) return raiseError(s, EXC_GP, 0)
   return 0
 }
 

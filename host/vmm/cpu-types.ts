@@ -1,8 +1,9 @@
 /**
- * vCPU types by QEMU's names (target/i386/cpu.c). What a launch measures of the type is the signature CPUID(1).EAX,
- * which the initial VMSA holds in RDX.
+ * vCPU types and CPU models by QEMU's names (target/i386/cpu.c). What a launch measures of the type is the signature
+ * CPUID(1).EAX, which the initial VMSA holds in RDX; what a guest sees of the model is CPUID.
  */
 import { CloisterError } from '../errors.ts'
+import { CPU_ADDED, CPU_DEFAULT_WITHOUT, CPU_MODELS, FEATURE_BITS, FEATURE_WORDS, type FeatureWord } from '../generated/cpu-models.ts'
 
 /** CPUID(1).EAX from family, model and stepping (APM vol 3, Fn0000_0001_EAX). */
 export function signature(family: number, model: number, stepping: number): number {
@@ -10,36 +11,9 @@ export function signature(family: number, model: number, stepping: number): numb
   return ((family - base) << 20) | ((model >> 4) << 16) | (base << 8) | ((model & 15) << 4) | stepping
 }
 
-const naples = signature(23, 1, 2)
-const rome = signature(23, 49, 0)
-const milan = signature(25, 1, 1)
-const genoa = signature(25, 17, 0)
-const turin = signature(26, 0, 0)
-
-export const vcpuTypes: Readonly<Record<string, number>> = {
-  EPYC: naples,
-  'EPYC-v1': naples,
-  'EPYC-v2': naples,
-  'EPYC-IBPB': naples,
-  'EPYC-v3': naples,
-  'EPYC-v4': naples,
-  'EPYC-v5': naples,
-  'EPYC-Rome': rome,
-  'EPYC-Rome-v1': rome,
-  'EPYC-Rome-v2': rome,
-  'EPYC-Rome-v3': rome,
-  'EPYC-Rome-v4': rome,
-  'EPYC-Rome-v5': rome,
-  'EPYC-Milan': milan,
-  'EPYC-Milan-v1': milan,
-  'EPYC-Milan-v2': milan,
-  'EPYC-Milan-v3': milan,
-  'EPYC-Genoa': genoa,
-  'EPYC-Genoa-v1': genoa,
-  'EPYC-Genoa-v2': genoa,
-  'EPYC-Turin': turin,
-  'EPYC-Turin-v1': turin,
-}
+export const vcpuTypes: Readonly<Record<string, number>> = Object.fromEntries(
+  Object.entries(CPU_MODELS).map(([name, { family, model, stepping }]) => [name, signature(family, model, stepping)]),
+)
 
 export function vcpuSignature(name: string): number {
   const found = vcpuTypes[name]
@@ -57,20 +31,64 @@ export interface CpuidEntry {
   edx: number
 }
 
+/** `MODEL[,+FEATURE|,-FEATURE]...` */
+export interface CpuChoice {
+  /** `default` or a name of CPU_MODELS. */
+  model: string
+  add: readonly string[]
+  remove: readonly string[]
+}
+
+const wordOf = new Map<string, [word: FeatureWord, bit: number]>(
+  (Object.keys(FEATURE_BITS) as FeatureWord[]).flatMap((word) =>
+    Object.entries(FEATURE_BITS[word]).map(([name, bit]): [string, [FeatureWord, number]] => [name, [word, bit]]),
+  ),
+)
+
+/** Refuses what is no model or no feature. */
+export function parseCpu(text: string): CpuChoice {
+  const [model = '', ...changes] = text.split(',')
+  if (model !== 'default' && !Object.hasOwn(CPU_MODELS, model))
+    throw new CloisterError('cpu', `unknown CPU model '${model}': default, ${Object.keys(CPU_MODELS).join(', ')}`)
+  for (const change of changes) {
+    if (!/^[+-]/.test(change)) throw new CloisterError('cpu', `CPU feature '${change}': write +${change} or -${change}`)
+    if (!wordOf.has(change.slice(1))) throw new CloisterError('cpu', `unknown CPU feature '${change.slice(1)}'`)
+  }
+  const of = (sign: string): string[] => changes.filter((c) => c[0] === sign).map((c) => c.slice(1))
+  return { model, add: of('+'), remove: of('-') }
+}
+
+/** The supported entries with the model's features; a feature that is asked for and not there is refused. */
+function masked(supported: readonly CpuidEntry[], { model, add, remove }: CpuChoice): CpuidEntry[] {
+  const wanted = new Set(`${model === 'default' ? [...wordOf.keys()].join(' ') : (CPU_MODELS[model]?.features ?? '')} ${CPU_ADDED}`.split(' '))
+  if (model === 'default') for (const name of CPU_DEFAULT_WITHOUT.split(' ')) wanted.delete(name)
+  for (const name of add) wanted.add(name)
+  for (const name of remove) wanted.delete(name)
+  const entries = supported.map((e) => ({ ...e }))
+  for (const [name, [word, bit]] of wordOf) {
+    const [leaf, subleaf, register] = FEATURE_WORDS[word]
+    const entry = entries.find((e) => e.function === leaf && (e.flags === 0 || e.index === subleaf))
+    if (add.includes(name) && (!entry || ((entry[register] >>> bit) & 1) === 0))
+      throw new CloisterError('cpu', `CPU feature '${name}' is not implemented`)
+    if (entry && !wanted.has(name)) entry[register] = (entry[register] & ~(1 << bit)) >>> 0
+  }
+  return entries
+}
+
 /**
  * CPUID of one vCPU: what KVM supports, with its APIC id and the number of CPUs filled in (QEMU's topology for `-smp N`:
- * N cores of one socket, one thread each), and with the signature of `type` when one is asked for.
+ * N cores of one socket, one thread each), with the features of `cpu` and the signature of `type` when one is asked for.
  */
 export function cpuidFor(
   supported: readonly CpuidEntry[],
   id: number,
   cpus: number,
   type: string | undefined,
+  cpu: CpuChoice = { model: 'default', add: [], remove: [] },
 ): { entries: CpuidEntry[]; signature: number } {
   const bits = Math.ceil(Math.log2(cpus))
   let found = type === undefined ? 0 : vcpuSignature(type)
-  const entries = supported.map((from) => {
-    const e = { ...from }
+  const entries = masked(supported, cpu).map((e) => {
     switch (e.function) {
       case 1:
         if (type === undefined) found = e.eax

@@ -4,7 +4,7 @@
  */
 import { CloisterError } from '../errors.ts'
 import type { KvmOptions } from '../index.ts'
-import { vcpuSignature, vcpuTypes } from './cpu-types.ts'
+import { parseCpu, vcpuSignature } from './cpu-types.ts'
 
 export const machineTypes = ['default', 'sev', 'sev-es', 'snp', 'tdx', 'sev-legacy', 'sev-es-legacy'] as const
 export type MachineType = (typeof machineTypes)[number]
@@ -35,7 +35,7 @@ export interface MachineOptions {
   memory?: number
   /** Number of vCPUs; default 1. */
   smp?: number
-  /** CPU model: `default`, or a name from host/cpuid. */
+  /** CPU model: `default` or a name of docs/cpu-models.md, with `,+feature` and `,-feature` after it. */
   cpu?: string
   /** vCPU type whose CPUID(1).EAX the measured VMSA holds in RDX. */
   vcpuType?: string
@@ -181,9 +181,9 @@ export function checkOptions(options: MachineOptions): Checked {
     refuse('mode', `unknown image mode '${String(options.image.mode)}': one of ${imageModes.join(', ')}`)
   }
   const cpu = options.cpu ?? 'default'
-  if (cpu !== 'default' && !(cpu in vcpuTypes)) refuse('cpu', `unknown CPU model '${cpu}': default, ${Object.keys(vcpuTypes).join(', ')}`)
+  const { model } = parseCpu(cpu)
   if (options.vcpuType !== undefined) vcpuSignature(options.vcpuType)
-  const vcpuType = options.vcpuType ?? (cpu === 'default' ? undefined : cpu)
+  const vcpuType = options.vcpuType ?? (model === 'default' ? undefined : model)
   const { maxInstructions, timeoutSeconds } = options
   if (maxInstructions !== undefined && !(Number.isSafeInteger(maxInstructions) && maxInstructions > 0)) {
     refuse('max-instructions', `max-instructions ${maxInstructions}: must be a positive whole number`)
