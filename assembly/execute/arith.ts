@@ -14,7 +14,7 @@ export function maskOf(shift: u32): u64 {
 
 export function signExtend(value: u64, shift: u32): i64 {
   const n: u64 = 64 - (8 << shift)
-  return (<i64>(value << n)) >> n
+  return <i64>(value << n) >> n
 }
 
 /** SF, ZF and PF of a result. */

@@ -4,7 +4,20 @@ import { getFlags, setArithmetic } from '../cpu/flags'
 import { leaving, modifyMem, readMem } from '../memory/access'
 import { AF, CF, maskOf, OF, PF, resultFlags, signExtend, ZF } from './arith'
 import { aborted, linear } from './linear'
-import { addressMask, ea, eaWrite, effectiveOffset, finishRm, getReg, getRm, isMemory, modifyRm, operandSize, readRegister, setReg } from './operands'
+import {
+  addressMask,
+  ea,
+  eaWrite,
+  effectiveOffset,
+  finishRm,
+  getReg,
+  getRm,
+  isMemory,
+  modifyRm,
+  operandSize,
+  readRegister,
+  setReg,
+} from './operands'
 
 function setCarry(s: usize, bit: u64): void {
   setArithmetic(s, (<u32>getFlags(s) & ~CF) | (<u32>bit & 1))

@@ -3,8 +3,25 @@
  * XLAT, moffs (SDM vol. 3, chapters 3.4 and 5.3). Owns no state.
  */
 import {
-  CPU_CR0, CPU_EFLAGS, CPU_MODE, CPU_RIP, CPU_RIP_MASK, CPU_SEGMENTS, EXC_GP, EXC_SS, LEAVE_EXIT_RETRY, LEAVE_FAULT, MODE_CS64, MODE_CS_MASK,
-  OP_NEXT, OP_OFFSET, SEG_ATTRIB, SEG_BASE, SEG_FS, SEG_LIMIT, SEG_SS,
+  CPU_CR0,
+  CPU_EFLAGS,
+  CPU_MODE,
+  CPU_RIP,
+  CPU_RIP_MASK,
+  CPU_SEGMENTS,
+  EXC_GP,
+  EXC_SS,
+  LEAVE_EXIT_RETRY,
+  LEAVE_FAULT,
+  MODE_CS64,
+  MODE_CS_MASK,
+  OP_NEXT,
+  OP_OFFSET,
+  SEG_ATTRIB,
+  SEG_BASE,
+  SEG_FS,
+  SEG_LIMIT,
+  SEG_SS,
 } from '../generated/layout'
 import { raiseError } from '../cpu/exceptions'
 import { canonical } from '../memory/translate'

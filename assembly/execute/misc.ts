@@ -3,9 +3,23 @@
  * Owns CPU_RANDOM (splitmix64 state, seeded by the host: runs are reproducible).
  */
 import {
-  CPU_LEAVE, CPU_RANDOM, CPU_RIP, CPU_RIP_MASK, CPU_SCRATCH, EXC_GP, EXC_UD, LEAVE_BRANCH, LEAVE_NONE, OPF_REP, OPF_REPNE,
-  OP_FLAGS, OP_IMM,
-  OP_REG, OP_RM, OP_SEG, SEG_ES,
+  CPU_LEAVE,
+  CPU_RANDOM,
+  CPU_RIP,
+  CPU_RIP_MASK,
+  CPU_SCRATCH,
+  EXC_GP,
+  EXC_UD,
+  LEAVE_BRANCH,
+  LEAVE_NONE,
+  OPF_REP,
+  OPF_REPNE,
+  OP_FLAGS,
+  OP_IMM,
+  OP_REG,
+  OP_RM,
+  OP_SEG,
+  SEG_ES,
 } from '../generated/layout'
 import { raise, raiseError } from '../cpu/exceptions'
 import { F_7_ECX, feature } from '../cpu/features'

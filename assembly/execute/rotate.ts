@@ -15,7 +15,7 @@ function rotate(s: usize, op: usize, amount: u32, right: bool): u32 {
   if (p == 0) return load<u32>(s, CPU_LEAVE)
   const a = readRegister(p, size)
   if (masked == 0) return finishRm(s, op, size, p, a)
-  const n: u64 = (<u64>masked) % (width + 1)
+  const n: u64 = <u64>masked % (width + 1)
   const c = <u64>carry(s)
   let r = a
   let out = c

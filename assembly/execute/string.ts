@@ -4,8 +4,22 @@
  * instruction with exact registers. A long repetition gives the loop a chance after 64 KiB (LEAVE_BRANCH to itself).
  */
 import {
-  CPU_EFLAGS, CPU_EVENT, CPU_ICOUNT, CPU_LEAVE, CPU_MMIO_CURSOR, CPU_MMIO_DONE, CPU_RIP, CPU_TLB_BASE, LEAVE_BRANCH, LEAVE_NONE, OPF_REP, OPF_REPNE,
-  OP_FLAGS, OP_SEG, SEG_ES, VCPU_TLB_EMPTY,
+  CPU_EFLAGS,
+  CPU_EVENT,
+  CPU_ICOUNT,
+  CPU_LEAVE,
+  CPU_MMIO_CURSOR,
+  CPU_MMIO_DONE,
+  CPU_RIP,
+  CPU_TLB_BASE,
+  LEAVE_BRANCH,
+  LEAVE_NONE,
+  OPF_REP,
+  OPF_REPNE,
+  OP_FLAGS,
+  OP_SEG,
+  SEG_ES,
+  VCPU_TLB_EMPTY,
 } from '../generated/layout'
 import { setArithmetic } from '../cpu/flags'
 import { leaving, plainRead, plainWrite, readMem, writeMem } from '../memory/access'
@@ -423,4 +437,3 @@ export function xlat(s: usize, op: usize): u32 {
   store<u8>(s, <u8>value)
   return LEAVE_NONE
 }
-

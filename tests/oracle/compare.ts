@@ -21,7 +21,12 @@ function normalise(c: Case, o: Outcome): Outcome {
     o.vector = RAN
     o.rip -= 1n
     o.error = 0
-  } else if (o.vector === 14 && o.rip + BigInt(codeBase(c.bits)) === o.cr2 && (o.cr2 < BigInt(c.slot) || o.cr2 >= BigInt(c.slot + c.length)) && (o.error & 16) !== 0) {
+  } else if (
+    o.vector === 14 &&
+    o.rip + BigInt(codeBase(c.bits)) === o.cr2 &&
+    (o.cr2 < BigInt(c.slot) || o.cr2 >= BigInt(c.slot + c.length)) &&
+    (o.error & 16) !== 0
+  ) {
     // A branch to nowhere retired; the fetch after it faulted.
     o.vector = RAN
     o.error = 0
@@ -45,10 +50,12 @@ export function differences(c: Case, want: Outcome, got: Outcome, window: Uint8A
   // Legacy code has eight registers of 32 bits.
   const width = c.bits === 64 ? 64 : 32
   for (let i = 0; i < (c.bits === 64 ? 16 : 8); i++) {
-    if (BigInt.asUintN(width, want.gpr[i] as bigint) !== BigInt.asUintN(width, got.gpr[i] as bigint) && !loose) found.push(`${names[i]} ${hex(want.gpr[i] as bigint)} expected, got ${hex(got.gpr[i] as bigint)} (was ${hex(c.gpr[i] as bigint)})`)
+    if (BigInt.asUintN(width, want.gpr[i] as bigint) !== BigInt.asUintN(width, got.gpr[i] as bigint) && !loose)
+      found.push(`${names[i]} ${hex(want.gpr[i] as bigint)} expected, got ${hex(got.gpr[i] as bigint)} (was ${hex(c.gpr[i] as bigint)})`)
   }
   const care = ~(BigInt(want.vector === RAN && c.count === 1 ? undefinedFlags(c) : 0) | RF)
-  if (((want.rflags ^ got.rflags) & care) !== 0n) found.push(`rflags ${hex(want.rflags)} expected, got ${hex(got.rflags)} (was ${hex(c.rflags)})`)
+  if (((want.rflags ^ got.rflags) & care) !== 0n)
+    found.push(`rflags ${hex(want.rflags)} expected, got ${hex(got.rflags)} (was ${hex(c.rflags)})`)
   if (!loose) {
     const a = want.window ?? window
     const b = got.window ?? window
@@ -120,7 +127,8 @@ export async function compare(plan: Plan): Promise<Report> {
         if (c.pokes.length > 0) {
           window = base.slice()
           const v = new DataView(window.buffer)
-          for (const [at, value, n] of c.pokes) for (let k = 0; k < n && at + k < WINDOW; k++) v.setUint8(at + k, Number((value >> BigInt(8 * k)) & 0xffn))
+          for (const [at, value, n] of c.pokes)
+            for (let k = 0; k < n && at + k < WINDOW; k++) v.setUint8(at + k, Number((value >> BigInt(8 * k)) & 0xffn))
         }
         sent.push(fresh || window !== windows.at(-1) ? window : undefined)
         cases.push(c)
@@ -144,7 +152,8 @@ export async function compare(plan: Plan): Promise<Report> {
       })
       report.cases += cases.length
       const stray = emulated.stray()
-      if (stray.length > 0) throw new Error(`the core wrote outside the windows at ${hex(stray[0] as number)} in the batch before case ${report.cases}`)
+      if (stray.length > 0)
+        throw new Error(`the core wrote outside the windows at ${hex(stray[0] as number)} in the batch before case ${report.cases}`)
     }
   } finally {
     native.close()

@@ -25,7 +25,22 @@ interface Exports {
 
 const PAGES = 512
 /** Guest-physical pages. */
-const P = { PML4: 1, PDPT: 2, PD0: 3, PT_CODE: 4, PT_DATA: 5, PD1: 6, PT_KERNEL: 7, GDT: 8, IDT: 9, TSS: 10, HANDLERS: 11, STACK: 12, CODE: 32, DATA: 96 }
+const P = {
+  PML4: 1,
+  PDPT: 2,
+  PD0: 3,
+  PT_CODE: 4,
+  PT_DATA: 5,
+  PD1: 6,
+  PT_KERNEL: 7,
+  GDT: 8,
+  IDT: 9,
+  TSS: 10,
+  HANDLERS: 11,
+  STACK: 12,
+  CODE: 32,
+  DATA: 96,
+}
 const KERNEL = 0x40000000
 const kernelAddress = (page: number): bigint => BigInt(KERNEL + page * 4096)
 const HANDLERS = kernelAddress(P.HANDLERS)
@@ -89,7 +104,8 @@ export class Emulated {
     for (let page = 0; page < PAGES; page++) {
       this.bytes.fill(0, L.STAGING, L.STAGING + 4096)
       if (page >= P.CODE && page < P.CODE + CODE_SIZE / 4096) this.bytes.fill(0xcc, L.STAGING, L.STAGING + 4096)
-      if (page >= P.DATA && page < P.DATA + DATA_SIZE / 4096) for (let i = 0; i < 4096; i++) this.bytes[L.STAGING + i] = patternByte((page - P.DATA) * 4096 + i)
+      if (page >= P.DATA && page < P.DATA + DATA_SIZE / 4096)
+        for (let i = 0; i < 4096; i++) this.bytes[L.STAGING + i] = patternByte((page - P.DATA) * 4096 + i)
       if (page === P.HANDLERS) this.bytes.fill(0x90, L.STAGING, L.STAGING + 4096)
       if (exports.backingWrite(backing, BigInt(page * 4096), L.STAGING, 4096) < 0) throw new Error('backingWrite')
     }
@@ -190,7 +206,8 @@ export class Emulated {
       const offset = at + i - CODE
       this.bytes[this.frame(P.CODE + (offset >> 12)) + (offset & 4095)] = bytes?.[i] ?? 0xcc
     }
-    for (let page = (at - CODE) >> 12; page <= (at + n - 1 - CODE) >> 12; page++) this.call.invalidateLines(this.s, this.frame(P.CODE + page), 0xffffffff)
+    for (let page = (at - CODE) >> 12; page <= (at + n - 1 - CODE) >> 12; page++)
+      this.call.invalidateLines(this.s, this.frame(P.CODE + page), 0xffffffff)
   }
 
   run(c: Case, window: Uint8Array): Outcome {
@@ -219,7 +236,16 @@ export class Emulated {
     view.setBigUint64(s + L.CPU_SLICE_END, start + BigInt(c.count), true)
     this.call.execute(s)
     const stop = view.getUint32(s + L.CPU_STOP_REASON, true)
-    const outcome: Outcome = { vector: RAN, error: 0, cr2: 0n, rip: view.getBigUint64(s + L.CPU_RIP, true), gpr: this.gpr.slice(), rflags: 0n, window: undefined, fx: undefined }
+    const outcome: Outcome = {
+      vector: RAN,
+      error: 0,
+      cr2: 0n,
+      rip: view.getBigUint64(s + L.CPU_RIP, true),
+      gpr: this.gpr.slice(),
+      rflags: 0n,
+      window: undefined,
+      fx: undefined,
+    }
     if (stop !== L.STOP_BUDGET) {
       outcome.vector = 1000 + stop
       this.dirty = true

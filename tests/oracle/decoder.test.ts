@@ -75,7 +75,10 @@ function opcodeOf(bytes: Uint8Array, bits: number): string {
     else if (!legacy.has(byte) && !(bits === 64 && (byte & 0xf0) === 0x40)) break
     at++
   }
-  return lock + Buffer.from(bytes.subarray(at, at + (bytes[at] !== 0x0f ? 1 : bytes[at + 1] === 1 || bytes[at + 1] === 0xae ? 3 : 2))).toString('hex')
+  return (
+    lock +
+    Buffer.from(bytes.subarray(at, at + (bytes[at] !== 0x0f ? 1 : bytes[at + 1] === 1 || bytes[at + 1] === 0xae ? 3 : 2))).toString('hex')
+  )
 }
 
 const modes = [
@@ -101,7 +104,7 @@ for (const { bits, mode } of modes) {
         compared++
         const good = invalid ? !ours.valid : ours.valid && ours.length === instruction.length
         if (!good) {
-          const name = invalid ? `invalid ${opcodeOf(bytes, bits)}` : (String(Mnemonic[instruction.mnemonic]))
+          const name = invalid ? `invalid ${opcodeOf(bytes, bits)}` : String(Mnemonic[instruction.mnemonic])
           const n = (counts.get(name) ?? 0) + 1
           counts.set(name, n)
           if (n <= 1)

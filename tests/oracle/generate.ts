@@ -97,11 +97,14 @@ function reach16(offset: bigint, base: bigint): bigint {
   if (base === BigInt(codeBase(16))) return 0x9000n | (offset & 0xfffn)
   const at = Number((base + (offset & 0xffffn)) & 0xffff_ffffn)
   const inside = windowOffset(BigInt(at)) >= 0 && windowOffset(BigInt(at + 63)) === windowOffset(BigInt(at)) + 63
-  return inside || at < DATA - 64 || at >= READ_ONLY || (at > READ_ONLY - 64 && windowOffset(BigInt(at)) >= 0) ? offset & 0xffffn : (BigInt(WINDOWS[0].at + 0xc0) - base) & 0xffffn
+  return inside || at < DATA - 64 || at >= READ_ONLY || (at > READ_ONLY - 64 && windowOffset(BigInt(at)) >= 0)
+    ? offset & 0xffffn
+    : (BigInt(WINDOWS[0].at + 0xc0) - base) & 0xffffn
 }
 
 /** A code address whose bytes are INT3 on both sides. */
-const landing = (r: Random, bits: Bits): bigint => BigInt(SLOT - codeBase(bits) + (r.chance(50) ? 0x100 + r.below(0x4000) : -0x100 - r.below(0x4000)))
+const landing = (r: Random, bits: Bits): bigint =>
+  BigInt(SLOT - codeBase(bits) + (r.chance(50) ? 0x100 + r.below(0x4000) : -0x100 - r.below(0x4000)))
 
 const ES = 0
 const SS = 2
@@ -109,7 +112,16 @@ const DS = 3
 const GS = 5
 const overridePrefixes = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65]
 /** Base and index registers of the 16-bit forms; -1 = none. */
-const forms16 = [[3, 6], [3, 7], [5, 6], [5, 7], [6, -1], [7, -1], [5, -1], [3, -1]] as const
+const forms16 = [
+  [3, 6],
+  [3, 7],
+  [5, 6],
+  [5, 7],
+  [6, -1],
+  [7, -1],
+  [5, -1],
+  [3, -1],
+] as const
 
 export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits, within?: Within): Case {
   const long = bits === 64
@@ -187,7 +199,10 @@ export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits, wit
     default:
       size = row.size
   }
-  const access = accessSize(row, row.operands.includes('Eb') ? 1 : row.operands.includes('Ew') ? 2 : row.operands.includes('Ed') && size > 4 ? 4 : size)
+  const access = accessSize(
+    row,
+    row.operands.includes('Eb') ? 1 : row.operands.includes('Ew') ? 2 : row.operands.includes('Ed') && size > 4 ? 4 : size,
+  )
 
   // Stack and implicit operands.
   const setStack = (v: bigint): void => {
@@ -195,7 +210,8 @@ export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits, wit
   }
   const stackAt = r.chance(95) ? WINDOWS[0].at + 96 + r.below(WINDOWS[0].size - 192) : READ_ONLY + 16 + r.below(64)
   if (stack || r.chance(50)) setStack(BigInt(stackAt))
-  if (/^(ENTER|LEAVE)$/.test(row.mnemonic)) gpr[RBP] = bits === 16 ? ((BigInt(stackAt) - stackBase) & 0xffffn) | (r.u64() & 0xffff_0000n) : BigInt(stackAt + r.below(64) - 32)
+  if (/^(ENTER|LEAVE)$/.test(row.mnemonic))
+    gpr[RBP] = bits === 16 ? ((BigInt(stackAt) - stackBase) & 0xffffn) | (r.u64() & 0xffff_0000n) : BigInt(stackAt + r.below(64) - 32)
   if (row.mnemonic === 'RET') {
     if (windowOffset(BigInt(stackAt)) >= 0) pokes.push([windowOffset(BigInt(stackAt)), landing(r, bits), 8])
     else setStack(BigInt(UNMAPPED))
@@ -213,7 +229,12 @@ export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits, wit
     let wantSi = r.chance(70) ? BigInt(WINDOWS[0].at + 128 + r.below(256)) : target(r, size)
     if (gs && wantSi >> 63n) wantSi = BigInt(UNMAPPED)
     gpr[RSI] = addressLow(addressSize === 2 ? reach16(wantSi - segmentBase, segmentBase) : wantSi - segmentBase)
-    let wantDi = r.chance(50) && row.mnemonic !== 'STOS' ? wantSi + BigInt(r.below(40) - 20) : r.chance(75) ? BigInt(WINDOWS[0].at + 128 + r.below(256)) : target(r, size)
+    let wantDi =
+      r.chance(50) && row.mnemonic !== 'STOS'
+        ? wantSi + BigInt(r.below(40) - 20)
+        : r.chance(75)
+          ? BigInt(WINDOWS[0].at + 128 + r.below(256))
+          : target(r, size)
     const inside = wantDi >= BigInt(WINDOWS[0].at) && wantDi + BigInt(size) <= BigInt(WINDOWS[0].at + WINDOWS[0].size)
     // Else where six elements in either direction stay inside, or run into the read-only page.
     if (!inside && wantDi >= BigInt(DATA - 64) && wantDi < BigInt(READ_ONLY)) wantDi = BigInt(WINDOWS[1].at + 48 + r.below(80))
@@ -279,7 +300,8 @@ export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits, wit
         if (far) want = BigInt(WINDOWS[0].at + 128 + r.below(240))
       }
       if (row.mnemonic === 'CMPXCHG8B' && size === 8 && r.chance(85)) want &= ~15n
-      if (row.mnemonic === 'MOVDIR64B' && reg < 16) gpr[reg] = BigInt(r.chance(80) ? 0x20000f00 + 64 * r.below(7) : 0x20000f00 + r.below(448))
+      if (row.mnemonic === 'MOVDIR64B' && reg < 16)
+        gpr[reg] = BigInt(r.chance(80) ? 0x20000f00 + 64 * r.below(7) : 0x20000f00 + r.below(448))
       // With a GS base the upper half is left out: the virtualised host answers #GP there.
       if (gs && want >> 63n) want = BigInt(UNMAPPED)
       const offsetIn = (segment: number): bigint => mask64(want - baseOf(override >= 0 ? override : segment))
@@ -360,7 +382,7 @@ export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits, wit
           d = Number((address32 ? o & 0xffff_ffffn : o) % factor)
           useMod = 1
         } else {
-          const i = fullIndex === 4 || !sib ? 0n : gpr[fullIndex] as bigint
+          const i = fullIndex === 4 || !sib ? 0n : (gpr[fullIndex] as bigint)
           setAddress(fullBase, based - BigInt(disp) - (i << BigInt(scale)))
         }
         if (sib) tail.push((useMod << 6) | (regField << 3) | 4, (scale << 6) | (index << 3) | base)
@@ -369,8 +391,14 @@ export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits, wit
         else if (useMod === 2) pushDisp(d)
       }
       // The bit index is an address then: anywhere.
-      const sp = bits === 16 ? ((gpr[RSP] as bigint) & 0xffffn) + stackBase : long ? (gpr[RSP] as bigint) : (gpr[RSP] as bigint) & 0xffff_ffffn
-      if (stack && (sp < BigInt(WINDOWS[0].at + 96) || sp > BigInt(WINDOWS[0].at + 416)) && (sp < BigInt(READ_ONLY) || sp > BigInt(UNMAPPED))) return generate(r, row, claims, bits, within)
+      const sp =
+        bits === 16 ? ((gpr[RSP] as bigint) & 0xffffn) + stackBase : long ? (gpr[RSP] as bigint) : (gpr[RSP] as bigint) & 0xffff_ffffn
+      if (
+        stack &&
+        (sp < BigInt(WINDOWS[0].at + 96) || sp > BigInt(WINDOWS[0].at + 416)) &&
+        (sp < BigInt(READ_ONLY) || sp > BigInt(UNMAPPED))
+      )
+        return generate(r, row, claims, bits, within)
       if (clash) return generate(r, row, claims, bits, within)
       const w = windowOffset(want)
       if (branch && row.mnemonic !== 'RET') {
@@ -380,7 +408,7 @@ export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits, wit
       if (row.mnemonic.startsWith('CMPXCHG') && r.chance(50) && w >= 0) {
         pokes.push([w, gpr[0] as bigint, access > 8 ? 8 : access])
         if (access === 16) pokes.push([w + 8, gpr[RDX] as bigint, 8])
-        else if (row.mnemonic === 'CMPXCHG8B') pokes.push([w, ((gpr[0] as bigint) & 0xffff_ffffn) | (mask64((gpr[RDX] as bigint) << 32n)), 8])
+        else if (row.mnemonic === 'CMPXCHG8B') pokes.push([w, ((gpr[0] as bigint) & 0xffff_ffffn) | mask64((gpr[RDX] as bigint) << 32n), 8])
       }
     }
   }
@@ -461,14 +489,32 @@ export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits, wit
   if (r.chance(4)) rflags |= 0x40000n
   // Only the lower halves exist.
   if (!long) for (let i = 0; i < 16; i++) gpr[i] = i < 8 ? (gpr[i] as bigint) & 0xffff_ffffn : 0n
-  return { bits, row, bytes: Uint8Array.from(bytes.slice(0, 15)), length: Math.min(bytes.length, 15), gpr, rflags, size, pokes, memory, immediate: value, rex, slot, fx: undefined, count: 1, parts: [] }
+  return {
+    bits,
+    row,
+    bytes: Uint8Array.from(bytes.slice(0, 15)),
+    length: Math.min(bytes.length, 15),
+    gpr,
+    rflags,
+    size,
+    pokes,
+    memory,
+    immediate: value,
+    rex,
+    slot,
+    fx: undefined,
+    count: 1,
+    parts: [],
+  }
 }
 
 /** Rows that may stand in a sequence: nothing implicit in memory, and no jump. */
 export function sequential(row: Opcode): boolean {
   if (row.flags.has('end') || strings.has(row.mnemonic)) return false
   if (row.mnemonic.startsWith('BT') && row.operands[1] === 'Gv') return false
-  return !/^(INS|OUTS|LGDT|LIDT|SHLD|SHRD|PUSH|POP|PUSHF|POPF|PUSHA|POPA|ENTER|LEAVE|XLAT|BOUND|MOVDIR64B|MOVDIRI|CMPXCHG8B|INT3|INTO)$/.test(row.mnemonic)
+  return !/^(INS|OUTS|LGDT|LIDT|SHLD|SHRD|PUSH|POP|PUSHF|POPF|PUSHA|POPA|ENTER|LEAVE|XLAT|BOUND|MOVDIR64B|MOVDIRI|CMPXCHG8B|INT3|INTO)$/.test(
+    row.mnemonic,
+  )
 }
 
 /**

@@ -22,7 +22,11 @@ const only = new RegExp(process.env['CLOISTER_ORACLE_ONLY'] ?? '')
 /** System instructions that say something at CPL 3: flags, stack frames, and those that must be refused. */
 const atRing3 =
   /^(PUSH|PUSHA|POPA|ENTER|LEAVE|BOUND|PUSHF|POPF|SAHF|LAHF|CMC|CLC|STC|CLD|STD|CLI|STI|HLT|IN|OUT|INS|OUTS|LLDT|LTR|LGDT|LIDT|LMSW|CLTS|INVLPG|WRMSR|RDMSR|INVD|WBINVD)$/
-const texts = new Set([...integer, ...integerCold, ...[...system, ...io].filter((text) => atRing3.test(text.split(' ')[1] ?? '') || text.startsWith('8C '))])
+const texts = new Set([
+  ...integer,
+  ...integerCold,
+  ...[...system, ...io].filter((text) => atRing3.test(text.split(' ')[1] ?? '') || text.startsWith('8C ')),
+])
 
 /** Not comparable: random by design, or not on this CPU. */
 const left = new Set(['RDRAND', 'RDSEED', 'MOVDIRI', 'MOVDIR64B'])
@@ -33,7 +37,14 @@ for (const bits of [64, 32, 16] as const) {
   needs(test, 'gcc', name, async () => {
     const legal = (o: Opcode): boolean => !o.flags.has(bits === 64 ? 'no64' : 'only64')
     const rows = opcodes.filter((o) => texts.has(o.text) && legal(o) && !left.has(o.mnemonic) && only.test(o.text))
-    const report = await compare({ rows, all: opcodes, cases, seed, bits, ...(process.env['CLOISTER_ORACLE_ALL'] ? { perKind: 100, perMnemonic: 100 } : {}) })
+    const report = await compare({
+      rows,
+      all: opcodes,
+      cases,
+      seed,
+      bits,
+      ...(process.env['CLOISTER_ORACLE_ALL'] ? { perKind: 100, perMnemonic: 100 } : {}),
+    })
     console.log(`oracle: ${report.cases} cases of ${bits}-bit code over ${rows.length} rows, ${report.faults} faults, seed ${seed}`)
     if (report.bad > 0) {
       console.log(report.texts.join('\n  '))

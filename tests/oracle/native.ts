@@ -34,7 +34,9 @@ export class Native {
   constructor() {
     const source = fileURLToPath(new URL('../../../tests/oracle/native.c', import.meta.url))
     const program = join(this.folder, 'native')
-    const build = spawnSync('gcc', ['-O1', '-fno-stack-protector', '-mno-red-zone', '-fcf-protection=none', '-o', program, source], { encoding: 'utf8' })
+    const build = spawnSync('gcc', ['-O1', '-fno-stack-protector', '-mno-red-zone', '-fcf-protection=none', '-o', program, source], {
+      encoding: 'utf8',
+    })
     if (build.status !== 0) throw new Error(`native.c does not build: ${build.stderr}`)
     this.child = spawn(program, [], { stdio: 'pipe' })
     this.child.stdout.on('data', (chunk: Buffer) => {
@@ -91,7 +93,10 @@ export class Native {
     const head = await this.take(8)
     const reply = await this.take(head.readUInt32LE(0))
     const stray = cases[head.readUInt32LE(4) - 1]
-    if (stray) throw new Error(`oracle: a case changes memory outside the windows: ${stray.row.text}, bytes ${Buffer.from(stray.bytes).toString('hex')}, registers ${[...stray.gpr].map((v) => v.toString(16)).join(' ')}`)
+    if (stray)
+      throw new Error(
+        `oracle: a case changes memory outside the windows: ${stray.row.text}, bytes ${Buffer.from(stray.bytes).toString('hex')}, registers ${[...stray.gpr].map((v) => v.toString(16)).join(' ')}`,
+      )
     const outcomes: Outcome[] = []
     at = 0
     for (const c of cases) {

@@ -90,7 +90,12 @@ test('long repetitions', () => {
     writeArea(m, area)
     const wanted: Wanted = { si, di, count, equal: undefined }
     model(name, area, size, down, repne, rax, wanted)
-    const bytes = [repne ? 0xf2 : 0xf3, ...(shift === 1 ? [0x66] : []), ...(shift === 3 ? [0x48] : []), opcodeOf[name] + (shift > 0 ? 1 : 0)]
+    const bytes = [
+      repne ? 0xf2 : 0xf3,
+      ...(shift === 1 ? [0x66] : []),
+      ...(shift === 3 ? [0x48] : []),
+      opcodeOf[name] + (shift > 0 ? 1 : 0),
+    ]
     m.code([...bytes, 0x90], CODE + (k % 64) * 16)
     m.setReg(0, rax)
     m.setReg(1, BigInt(count))

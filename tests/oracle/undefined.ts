@@ -22,11 +22,37 @@ function shiftCount(c: Case): number {
 /** Zen 4, whose undefined flags the core follows but for those that cost too much (IMUL of two and three operands) or make no sense. */
 const cpuinfo = existsSync('/proc/cpuinfo') ? readFileSync('/proc/cpuinfo', 'utf8') : ''
 const zen4 = cpuinfo.includes('AuthenticAMD') && /^cpu family\s*: 25$/m.test(cpuinfo)
-const followed = new Set(['MUL', 'DIV', 'IDIV', 'AND', 'OR', 'XOR', 'TEST', 'BT', 'BTS', 'BTR', 'BTC', 'BSF', 'BSR', 'TZCNT', 'LZCNT', 'ROL', 'ROR', 'RCL', 'RCR', 'SHL', 'SHR', 'SAR'])
+const followed = new Set([
+  'MUL',
+  'DIV',
+  'IDIV',
+  'AND',
+  'OR',
+  'XOR',
+  'TEST',
+  'BT',
+  'BTS',
+  'BTR',
+  'BTC',
+  'BSF',
+  'BSR',
+  'TZCNT',
+  'LZCNT',
+  'ROL',
+  'ROR',
+  'RCL',
+  'RCR',
+  'SHL',
+  'SHR',
+  'SAR',
+])
 
 /** RFLAGS bits that may differ after this case. */
 export function undefinedFlags(c: Case): number {
-  return zen4 && (followed.has(c.row.mnemonic) || (c.row.mnemonic === 'IMUL' && c.row.ext === 5) || (/^SH.D$/.test(c.row.mnemonic) && c.size > 2)) ? 0 : architectural(c)
+  return zen4 &&
+    (followed.has(c.row.mnemonic) || (c.row.mnemonic === 'IMUL' && c.row.ext === 5) || (/^SH.D$/.test(c.row.mnemonic) && c.size > 2))
+    ? 0
+    : architectural(c)
 }
 
 function architectural(c: Case): number {
