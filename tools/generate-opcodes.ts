@@ -5,7 +5,7 @@ import { coldBase, hotIds } from './generate-execute.ts'
 import { hotName, sizes } from './hot-handlers.ts'
 
 const bits = { MODRM: 1, EMBEDDED: 2, LOCK: 4, END: 8, NO64: 16, ONLY64: 32, BYTE_RM: 64, BYTE_REG: 128, MMX_RM: 256, MMX_REG: 512, REG_ONLY: 1024, BRANCH: 2048 }
-const immediates = ['none', 'Ib', 'Ub', 'Iw', 'Iz', 'Iv', 'Jb', 'Jz', 'Ap', 'moffs', 'IwIb']
+const immediates = ['none', 'Ib', 'Ub', 'Iw', 'Iz', 'Iv', 'Jb', 'Jz', 'Ap', 'moffs', 'IwIb', 'one']
 const sizeRules: SizeRule[] = ['byte', 'v', 'd64', 'f64', 'y', 'native']
 const classes: PrefixClass[] = ['NP', '66', 'F3', 'F2']
 

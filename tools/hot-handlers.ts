@@ -242,7 +242,7 @@ function nameFor(row: Opcode, z: Size, memory: boolean): string | undefined {
     case 'movzx8': case 'movzx16': case 'movsx8': case 'movsx16': case 'movsxd': return `${row.handler.toUpperCase()}_${form}_${z}`
     case 'cmov': return `CMOV_${form}_${z}`
     case 'setcc': return memory ? undefined : 'SETCC_r'
-    case 'shift': return memory || o1 === '1' ? undefined : `${m}_${o1 === 'CL' ? 'c' : 'i'}_${z}`
+    case 'shift': return memory ? undefined : `${m}_${o1 === 'CL' ? 'c' : 'i'}_${z}`
     case 'imul2': return `IMUL2_${form}_${z}`
     case 'imul3': return `IMUL3_${form}_${z}`
     case 'xchgAx': return `XCHGAX_${z}`

@@ -9,7 +9,7 @@ import {
 } from '../generated/layout'
 import {
   D_BYTE_REG, D_BYTE_RM, D_EMBEDDED, D_END, D_LOCK, D_MMX_REG, D_MMX_RM, D_MODRM, D_NO64, D_ONLY64, D_REG_ONLY, D_BRANCH, chained, descriptors, groups, H_GP,
-  H_NOP, H_UD, IMM_Ap, IMM_Ib, IMM_Iv, IMM_Iw, IMM_IwIb, IMM_Iz, IMM_Jb, IMM_Jz, IMM_moffs, IMM_Ub, roots, SIZE_BYTE, SIZE_D64, SIZE_F64, SIZE_FIXED,
+  H_NOP, H_UD, IMM_Ap, IMM_Ib, IMM_Iv, IMM_Iw, IMM_IwIb, IMM_Iz, IMM_Jb, IMM_Jz, IMM_moffs, IMM_one, IMM_Ub, roots, SIZE_BYTE, SIZE_D64, SIZE_F64, SIZE_FIXED,
   SIZE_NATIVE, SIZE_V, SIZE_Y,
 } from '../generated/opcodes'
 
@@ -197,6 +197,7 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
   switch (<u32>load<u8>(d, 2)) {
     case IMM_Ib: imm = <i64>load<i8>(p); p += 1; break
     case IMM_Ub: imm = <i64>load<u8>(p); p += 1; break
+    case IMM_one: imm = 1; break // the shifts by 1 run in the handlers of those by an immediate
     case IMM_Iw: imm = <i64>load<u16>(p); p += 2; break
     case IMM_Iz:
       if (size == 1) { imm = <i64>load<i16>(p); p += 2 } else { imm = <i64>load<i32>(p); p += 4 }

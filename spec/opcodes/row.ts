@@ -9,7 +9,7 @@
  * operands    Intel's opcode-map notation (SDM vol 2, appendix A.2), `Ub` for an unsigned Ib
  * attributes  `=name` cold handler; end lock d64 f64 no64 only64 native y reg mem size=N
  */
-export type ImmediateKind = 'none' | 'Ib' | 'Ub' | 'Iw' | 'Iz' | 'Iv' | 'Jb' | 'Jz' | 'Ap' | 'moffs' | 'IwIb'
+export type ImmediateKind = 'none' | 'Ib' | 'Ub' | 'Iw' | 'Iz' | 'Iv' | 'Jb' | 'Jz' | 'Ap' | 'moffs' | 'IwIb' | 'one'
 export type PrefixClass = 'any' | 'NP' | '66' | 'F3' | 'F2'
 export type SizeRule = 'byte' | 'v' | 'd64' | 'f64' | 'y' | 'native' | 1 | 2 | 4 | 8
 
@@ -34,7 +34,7 @@ export interface Opcode {
 
 const encoding = /^(?:(NP|66|F3|F2)\.)?(?:(0F38|0F3A|0F)\.)?([0-9A-F]{2})(\+r)?(?:\/([0-7])([rm])?)?(?::([0-9A-F]{2}))?$/
 const immediates: Record<string, ImmediateKind> = {
-  Ib: 'Ib', Ub: 'Ub', Iw: 'Iw', Iz: 'Iz', Iv: 'Iv', Jb: 'Jb', Jz: 'Jz', Ap: 'Ap', Ob: 'moffs', Ov: 'moffs',
+  Ib: 'Ib', Ub: 'Ub', Iw: 'Iw', Iz: 'Iz', Iv: 'Iv', Jb: 'Jb', Jz: 'Jz', Ap: 'Ap', Ob: 'moffs', Ov: 'moffs', 1: 'one',
 }
 const known = new Set(['end', 'lock', 'd64', 'f64', 'no64', 'only64', 'native', 'y', 'reg', 'mem'])
 
