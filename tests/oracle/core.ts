@@ -1,6 +1,7 @@
 /**
  * The emulated CPU for the oracle: one vCPU in long mode at CPL 3 with the address space of place.ts, driven through the
- * core's raw exports. An exception goes through a real IDT to a NOP at CPL 0, whose address tells the vector.
+ * core's raw exports. An exception goes through a real IDT to a loop at CPL 0, whose address tells the vector.
+ * A sequence ends in HLT, which CPL 3 may not execute: that #GP is its regular end.
  */
 import { readFileSync } from 'node:fs'
 import * as L from '../../host/generated/layout.ts'
@@ -106,7 +107,8 @@ export class Emulated {
       if (page >= P.CODE && page < P.CODE + CODE_SIZE / 4096) this.bytes.fill(0xcc, L.STAGING, L.STAGING + 4096)
       if (page >= P.DATA && page < P.DATA + DATA_SIZE / 4096)
         for (let i = 0; i < 4096; i++) this.bytes[L.STAGING + i] = patternByte((page - P.DATA) * 4096 + i)
-      if (page === P.HANDLERS) this.bytes.fill(0x90, L.STAGING, L.STAGING + 4096)
+      // JMP to itself in every handler.
+      if (page === P.HANDLERS) for (let i = 0; i < 4096; i++) this.bytes[L.STAGING + i] = i % 2 ? 0xfe : 0xeb
       if (exports.backingWrite(backing, BigInt(page * 4096), L.STAGING, 4096) < 0) throw new Error('backingWrite')
     }
     const put = (page: number, index: number, value: bigint): void => this.view.setBigUint64(this.frame(page) + index * 8, value, true)
@@ -212,7 +214,8 @@ export class Emulated {
 
   run(c: Case, window: Uint8Array): Outcome {
     const { s, view } = this
-    this.code(c.slot, c.bytes, c.length)
+    const sequence = c.parts.length > 0
+    this.code(c.slot, sequence ? Uint8Array.of(...c.bytes, 0xf4) : c.bytes, c.length + (sequence ? 1 : 0))
     this.setWindow(window)
     if (this.dirty || this.bits !== c.bits) {
       this.bits = c.bits
@@ -232,8 +235,8 @@ export class Emulated {
     view.setUint32(s + L.CPU_EVENT, 0, true)
     view.setBigUint64(s + L.CPU_CR2, 0n, true)
     const start = view.getBigUint64(s + L.CPU_ICOUNT, true)
-    view.setBigUint64(s + L.CPU_BUDGET, start + BigInt(c.count), true)
-    view.setBigUint64(s + L.CPU_SLICE_END, start + BigInt(c.count), true)
+    view.setBigUint64(s + L.CPU_BUDGET, start + (sequence ? 100n : 1n), true)
+    view.setBigUint64(s + L.CPU_SLICE_END, start + (sequence ? 100n : 1n), true)
     this.call.execute(s)
     const stop = view.getUint32(s + L.CPU_STOP_REASON, true)
     const outcome: Outcome = {
@@ -260,6 +263,12 @@ export class Emulated {
       if (ERROR_CODES.has(outcome.vector)) outcome.error = view.getUint32(top - 48, true)
       outcome.cr2 = view.getBigUint64(s + L.CPU_CR2, true)
       this.dirty = true
+      const end = c.slot - codeBase(c.bits) + c.length
+      if (sequence && outcome.vector === 13 && outcome.rip === BigInt(end)) {
+        outcome.vector = RAN
+        outcome.error = 0
+        outcome.cr2 = 0n
+      }
     } else {
       outcome.rflags = this.call.cpuGetFlags(s)
       this.dirty = checked
@@ -267,7 +276,7 @@ export class Emulated {
     this.getWindow(this.window)
     if (!this.window.every((b, i) => b === window[i])) outcome.window = this.window.slice()
     // The landing bytes must be what the other side has there.
-    this.code(c.slot, undefined, c.length)
+    this.code(c.slot, undefined, c.length + 1)
     return outcome
   }
 

@@ -526,10 +526,13 @@ export function generateSequence(r: Random, rows: readonly Opcode[], claims: Cla
   const parts: Case[] = []
   const bytes: number[] = []
   const wanted = 2 + r.below(5)
-  while (parts.length < wanted) {
-    const part = generate(r, r.pick(rows), claims, bits, { slot: start + bytes.length })
+  while (parts.length < wanted && bytes.length < 72) {
+    // Now and then a short jump, taken or not, over the instruction.
+    const jump = r.chance(25) ? 2 : 0
+    const part = generate(r, r.pick(rows), claims, bits, { slot: start + bytes.length + jump })
     if (bad(part)) continue
     parts.push(part)
+    if (jump) bytes.push(r.chance(15) ? 0xeb : 0x70 | r.below(16), part.bytes.length)
     bytes.push(...part.bytes)
   }
   const first = parts[0] as Case
