@@ -8,16 +8,16 @@ import { commandHelp, generalHelp } from './help.ts'
 import { measure } from './measure.ts'
 import { complain, drain, guardPipes, print } from './output.ts'
 import { policy } from './policy.ts'
+import { replay } from './replay.ts'
 import { run } from './run.ts'
 
-const commands: readonly Command[] = [run, measure, policy, demo]
+const commands: readonly Command[] = [run, measure, policy, replay, demo]
 
 /** Commands of the contract that are not implemented yet. */
 const toCome: Readonly<Record<string, string>> = {
   cpuid: 'CPUID bits of a TDX module: fixed, configurable, checked',
   attest: 'attestation reports and quotes: show, verify',
   fuzz: 'run a fuzzing harness',
-  replay: 'run a recorded execution again',
 }
 
 async function dispatch(args: string[]): Promise<number> {

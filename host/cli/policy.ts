@@ -44,7 +44,7 @@ export const policy: Command = {
   },
 }
 
-function profileName(name: string): ProfileSource {
+export function profileName(name: string): ProfileSource {
   if ((PROFILES as readonly string[]).includes(name)) return name
   if (/[./]/.test(name)) return profileFile(name)
   return usage(`--profile: unknown profile '${name}'${suggestion(name, PROFILES)}; one of ${PROFILES.join(', ')}`)
