@@ -92,10 +92,17 @@ function list(values: Values): number {
   const text = (both: string[] | undefined): string => [...new Set(both ?? [])].join(' > ')
   const rows = [['ioctl', ...types], ...[...cells].map(([ioctl, row]) => [ioctl, ...types.map((t) => text(row.get(t)))])]
   const widths = rows[0]?.map((_, i) => Math.min(40, Math.max(...rows.map((r) => r[i]?.length ?? 0)))) ?? []
-  for (const row of rows) print(`${row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join('  ').trimEnd()}\n`)
+  for (const row of rows)
+    print(
+      `${row
+        .map((cell, i) => cell.padEnd(widths[i] ?? 0))
+        .join('  ')
+        .trimEnd()}\n`,
+    )
   const profile = profileName(values.text('profile') ?? 'upstream')
   const inherited = types.filter((t) => inherits(profile, t) !== null)
-  if (inherited.length > 0) print(`\n${String(profile)} does not define ${inherited.join(', ')}: these columns are inherited from upstream\n`)
+  if (inherited.length > 0)
+    print(`\n${String(profile)} does not define ${inherited.join(', ')}: these columns are inherited from upstream\n`)
   print("\nbefore > after guest state is protected; '?': holds for a correct call, --explain IOCTL says when not\n")
   return STATUS.ok
 }
@@ -134,7 +141,10 @@ function matching(asked: string, table: ReadonlyMap<string, PolicyEntry>): Polic
   const upper = asked.toUpperCase()
   const names = new Set([upper, `KVM_${upper}`])
   const exact = [...table.values()].filter((entry) => names.has(entry.ioctl.toUpperCase()))
-  const found = exact.length > 0 && upper.includes('@') ? exact : [...table.values()].filter((e) => names.has(e.ioctl.toUpperCase().split(/[@ ]/)[0] ?? ''))
+  const found =
+    exact.length > 0 && upper.includes('@')
+      ? exact
+      : [...table.values()].filter((e) => names.has(e.ioctl.toUpperCase().split(/[@ ]/)[0] ?? ''))
   return found.length > 0 ? found : usage(`--explain: unknown ioctl '${asked}'${suggestion(upper, [...table.keys()])}`)
 }
 
@@ -153,7 +163,8 @@ function explain(values: Values): number {
   const entries = matching(values.text('explain') ?? '', policyTable(profile, choice('linux', values.text('linux'), LINUXES, '7.3')))
   const all = selected(values)
   const type = values.text('type')
-  const notes = (ioctl: string) => MAIL_NOTES.filter((n) => n.ioctls.includes(ioctl) && (type === undefined || n.types.includes(type as PolicyType)))
+  const notes = (ioctl: string) =>
+    MAIL_NOTES.filter((n) => n.ioctls.includes(ioctl) && (type === undefined || n.types.includes(type as PolicyType)))
   if (values.has('json')) {
     print(
       json(
@@ -181,7 +192,9 @@ function explain(values: Values): number {
       print(`  ${line.type.padEnd(14)} ${line.phase.padEnd(6)}  ${answer(line).replace('?', '')}${condition}${words}${own}${from}\n`)
     }
     for (const note of notes(entry.ioctl)) {
-      print(`  mail ${note.mail}, rule ${note.rule} (${note.types.join(', ')})\n    proposed: ${note.proposed}\n    merged:   ${note.merged}\n`)
+      print(
+        `  mail ${note.mail}, rule ${note.rule} (${note.types.join(', ')})\n    proposed: ${note.proposed}\n    merged:   ${note.merged}\n`,
+      )
     }
   }
   return STATUS.ok

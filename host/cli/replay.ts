@@ -61,12 +61,19 @@ function show(report: ReplayReport, onlyDifferences: boolean): void {
     const answer = call.verdict === 'same' && call.logged === call.answer ? call.answer : `${call.logged} -> ${call.answer}`
     const times = call.count > 1 ? ` x${call.count}` : ''
     const words = [call.assumed === null ? '' : `assumed: ${call.assumed}`, why(call)].filter((w) => w !== '').join('; ')
-    print(`${MARK[call.verdict]} ${String(call.line ?? '').padStart(6)}  ${call.fd.padEnd(6)}  ${call.ioctl}${times}  ${answer}${words === '' ? '' : `  (${words})`}\n`)
+    print(
+      `${MARK[call.verdict]} ${String(call.line ?? '').padStart(6)}  ${call.fd.padEnd(6)}  ${call.ioctl}${times}  ${answer}${words === '' ? '' : `  (${words})`}\n`,
+    )
   }
   const { summary } = report
-  print(`\n${summary.same} alike, ${summary.value} with another value, ${summary.differs} answered differently, ${summary.unknown} not decided by the log, `)
+  print(
+    `\n${summary.same} alike, ${summary.value} with another value, ${summary.differs} answered differently, ${summary.unknown} not decided by the log, `,
+  )
   print(`${summary.unimplemented} not implemented here${summary.injected > 0 ? `, ${summary.injected} added` : ''}\n`)
   const first = report.firstDifference === null ? null : report.calls[report.firstDifference]
-  if (first) print(`first difference: line ${first.line}: ${first.ioctl} on a ${first.fd} fd answered ${first.logged}, here ${first.answer}: ${why(first)}\n`)
+  if (first)
+    print(
+      `first difference: line ${first.line}: ${first.ioctl} on a ${first.fd} fd answered ${first.logged}, here ${first.answer}: ${why(first)}\n`,
+    )
   else print('no call is answered differently\n')
 }

@@ -37,7 +37,14 @@ export function guessLaunch(type: PolicyType, calls: readonly LoggedCall[]): Com
   }
   if (type === 'snp') {
     for (let i = 0; i < n; i++) {
-      out[i] = i === 0 ? 'KVM_SEV_INIT2' : i === 1 ? 'KVM_SEV_SNP_LAUNCH_START' : i === n - 1 ? 'KVM_SEV_SNP_LAUNCH_FINISH' : 'KVM_SEV_SNP_LAUNCH_UPDATE'
+      out[i] =
+        i === 0
+          ? 'KVM_SEV_INIT2'
+          : i === 1
+            ? 'KVM_SEV_SNP_LAUNCH_START'
+            : i === n - 1
+              ? 'KVM_SEV_SNP_LAUNCH_FINISH'
+              : 'KVM_SEV_SNP_LAUNCH_UPDATE'
     }
     return out
   }

@@ -99,16 +99,28 @@ const PAIRS: Readonly<Record<string, keyof typeof REQUEST>> = {
   KVM_SET_IRQCHIP: 'KVM_GET_IRQCHIP',
 }
 /** Without their contents there is nothing to ask. */
-const OPAQUE = new Set(['KVM_SET_USER_MEMORY_REGION', 'KVM_SET_USER_MEMORY_REGION2', 'KVM_GET_DIRTY_LOG', 'KVM_CLEAR_DIRTY_LOG', 'KVM_CREATE_GUEST_MEMFD'])
+const OPAQUE = new Set([
+  'KVM_SET_USER_MEMORY_REGION',
+  'KVM_SET_USER_MEMORY_REGION2',
+  'KVM_GET_DIRTY_LOG',
+  'KVM_CLEAR_DIRTY_LOG',
+  'KVM_CREATE_GUEST_MEMFD',
+])
 
 export async function replay(text: string, options: ReplayOptions = {}): Promise<ReplayReport> {
   const calls = parseLog(text)
-  const kvmCall = (c: LoggedCall): boolean => c.name === 'ioctl' && (requestOf(c.args[1]).name.startsWith('KVM_') || scalar(c.args[1]) === 0xae01n)
-  if (!calls.some(kvmCall)) throw new CloisterError('log', 'no KVM ioctl in this log; make it with: strace -f -e trace=ioctl,openat,mmap -o LOG VMM...')
+  const kvmCall = (c: LoggedCall): boolean =>
+    c.name === 'ioctl' && (requestOf(c.args[1]).name.startsWith('KVM_') || scalar(c.args[1]) === 0xae01n)
+  if (!calls.some(kvmCall))
+    throw new CloisterError('log', 'no KVM ioctl in this log; make it with: strace -f -e trace=ioctl,openat,mmap -o LOG VMM...')
   const first = calls.find((c) => c.name === 'ioctl' && requestOf(c.args[1]).name === 'KVM_CREATE_VM')
   const type = options.type ?? ownType(calls, first)
   const host = type === 'tdx' ? 'intel' : 'amd'
-  const kvm = await openKvm({ host, ...(options.linux && { linux: options.linux }), ...(options.profile && { profile: options.profile as 'upstream' }) })
+  const kvm = await openKvm({
+    host,
+    ...(options.linux && { linux: options.linux }),
+    ...(options.profile && { profile: options.profile as 'upstream' }),
+  })
   const machine = new Replayer(kvm, calls, options)
   for (const call of calls) machine.step(call)
   const { report } = machine
@@ -160,7 +172,8 @@ class Replayer {
       return
     }
     const fd = this.#kvm.open(path)
-    if (fd >= 0) this.#files.set(Number(result), { kind: path === '/dev/sev' ? 'sev' : 'system', fd, vm: null, vcpuReady: false, run: null })
+    if (fd >= 0)
+      this.#files.set(Number(result), { kind: path === '/dev/sev' ? 'sev' : 'system', fd, vm: null, vcpuReady: false, run: null })
   }
 
   #mmap({ args, result }: LoggedCall): void {
@@ -214,11 +227,14 @@ class Replayer {
   #createVm(call: LoggedCall, file: File): void {
     const logged = Number(scalar(call.args[2]) ?? 0n)
     const commandsOf = (fd: number): LoggedCall[] =>
-      this.#calls.filter((c) => c.name === 'ioctl' && requestOf(c.args[1]).name === 'KVM_MEMORY_ENCRYPT_OP' && Number(scalar(c.args[0])) === fd)
+      this.#calls.filter(
+        (c) => c.name === 'ioctl' && requestOf(c.args[1]).name === 'KVM_MEMORY_ENCRYPT_OP' && Number(scalar(c.args[0])) === fd,
+      )
     const ours = call.result === null ? [] : commandsOf(Number(call.result))
     const own = TYPES[logged] ?? 'default'
     const type = this.#options.type ?? (own === 'default' && ours.length > 0 ? 'sev-legacy' : own)
-    const number = type === 'tdx' ? VM_TYPE.TDX : type === 'snp' ? VM_TYPE.SNP : type === 'sev-es' ? VM_TYPE.SEV_ES : type === 'sev' ? VM_TYPE.SEV : 0
+    const number =
+      type === 'tdx' ? VM_TYPE.TDX : type === 'snp' ? VM_TYPE.SNP : type === 'sev-es' ? VM_TYPE.SEV_ES : type === 'sev' ? VM_TYPE.SEV : 0
     const argument = this.#options.type === undefined ? logged : number
     const result = this.#kvm.ioctl(file.fd, REQUEST.KVM_CREATE_VM, argument)
     this.#compare(call, file, 'KVM_CREATE_VM', result, argument === logged ? null : `type ${argument} (${type}) instead of ${logged}`)
@@ -335,7 +351,10 @@ class Replayer {
     let assumed: string | null = null
     let result: number
     if (size === 0) {
-      let value = typeof argument === 'string' && argument.startsWith('KVM_CAP_') && scalar(argument) === null ? 0xfffff : Number(scalar(argument) ?? 0n)
+      let value =
+        typeof argument === 'string' && argument.startsWith('KVM_CAP_') && scalar(argument) === null
+          ? 0xfffff
+          : Number(scalar(argument) ?? 0n)
       if (request === 'KVM_CHECK_EXTENSION') this.#asked.set(call.pid, value)
       if (request === 'KVM_SET_TSC_KHZ' && value !== 0) value = 0
       result = this.#kvm.ioctl(file.fd, code, value)
@@ -367,7 +386,13 @@ class Replayer {
       const length = this.#kvm.ioctl(this.#kvm.open('/dev/kvm'), REQUEST.KVM_GET_VCPU_MMAP_SIZE, 0)
       this.#files.set(Number(call.result), { kind: 'vcpu', fd: result, vm: file.vm, vcpuReady: false, run: this.#kvm.mmap(result, length) })
     } else if (request === 'KVM_GET_STATS_FD' || request === 'KVM_CREATE_GUEST_MEMFD') {
-      this.#files.set(Number(call.result), { kind: request === 'KVM_GET_STATS_FD' ? 'other' : 'device', fd: result, vm: file.vm, vcpuReady: false, run: null })
+      this.#files.set(Number(call.result), {
+        kind: request === 'KVM_GET_STATS_FD' ? 'other' : 'device',
+        fd: result,
+        vm: file.vm,
+        vcpuReady: false,
+        run: null,
+      })
     }
   }
 
@@ -376,7 +401,11 @@ class Replayer {
       case 'userspace_addr':
         return this.#address(given, fieldOf(argument, 'memory_size') ?? 0n)
       case 'addr':
-        return request.includes('REGION') ? this.#address(given, fieldOf(argument, 'size') ?? 0n) : request.includes('ATTR') ? this.#scratch.address : given
+        return request.includes('REGION')
+          ? this.#address(given, fieldOf(argument, 'size') ?? 0n)
+          : request.includes('ATTR')
+            ? this.#scratch.address
+            : given
       case 'dirty_bitmap':
         return this.#scratch.address
       case 'data':
@@ -388,7 +417,11 @@ class Replayer {
       case 'resamplefd':
         return request === 'KVM_IRQFD' || request === 'KVM_IOEVENTFD' ? this.#eventfd(given) : given
       case 'arg':
-        return BigInt(this.#files.get(Number(given))?.kind === 'vm' && fieldOf(argument, 'cap') === BigInt(CAP.KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM) ? (this.#files.get(Number(given))?.fd ?? 0) : given)
+        return BigInt(
+          this.#files.get(Number(given))?.kind === 'vm' && fieldOf(argument, 'cap') === BigInt(CAP.KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM)
+            ? (this.#files.get(Number(given))?.fd ?? 0)
+            : given,
+        )
       default:
         return given
     }
@@ -548,7 +581,15 @@ class Replayer {
     const answer = words ?? (result === null ? 'not asked' : result < 0 ? `-${refusal?.code ?? result}` : String(result))
     const last = this.report.at(-1)
     const reason = refusal?.reason ?? null
-    if (call !== null && last?.ioctl === ioctl && last.fd === fd && last.answer === answer && last.verdict === verdict && last.logged === logged && last.reason === reason) {
+    if (
+      call !== null &&
+      last?.ioctl === ioctl &&
+      last.fd === fd &&
+      last.answer === answer &&
+      last.verdict === verdict &&
+      last.logged === logged &&
+      last.reason === reason
+    ) {
       last.count++
       return
     }
@@ -569,7 +610,11 @@ class Replayer {
 }
 
 const loggedText = (call: LoggedCall): string =>
-  call.result === null ? '?' : call.errno !== null ? `-${call.errno}` : `${call.result}${call.note.startsWith('KVM_EXIT') ? ` ${call.note}` : ''}`
+  call.result === null
+    ? '?'
+    : call.errno !== null
+      ? `-${call.errno}`
+      : `${call.result}${call.note.startsWith('KVM_EXIT') ? ` ${call.note}` : ''}`
 
 function remember(vm: VmState, bytes: Uint8Array): void {
   const view = new DataView(bytes.buffer)

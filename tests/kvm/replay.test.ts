@@ -27,7 +27,10 @@ test('notations of strace', () => {
   assert.is(es.find((c) => c.note !== '' && c.errno === null && c.name === 'ioctl')?.note, 'KVM_EXIT_IO')
   assert.is(requestOf('_IO(0xae, 0x1)').name, 'KVM_CREATE_VM')
   assert.is(requestOf('TCGETS').code, null)
-  assert.equal(parseLog('ioctl(3, KVM_RUN\nnonsense {{{ [\nioctl(\n1 <... ioctl resumed>) = 0\nioctl(3, {a=[{b=1'), parseLog('ioctl(3, KVM_RUN\nioctl(\nioctl(3, {a=[{b=1').map((c, i) => ({ ...c, line: [1, 3, 5][i] as number })))
+  assert.equal(
+    parseLog('ioctl(3, KVM_RUN\nnonsense {{{ [\nioctl(\n1 <... ioctl resumed>) = 0\nioctl(3, {a=[{b=1'),
+    parseLog('ioctl(3, KVM_RUN\nioctl(\nioctl(3, {a=[{b=1').map((c, i) => ({ ...c, line: [1, 3, 5][i] as number })),
+  )
 })
 
 test('an ordinary VMM: every call answered alike', async () => {
@@ -61,9 +64,14 @@ test('an SEV-ES launch: commands by their place, the first difference', async ()
   const commands = report.calls.filter((c) => c.ioctl.startsWith('KVM_MEMORY_ENCRYPT_OP'))
   assert.equal(
     commands.map((c) => c.ioctl.split(' ')[1]),
-    ['INIT2', 'LAUNCH_START', 'LAUNCH_UPDATE_DATA', 'LAUNCH_UPDATE_VMSA', 'LAUNCH_MEASURE', 'LAUNCH_MEASURE', 'LAUNCH_FINISH'].map((n) => `KVM_SEV_${n}`),
+    ['INIT2', 'LAUNCH_START', 'LAUNCH_UPDATE_DATA', 'LAUNCH_UPDATE_VMSA', 'LAUNCH_MEASURE', 'LAUNCH_MEASURE', 'LAUNCH_FINISH'].map(
+      (n) => `KVM_SEV_${n}`,
+    ),
   )
-  assert.ok(commands.every((c) => c.verdict === 'same'), JSON.stringify(commands))
+  assert.ok(
+    commands.every((c) => c.verdict === 'same'),
+    JSON.stringify(commands),
+  )
   const first = report.calls[report.firstDifference ?? -1]
   assert.is(first?.ioctl, 'KVM_SET_GUEST_DEBUG')
   assert.is(first?.line, 21)

@@ -39,7 +39,9 @@ test('A1, A2: the list of mail 000 is the TDX column', () => {
   }
   // Nothing beyond the list is newly denied.
   const upstream = policyLines('upstream')
-  const newly = policyLines('rfc-2020').filter((line, i) => line.type === 'tdx' && line.result === 'error' && upstream[i]?.result !== 'error')
+  const newly = policyLines('rfc-2020').filter(
+    (line, i) => line.type === 'tdx' && line.result === 'error' && upstream[i]?.result !== 'error',
+  )
   assert.ok(newly.every((line) => DENIED.includes(line.ioctl)))
 })
 
@@ -92,7 +94,11 @@ test('A6, D6: sync registers', async () => {
       vcpu.runView.setUint8(RUN.IMMEDIATE_EXIT, 1)
       return vcpu.runRaw(0) === -ERRNO.EINVAL ? 0 : bit
     })
-    assert.is(masks.reduce((a, b) => a | b, 0), vm.checkExtension('KVM_CAP_SYNC_REGS'), `${type} ${profile}`)
+    assert.is(
+      masks.reduce((a, b) => a | b, 0),
+      vm.checkExtension('KVM_CAP_SYNC_REGS'),
+      `${type} ${profile}`,
+    )
     assert.ok(kvm)
     return masks
   }
