@@ -70,10 +70,28 @@ export const cases: readonly Case[] = [
       start: endless(() => loopImage(which, 1e12)),
     }),
   ),
-  { name: 'tlb-miss', unit: 'misses', note: '16384 pages, 4 instructions a miss', units: SLICE / 4, start: endless(chosen('system.bin', 0)) },
-  { name: 'tlb-flush', unit: 'flushes', note: 'MOV CR3 and one load, 4 instructions', units: SLICE / 4, start: endless(chosen('system.bin', 2)) },
+  {
+    name: 'tlb-miss',
+    unit: 'misses',
+    note: '16384 pages, 4 instructions a miss',
+    units: SLICE / 4,
+    start: endless(chosen('system.bin', 0)),
+  },
+  {
+    name: 'tlb-flush',
+    unit: 'flushes',
+    note: 'MOV CR3 and one load, 4 instructions',
+    units: SLICE / 4,
+    start: endless(chosen('system.bin', 2)),
+  },
   { name: 'cpuid', unit: 'instructions', note: 'CPUID, answered in the core', units: SLICE / 3, start: endless(chosen('system.bin', 4)) },
-  { name: 'exit', unit: 'exits', note: 'KVM_EXIT_IO: OUT and back by the hot form of run', units: 1, start: exits(chosen('system.bin', 1)) },
+  {
+    name: 'exit',
+    unit: 'exits',
+    note: 'KVM_EXIT_IO: OUT and back by the hot form of run',
+    units: 1,
+    start: exits(chosen('system.bin', 1)),
+  },
   {
     name: 'ghcb-msr',
     unit: 'vmgexits',
@@ -88,7 +106,13 @@ export const cases: readonly Case[] = [
     units: SLICE / 11,
     start: endless(chosen('ghcb.bin', 1), { type: 'sev-es' }),
   },
-  { name: 'ghcb-exit', unit: 'exits', note: 'GHCB page with OUT, answered by userspace', units: 1, start: exits(chosen('ghcb.bin', 2), { type: 'sev-es' }) },
+  {
+    name: 'ghcb-exit',
+    unit: 'exits',
+    note: 'GHCB page with OUT, answered by userspace',
+    units: 1,
+    start: exits(chosen('ghcb.bin', 2), { type: 'sev-es' }),
+  },
   {
     name: 'view-conversion',
     unit: 'conversions',
@@ -117,7 +141,11 @@ export const cases: readonly Case[] = [
     unit: 'calls',
     note: 'KVM_CHECK_EXTENSION on a VM: dispatch and policy',
     units: 1,
-    start: onGuest(({ kvm, vm }) => () => void kvm.ioctl(vm.fd, KVM_CHECK_EXTENSION, 0)),
+    start: onGuest(
+      ({ kvm, vm }) =>
+        () =>
+          void kvm.ioctl(vm.fd, KVM_CHECK_EXTENSION, 0),
+    ),
   },
   {
     name: 'ioctl-struct',

@@ -80,8 +80,12 @@ try {
   const bochsEmpty = repeat(() => bochs(0, 0))
   const emptyRun = cloister(0, 0)
   const cloisterEmpty = repeat(() => cloister(0, 0).time)
-  process.stdout.write(`start-up subtracted: Bochs ${bochsEmpty.toFixed(2)} s, Cloister ${cloisterEmpty.toFixed(2)} s; median of ${rounds}\n`)
-  process.stdout.write(`${'loop'.padEnd(10)}${column('Minstr', 9)}${column('Bochs s', 9)}${column('MIPS', 8)}${column('Cloister s', 12)}${column('MIPS', 8)}${column('ratio', 8)}\n`)
+  process.stdout.write(
+    `start-up subtracted: Bochs ${bochsEmpty.toFixed(2)} s, Cloister ${cloisterEmpty.toFixed(2)} s; median of ${rounds}\n`,
+  )
+  process.stdout.write(
+    `${'loop'.padEnd(10)}${column('Minstr', 9)}${column('Bochs s', 9)}${column('MIPS', 8)}${column('Cloister s', 12)}${column('MIPS', 8)}${column('ratio', 8)}\n`,
+  )
   const wanted = process.argv.slice(2)
   const ratios: number[] = []
   loops.forEach(({ name, scale }, which) => {

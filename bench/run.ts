@@ -43,7 +43,12 @@ async function measure(one: Case): Promise<Result> {
 }
 
 function rate(n: number): string {
-  for (const [factor, letter] of [[1e9, 'G'], [1e6, 'M'], [1e3, 'k']] as const) if (n >= factor) return `${(n / factor).toFixed(2)} ${letter}`
+  for (const [factor, letter] of [
+    [1e9, 'G'],
+    [1e6, 'M'],
+    [1e3, 'k'],
+  ] as const)
+    if (n >= factor) return `${(n / factor).toFixed(2)} ${letter}`
   return `${n.toFixed(2)} `
 }
 

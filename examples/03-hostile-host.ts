@@ -10,7 +10,11 @@ const LOAD = 0x200000
 const SECRET = LOAD + Buffer.from(bytes).indexOf('PRIVATE')
 
 async function run(flip: number | null): Promise<void> {
-  using machine = await Machine.create({ type: 'sev-es', image: { bytes, load: LOAD, entry: LOAD, mode: 'long64' }, memory: 16 * 1024 * 1024 })
+  using machine = await Machine.create({
+    type: 'sev-es',
+    image: { bytes, load: LOAD, entry: LOAD, mode: 'long64' },
+    memory: 16 * 1024 * 1024,
+  })
   machine.launch()
   const seen = machine.readMemory(SECRET, 16)
   process.stdout.write(`the host reads ${seen === null ? 'nothing' : Buffer.from(seen).toString('hex')} where the guest keeps its secret\n`)

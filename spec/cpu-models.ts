@@ -120,7 +120,17 @@ export const FEATURE_BITS: Readonly<Record<FeatureWord, Readonly<Record<string, 
     'perfctr-core': 23,
   },
   '80000001.edx': { syscall: 11, nx: 20, mmxext: 22, 'fxsr-opt': 25, pdpe1gb: 26, rdtscp: 27, lm: 29 },
-  '80000008.ebx': { clzero: 0, xsaveerptr: 2, wbnoinvd: 9, ibpb: 12, ibrs: 14, stibp: 15, 'stibp-always-on': 17, 'amd-ssbd': 24, 'amd-psfd': 28 },
+  '80000008.ebx': {
+    clzero: 0,
+    xsaveerptr: 2,
+    wbnoinvd: 9,
+    ibpb: 12,
+    ibrs: 14,
+    stibp: 15,
+    'stibp-always-on': 17,
+    'amd-ssbd': 24,
+    'amd-psfd': 28,
+  },
   '80000021.eax': { 'no-nested-data-bp': 0, 'lfence-always-serializing': 2, 'null-sel-clr-base': 6, 'auto-ibrs': 8 },
 }
 

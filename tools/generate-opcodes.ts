@@ -4,7 +4,20 @@ import type { Opcode, PrefixClass, SizeRule } from '../spec/opcodes/index.ts'
 import { coldBase, hotIds } from './generate-execute.ts'
 import { hotName, sizes } from './hot-handlers.ts'
 
-const bits = { MODRM: 1, EMBEDDED: 2, LOCK: 4, END: 8, NO64: 16, ONLY64: 32, BYTE_RM: 64, BYTE_REG: 128, MMX_RM: 256, MMX_REG: 512, REG_ONLY: 1024, BRANCH: 2048 }
+const bits = {
+  MODRM: 1,
+  EMBEDDED: 2,
+  LOCK: 4,
+  END: 8,
+  NO64: 16,
+  ONLY64: 32,
+  BYTE_RM: 64,
+  BYTE_REG: 128,
+  MMX_RM: 256,
+  MMX_REG: 512,
+  REG_ONLY: 1024,
+  BRANCH: 2048,
+}
 const immediates = ['none', 'Ib', 'Ub', 'Iw', 'Iz', 'Iv', 'Jb', 'Jz', 'Ap', 'moffs', 'IwIb', 'one']
 const sizeRules: SizeRule[] = ['byte', 'v', 'd64', 'f64', 'y', 'native']
 const classes: PrefixClass[] = ['NP', '66', 'F3', 'F2']
@@ -77,12 +90,14 @@ export function buildTables(): Tables {
     return o.ext === undefined || o.ext === ((modrm >> 3) & 7)
   }
   /** Exact ModRM before mod before /n before none; a named prefix class before none. */
-  const rank = (o: Opcode): number => (o.exact !== undefined ? 8 : 0) + (o.mod !== 'any' ? 2 : 0) + (o.ext !== undefined ? 2 : 0) + (o.prefix !== 'any' ? 1 : 0)
+  const rank = (o: Opcode): number =>
+    (o.exact !== undefined ? 8 : 0) + (o.mod !== 'any' ? 2 : 0) + (o.ext !== undefined ? 2 : 0) + (o.prefix !== 'any' ? 1 : 0)
   const choose = (rows: Opcode[], where: string): number => {
     if (rows.length === 0) return 0
     const sorted = [...rows].sort((a, b) => rank(b) - rank(a))
     const [first, second] = sorted
-    if (first && second && rank(first) === rank(second)) throw new Error(`opcode map: ${describe(first)} and ${describe(second)} both claim ${where}`)
+    if (first && second && rank(first) === rank(second))
+      throw new Error(`opcode map: ${describe(first)} and ${describe(second)} both claim ${where}`)
     return first ? (index.get(first) ?? 0) : 0
   }
   for (let map = 0; map < 4; map++) {
@@ -94,7 +109,12 @@ export function buildTables(): Tables {
           roots.push(choose(rows, where))
           continue
         }
-        const group = Array.from({ length: 72 }, (_, slot) => choose(rows.filter((o) => fits(o, slot)), `${where} slot ${slot}`))
+        const group = Array.from({ length: 72 }, (_, slot) =>
+          choose(
+            rows.filter((o) => fits(o, slot)),
+            `${where} slot ${slot}`,
+          ),
+        )
         const key = group.join()
         let at = groupOf.get(key)
         if (at === undefined) {
@@ -149,9 +169,17 @@ export function coverageDocument(): string {
   const maps = ['', '0F ', '0F 38 ', '0F 3A ']
   const rows = opcodes.map((o) => {
     const name = (o.prefix === 'any' ? '' : `${o.prefix} `) + maps[o.map] + o.opcode.toString(16).toUpperCase().padStart(2, '0')
-    const ext = o.exact !== undefined ? ` ${o.exact.toString(16).toUpperCase()}` : o.ext !== undefined ? ` /${o.ext}` : o.embedded ? '+r' : ''
+    const ext =
+      o.exact !== undefined ? ` ${o.exact.toString(16).toUpperCase()}` : o.ext !== undefined ? ` /${o.ext}` : o.embedded ? '+r' : ''
     const hot = sizes.some((z) => hotName(o, z, false) !== undefined || hotName(o, z, true) !== undefined)
-    const how = o.handler === 'unimplemented' ? '**not implemented** (named stop)' : hot ? (o.handler ? 'switch and cold handler' : 'switch') : 'cold handler'
+    const how =
+      o.handler === 'unimplemented'
+        ? '**not implemented** (named stop)'
+        : hot
+          ? o.handler
+            ? 'switch and cold handler'
+            : 'switch'
+          : 'cold handler'
     return { mnemonic: o.mnemonic, line: `| \`${name}${ext}\` | ${o.mnemonic} | ${o.operands.join(', ')} | ${how} |` }
   })
   return [

@@ -23,7 +23,9 @@ function put(path: string, text: string): void {
 
 /** Sources of assembly/, by path below it: where the opcode map's handlers are found. */
 function assemblySources(): Map<string, string> {
-  const files = readdirSync('assembly', { recursive: true, encoding: 'utf8' }).filter((f) => f.endsWith('.ts') && !f.startsWith('generated'))
+  const files = readdirSync('assembly', { recursive: true, encoding: 'utf8' }).filter(
+    (f) => f.endsWith('.ts') && !f.startsWith('generated'),
+  )
   return new Map(files.map((f) => [f.replaceAll('\\', '/'), readFileSync(`assembly/${f}`, 'utf8')]))
 }
 

@@ -55,7 +55,8 @@ const operands = 'store<u64>(s, <u64>a, CPU_FLAG_A); store<u64>(s, <u64>b, CPU_F
 const keepCarry =
   'const kc = load<u32>(s, CPU_FLAG_KIND); store<u64>(s, kc == FLAG_SUB ? u64(load<u64>(s, CPU_FLAG_A) < load<u64>(s, CPU_FLAG_B)) : kc == FLAG_LOGIC ? 0 : <u64>carry(s), CPU_FLAG_A);'
 /** ZF SF PF from `r`, CF OF AF as bits. */
-const setResult = (z: Size, r: string, bits: string): string => `${kind('FLAG_RESULT_ONLY', z)} ${result(r)} store<u64>(s, <u64>(${bits}), CPU_FLAG_A);`
+const setResult = (z: Size, r: string, bits: string): string =>
+  `${kind('FLAG_RESULT_ONLY', z)} ${result(r)} store<u64>(s, <u64>(${bits}), CPU_FLAG_A);`
 /** Rotates keep ZF SF PF AF. */
 const rotated = (bits: string): string =>
   `if (load<u32>(s, CPU_FLAG_KIND) == FLAG_RESULT_ONLY) store<u64>(s, (load<u64>(s, CPU_FLAG_A) & 16) | <u64>(${bits}), CPU_FLAG_A); else rotateFlags(s, ${bits});`
@@ -122,19 +123,40 @@ for (const z of sizes) {
   const unary: Record<string, readonly [string, string]> = {
     INC: [`const r: ${u} = a + 1;`, `${keepCarry} ${kind('FLAG_INC', z)} ${result('r')}`],
     DEC: [`const r: ${u} = a - 1;`, `${keepCarry} ${kind('FLAG_DEC', z)} ${result('r')}`],
-    NEG: [`const r: ${u} = 0 - a;`, `${kind('FLAG_SUB', z)} ${result('r')} store<u64>(s, 0, CPU_FLAG_A); store<u64>(s, <u64>a, CPU_FLAG_B);`],
+    NEG: [
+      `const r: ${u} = 0 - a;`,
+      `${kind('FLAG_SUB', z)} ${result('r')} store<u64>(s, 0, CPU_FLAG_A); store<u64>(s, <u64>a, CPU_FLAG_B);`,
+    ],
     NOT: [`const r: ${u} = ~a;`, ''],
   }
   for (const [name, [compute, flags]] of Object.entries(unary)) {
     put(`${name}_r_${z}`, `const a: ${u} = load<${u}>(${rm}); ${compute} ${setRegister(z, rm, 'r')} ${flags}`, done)
-    put(`${name}_m_${z}`, address(z, true), modifiable(z), `const a: ${u} = load<${u}>(h); ${compute} store<${u}>(h, r); ${commit} ${flags} ${committed}`)
+    put(
+      `${name}_m_${z}`,
+      address(z, true),
+      modifiable(z),
+      `const a: ${u} = load<${u}>(h); ${compute} store<${u}>(h, r); ${commit} ${flags} ${committed}`,
+    )
   }
 }
 
 for (const z of [4, 8] as const) {
   const u = U[z]
-  put(`LEA_${z}`, `const v: u64 = ${offset};`, z === 8 ? `store<u64>(${reg}, load<u8>(op, OP_EA) == 1 ? <u64><u32>v : v);` : `store<u64>(${reg}, load<u8>(op, OP_FLAGS) < 0x80 ? v & 0xffff : <u64><u32>v);`, done)
-  for (const [name, from, signed] of [['MOVZX8', 1, false], ['MOVZX16', 2, false], ['MOVSX8', 1, true], ['MOVSX16', 2, true], ['MOVSXD', 4, true]] as const) {
+  put(
+    `LEA_${z}`,
+    `const v: u64 = ${offset};`,
+    z === 8
+      ? `store<u64>(${reg}, load<u8>(op, OP_EA) == 1 ? <u64><u32>v : v);`
+      : `store<u64>(${reg}, load<u8>(op, OP_FLAGS) < 0x80 ? v & 0xffff : <u64><u32>v);`,
+    done,
+  )
+  for (const [name, from, signed] of [
+    ['MOVZX8', 1, false],
+    ['MOVZX16', 2, false],
+    ['MOVSX8', 1, true],
+    ['MOVSX16', 2, true],
+    ['MOVSXD', 4, true],
+  ] as const) {
     // 63 is ARPL outside 64-bit mode: only the 64-bit form is hot.
     if (name === 'MOVSXD' && z === 4) continue
     const value = (where: string): string => (signed ? `<${u}><${I[z]}>load<${I[from]}>(${where})` : `<${u}>load<${U[from]}>(${where})`)
@@ -143,7 +165,14 @@ for (const z of [4, 8] as const) {
   }
   const cc = 'load<u32>(op, OP_EXTRA) & 15'
   put(`CMOV_r_${z}`, `store<u64>(${reg}, <u64>(condition(s, ${cc}) ? load<${u}>(${rm}) : load<${u}>(${reg})));`, done)
-  put(`CMOV_m_${z}`, address(z, false), readable(z), `const v: ${u} = load<${u}>(h);`, `store<u64>(${reg}, <u64>(condition(s, ${cc}) ? v : load<${u}>(${reg})));`, done)
+  put(
+    `CMOV_m_${z}`,
+    address(z, false),
+    readable(z),
+    `const v: ${u} = load<${u}>(h);`,
+    `store<u64>(${reg}, <u64>(condition(s, ${cc}) ? v : load<${u}>(${reg})));`,
+    done,
+  )
   const bits = z * 8
   const shifts: Record<string, string> = {
     SHL: `const r: ${u} = a << c; ${setResult(z, 'r', `0x10 | <u32>(a >> (${bits} - c) & 1) | (<u32>((r >> ${bits - 1}) ^ (a >> (${bits} - c) & 1)) << 11)`)}`,
@@ -154,39 +183,79 @@ for (const z of [4, 8] as const) {
   }
   for (const [name, body] of Object.entries(shifts)) {
     const put1 = (form: string, count: string): void =>
-      put(`${name}_${form}_${z}`, `const c: ${u} = <${u}>(${count} & ${bits - 1}); const a: ${u} = load<${u}>(${rm}); if (c) { ${body} store<u64>(${rm}, <u64>r) } else store<u64>(${rm}, <u64>a);`, done)
+      put(
+        `${name}_${form}_${z}`,
+        `const c: ${u} = <${u}>(${count} & ${bits - 1}); const a: ${u} = load<${u}>(${rm}); if (c) { ${body} store<u64>(${rm}, <u64>r) } else store<u64>(${rm}, <u64>a);`,
+        done,
+      )
     put1('i', '<u32>load<u8>(op, OP_IMM)')
     put1('c', '<u32>load<u8>(s, 8)')
   }
-  const product = z === 4
-    ? 'const p: i64 = <i64><i32>a * <i64><i32>b; const r: u32 = <u32>p; const o: u32 = u32(p != <i64><i32>r);'
-    : 'const r: u64 = a * b; const o: u32 = u32(mulOverflows(<i64>a, <i64>b));'
+  const product =
+    z === 4
+      ? 'const p: i64 = <i64><i32>a * <i64><i32>b; const r: u32 = <u32>p; const o: u32 = u32(p != <i64><i32>r);'
+      : 'const r: u64 = a * b; const o: u32 = u32(mulOverflows(<i64>a, <i64>b));'
   const imul = `${product} store<u64>(${reg}, <u64>r); ${setResult(z, 'r', 'o | (o << 11)')}`
   put(`IMUL2_r_${z}`, `const a: ${u} = load<${u}>(${reg}), b: ${u} = load<${u}>(${rm}); ${imul}`, done)
   put(`IMUL2_m_${z}`, address(z, false), readable(z), `const a: ${u} = load<${u}>(${reg}), b: ${u} = load<${u}>(h); ${imul}`, done)
   put(`IMUL3_r_${z}`, `const a: ${u} = load<${u}>(${rm}), b: ${u} = <${u}>load<u64>(op, OP_IMM); ${imul}`, done)
   put(`IMUL3_m_${z}`, address(z, false), readable(z), `const a: ${u} = load<${u}>(h), b: ${u} = <${u}>load<u64>(op, OP_IMM); ${imul}`, done)
   put(`XCHGAX_${z}`, `const a: ${u} = load<${u}>(s), b: ${u} = load<${u}>(${rm}); store<u64>(s, <u64>b); store<u64>(${rm}, <u64>a);`, done)
-  put(`XCHG_r_${z}`, `const a: ${u} = load<${u}>(${reg}), b: ${u} = load<${u}>(${rm}); store<u64>(${reg}, <u64>b); store<u64>(${rm}, <u64>a);`, done)
+  put(
+    `XCHG_r_${z}`,
+    `const a: ${u} = load<${u}>(${reg}), b: ${u} = load<${u}>(${rm}); store<u64>(${reg}, <u64>b); store<u64>(${rm}, <u64>a);`,
+    done,
+  )
 
   // Stack. The 32-bit forms are for flat 32-bit stacks; anything else goes to the cold handler.
-  const flat = z === 4 ? (cold: string): string => `if ((load<u32>(s, CPU_MODE) & (MODE_FLAT | MODE_SS32)) != (MODE_FLAT | MODE_SS32)) { ${cold} }` : (): string => ''
-  const viaCold = (handler: string): string => `store<u32>(s, <u32>op, CPU_OP); const l = ${handler}(s, op); if (l) { store<u32>(s, l, CPU_LEAVE); break } ${done}`
+  const flat =
+    z === 4
+      ? (cold: string): string => `if ((load<u32>(s, CPU_MODE) & (MODE_FLAT | MODE_SS32)) != (MODE_FLAT | MODE_SS32)) { ${cold} }`
+      : (): string => ''
+  const viaCold = (handler: string): string =>
+    `store<u32>(s, <u32>op, CPU_OP); const l = ${handler}(s, op); if (l) { store<u32>(s, l, CPU_LEAVE); break } ${done}`
   const sp = z === 8 ? 'load<u64>(s, 32)' : '<u64>load<u32>(s, 32)'
   const down = z === 8 ? `const va: u64 = ${sp} - 8;` : `const va: u64 = <u64>(load<u32>(s, 32) - 4);`
   const push = (value: string): string =>
     `${down} const v: ${u} = ${value}; ${entry} let c: u32 = 0; if (load<u64>(t, TLB_WRITE) == ${page(z)}) store<${u}>(${host}, v); else { ${noteOp} c = slowWrite(s, STACK_OP, va, ${z}, <u64>v); if (c && c != LEAVE_NEXT) break } store<u64>(s, va, 32);`
   put(`PUSH_r_${z}`, flat(viaCold('pushRegister')), push(`load<${u}>(${rm})`), committed)
   put(`PUSH_i_${z}`, flat(viaCold('pushImmediate')), push(`<${u}>load<u64>(op, OP_IMM)`), committed)
-  put(`POP_r_${z}`, flat(viaCold('popRegister')), `const va: u64 = ${sp};`, readable(z, 'STACK_OP'), `const v: ${u} = load<${u}>(h); store<u64>(s, ${z === 8 ? 'va + 8' : '<u64>(<u32>va + 4)'}, 32); store<u64>(${rm}, <u64>v);`, done)
+  put(
+    `POP_r_${z}`,
+    flat(viaCold('popRegister')),
+    `const va: u64 = ${sp};`,
+    readable(z, 'STACK_OP'),
+    `const v: ${u} = load<${u}>(h); store<u64>(s, ${z === 8 ? 'va + 8' : '<u64>(<u32>va + 4)'}, 32); store<u64>(${rm}, <u64>v);`,
+    done,
+  )
 
   const leaveCall = 'if (c) { store<u32>(s, LEAVE_BRANCH, CPU_LEAVE); break }'
   const branchCold = (handler: string): string => `store<u32>(s, <u32>op, CPU_OP); store<u32>(s, ${handler}(s, op), CPU_LEAVE); break`
   const next = `<${u}>(load<u64>(s, CPU_RIP) + <u64>load<u16>(op, OP_NEXT))`
-  put(`CALL_rel_${z}`, flat(branchCold('callRelative')), push(next), 'store<u64>(s, (load<u64>(s, CPU_RIP) + load<u64>(op, OP_IMM)) & load<u64>(s, CPU_RIP_MASK), CPU_RIP);', leaveCall,
-    'n = <usize>load<u32>(op, OP_DISP); if (!n && (load<u8>(op, OP_SCALE) & 1)) store<u32>(s, <u32>op + <u32>OP_DISP, CPU_LINK); break')
-  put(`CALL_r_${z}`, flat(branchCold('callRm')), `const target: ${u} = load<${u}>(${rm});`, push(next), 'store<u64>(s, <u64>target, CPU_RIP);', leaveCall, 'break')
-  put(`RET_${z}`, flat(branchCold('ret')), `const va: u64 = ${sp};`, readable(z, 'STACK_OP'), `store<u64>(s, <u64>load<${u}>(h), CPU_RIP); store<u64>(s, ${z === 8 ? 'va + 8' : '<u64>(<u32>va + 4)'}, 32); break`)
+  put(
+    `CALL_rel_${z}`,
+    flat(branchCold('callRelative')),
+    push(next),
+    'store<u64>(s, (load<u64>(s, CPU_RIP) + load<u64>(op, OP_IMM)) & load<u64>(s, CPU_RIP_MASK), CPU_RIP);',
+    leaveCall,
+    'n = <usize>load<u32>(op, OP_DISP); if (!n && (load<u8>(op, OP_SCALE) & 1)) store<u32>(s, <u32>op + <u32>OP_DISP, CPU_LINK); break',
+  )
+  put(
+    `CALL_r_${z}`,
+    flat(branchCold('callRm')),
+    `const target: ${u} = load<${u}>(${rm});`,
+    push(next),
+    'store<u64>(s, <u64>target, CPU_RIP);',
+    leaveCall,
+    'break',
+  )
+  put(
+    `RET_${z}`,
+    flat(branchCold('ret')),
+    `const va: u64 = ${sp};`,
+    readable(z, 'STACK_OP'),
+    `store<u64>(s, <u64>load<${u}>(h), CPU_RIP); store<u64>(s, ${z === 8 ? 'va + 8' : '<u64>(<u32>va + 4)'}, 32); break`,
+  )
   put(`JMP_r_${z}`, `store<u64>(s, <u64>load<${u}>(${rm}), CPU_RIP); break`)
 }
 
@@ -213,7 +282,10 @@ const tests: readonly (readonly [string, string])[] = [
   [sub, `(kd == FLAG_SUB ? ${ab} < ${bb} : carry(s) != 0)`],
   [sub, isZero],
   [sub, `(kd == FLAG_SUB ? ${ab} <= ${bb} : (carry(s) != 0 || zero(s)))`],
-  [sub, `(kd == FLAG_EAGER ? (load<u32>(s, CPU_EFLAGS) & 0x80) != 0 : <i64>(load<u64>(s, CPU_FLAG_RESULT) << <u64>load<u32>(s, CPU_FLAG_SHIFT)) < 0)`],
+  [
+    sub,
+    `(kd == FLAG_EAGER ? (load<u32>(s, CPU_EFLAGS) & 0x80) != 0 : <i64>(load<u64>(s, CPU_FLAG_RESULT) << <u64>load<u32>(s, CPU_FLAG_SHIFT)) < 0)`,
+  ],
   ['', 'parity(s)'],
   [`${sub} ${signed}`, `(kd == FLAG_SUB ? <i64>(${bb} << sh) > <i64>(${ab} << sh) : less(s))`],
   [`${sub} ${signed}`, `(kd == FLAG_SUB ? <i64>(${ab} << sh) <= <i64>(${bb} << sh) : (zero(s) || less(s)))`],
@@ -230,31 +302,56 @@ export function hotName(row: Opcode, size: Size, memory: boolean): string | unde
 }
 
 function nameFor(row: Opcode, z: Size, memory: boolean): string | undefined {
-  const { mnemonic: m, operands: [o0 = '', o1 = ''] } = row
+  const {
+    mnemonic: m,
+    operands: [o0 = '', o1 = ''],
+  } = row
   if (row.handler === undefined && (m in alu || m === 'MOV')) {
     if (o1.startsWith('I')) return `${m}_${memory ? 'mi' : 'ri'}_${z}`
     return o0.startsWith('G') ? `${m}_${memory ? 'rm' : 'gr'}_${z}` : `${m}_${memory ? 'mr' : 'rr'}_${z}`
   }
   const form = memory ? 'm' : 'r'
   switch (row.handler) {
-    case undefined: break
-    case 'lea': return `LEA_${z}`
-    case 'movzx8': case 'movzx16': case 'movsx8': case 'movsx16': case 'movsxd': return `${row.handler.toUpperCase()}_${form}_${z}`
-    case 'cmov': return `CMOV_${form}_${z}`
-    case 'setcc': return memory ? undefined : 'SETCC_r'
-    case 'shift': return memory ? undefined : `${m}_${o1 === 'CL' ? 'c' : 'i'}_${z}`
-    case 'imul2': return `IMUL2_${form}_${z}`
-    case 'imul3': return `IMUL3_${form}_${z}`
-    case 'xchgAx': return `XCHGAX_${z}`
-    case 'xchg': return memory ? undefined : `XCHG_r_${z}`
-    case 'pushRegister': return `PUSH_r_${z}`
-    case 'pushImmediate': return `PUSH_i_${z}`
-    case 'popRegister': return `POP_r_${z}`
-    case 'callRelative': return `CALL_rel_${z}`
-    case 'callRm': return memory ? undefined : `CALL_r_${z}`
-    case 'jumpRm': return memory ? undefined : `JMP_r_${z}`
-    case 'ret': return row.operands.length > 0 ? undefined : `RET_${z}`
-    default: return undefined
+    case undefined:
+      break
+    case 'lea':
+      return `LEA_${z}`
+    case 'movzx8':
+    case 'movzx16':
+    case 'movsx8':
+    case 'movsx16':
+    case 'movsxd':
+      return `${row.handler.toUpperCase()}_${form}_${z}`
+    case 'cmov':
+      return `CMOV_${form}_${z}`
+    case 'setcc':
+      return memory ? undefined : 'SETCC_r'
+    case 'shift':
+      return memory ? undefined : `${m}_${o1 === 'CL' ? 'c' : 'i'}_${z}`
+    case 'imul2':
+      return `IMUL2_${form}_${z}`
+    case 'imul3':
+      return `IMUL3_${form}_${z}`
+    case 'xchgAx':
+      return `XCHGAX_${z}`
+    case 'xchg':
+      return memory ? undefined : `XCHG_r_${z}`
+    case 'pushRegister':
+      return `PUSH_r_${z}`
+    case 'pushImmediate':
+      return `PUSH_i_${z}`
+    case 'popRegister':
+      return `POP_r_${z}`
+    case 'callRelative':
+      return `CALL_rel_${z}`
+    case 'callRm':
+      return memory ? undefined : `CALL_r_${z}`
+    case 'jumpRm':
+      return memory ? undefined : `JMP_r_${z}`
+    case 'ret':
+      return row.operands.length > 0 ? undefined : `RET_${z}`
+    default:
+      return undefined
   }
   if (m === 'INC' || m === 'DEC' || m === 'NEG' || m === 'NOT') return `${m}_${form}_${z}`
   if (m === 'NOP') return 'NOP'

@@ -23,7 +23,18 @@ import {
 } from '../generated/layout'
 import { flushTlb, flushTlbArrays, flushTlbLocal } from '../memory/tlb'
 import { updateDebug } from './debug'
-import { F_1_ECX, F_7_EBX, F_7_ECX, F_D0_EAX, F_D0_EDX, F_80000001_EDX, feature, featureOrBare, featureWord, physicalBits } from './features'
+import {
+  F_1_ECX,
+  F_7_EBX,
+  F_7_ECX,
+  F_D0_EAX,
+  F_D0_EDX,
+  F_80000001_EDX,
+  feature,
+  featureOrBare,
+  featureWord,
+  physicalBits,
+} from './features'
 import {
   ATTR_L,
   CR0_CD,

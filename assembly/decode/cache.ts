@@ -7,10 +7,53 @@ import { DROPPED } from './constants'
 import { raise, raiseError } from '../cpu/exceptions'
 import { chained, H_CONTINUE } from '../generated/opcodes'
 import {
-  BLOCK_BYTES, BLOCK_COUNT, BLOCK_FRAME, BLOCK_FRAME2, BLOCK_FRAME_NEXT, BLOCK_LENGTH, BLOCK_MODE, BLOCK_NEXT, CPU_BLOCKS_TOP, CPU_EVENT, CPU_JUMP_KEY, CPU_LINK,
-  CPU_MODE, CPU_OP, CPU_RIP, CPU_SEGMENTS, EXC_GP, FRAME_CODE, FRAME_INFO, GLOBAL, GLOBAL_VCPU_COUNT, GLOBAL_VCPUS, MODE_CS64, MODE_CS_MASK, MODE_FLAT,
-  MODE_LONG, MODE_SS32, OP_ID, OP_IMM, OP_SCALE, SEG_BASE, SEG_CS, SEG_LIMIT, SIZEOF_BLOCK, SIZEOF_FRAME, SIZEOF_OP, TLB_CODE, TLB_WRITE, VCPU_BLOCKS,
-  VCPU_BLOCKS_SIZE, VCPU_BUCKETS, VCPU_BUCKETS_SIZE, VCPU_FRAME_BUCKETS, VCPU_FRAME_BUCKETS_SIZE, VCPU_JUMP, VCPU_JUMP_SIZE, VCPU_PARTIAL,
+  BLOCK_BYTES,
+  BLOCK_COUNT,
+  BLOCK_FRAME,
+  BLOCK_FRAME2,
+  BLOCK_FRAME_NEXT,
+  BLOCK_LENGTH,
+  BLOCK_MODE,
+  BLOCK_NEXT,
+  CPU_BLOCKS_TOP,
+  CPU_EVENT,
+  CPU_JUMP_KEY,
+  CPU_LINK,
+  CPU_MODE,
+  CPU_OP,
+  CPU_RIP,
+  CPU_SEGMENTS,
+  EXC_GP,
+  FRAME_CODE,
+  FRAME_INFO,
+  GLOBAL,
+  GLOBAL_VCPU_COUNT,
+  GLOBAL_VCPUS,
+  MODE_CS64,
+  MODE_CS_MASK,
+  MODE_FLAT,
+  MODE_LONG,
+  MODE_SS32,
+  OP_ID,
+  OP_IMM,
+  OP_SCALE,
+  SEG_BASE,
+  SEG_CS,
+  SEG_LIMIT,
+  SIZEOF_BLOCK,
+  SIZEOF_FRAME,
+  SIZEOF_OP,
+  TLB_CODE,
+  TLB_WRITE,
+  VCPU_BLOCKS,
+  VCPU_BLOCKS_SIZE,
+  VCPU_BUCKETS,
+  VCPU_BUCKETS_SIZE,
+  VCPU_FRAME_BUCKETS,
+  VCPU_FRAME_BUCKETS_SIZE,
+  VCPU_JUMP,
+  VCPU_JUMP_SIZE,
+  VCPU_PARTIAL,
 } from '../generated/layout'
 import { fetchAddress } from '../memory/access'
 import { dropWriteTags } from '../memory/tlb'
@@ -25,7 +68,7 @@ const KEY_MODE: u32 = MODE_CS_MASK | MODE_SS32 | MODE_FLAT
 function linearRip(s: usize): u64 {
   const rip = load<u64>(s, CPU_RIP)
   if ((load<u32>(s, CPU_MODE) & MODE_CS_MASK) == MODE_CS64) return rip
-  return <u64><u32>(load<u64>(s + CPU_SEGMENTS + <usize>SEG_CS * 16, SEG_BASE) + rip)
+  return <u64>(<u32>(load<u64>(s + CPU_SEGMENTS + <usize>SEG_CS * 16, SEG_BASE) + rip))
 }
 
 function jumpSlot(s: usize, linear: u64): usize {
@@ -105,7 +148,7 @@ function sameBytes(b: usize, address: usize, second: usize): bool {
 
 function nextPage(s: usize, linear: u64): u64 {
   const next = (linear & ~(<u64>0xfff)) + 0x1000
-  return (load<u32>(s, CPU_MODE) & MODE_CS_MASK) == MODE_CS64 ? next : <u64><u32>next
+  return (load<u32>(s, CPU_MODE) & MODE_CS_MASK) == MODE_CS64 ? next : <u64>(<u32>next)
 }
 
 /** Decodes up to MAX_OPS instructions of one page; 0 = the first one cannot be fetched (LEAVE set). */
@@ -116,7 +159,8 @@ function decodeBlock(s: usize, linear: u64, address: usize, mode: u32): usize {
     b = s + VCPU_BLOCKS
   }
   const pageEnd = (address & ~(<usize>0xfff)) + 0x1000
-  const limit = (mode & MODE_CS_MASK) == MODE_CS64 ? NEVER : <u64>load<u32>(s + CPU_SEGMENTS + <usize>SEG_CS * 16, SEG_LIMIT) - load<u64>(s, CPU_RIP)
+  const limit =
+    (mode & MODE_CS_MASK) == MODE_CS64 ? NEVER : <u64>load<u32>(s + CPU_SEGMENTS + <usize>SEG_CS * 16, SEG_LIMIT) - load<u64>(s, CPU_RIP)
   let p = address
   let at: u32 = 0
   let count: u32 = 0
@@ -213,8 +257,8 @@ function frameBucket(s: usize, address: usize): usize {
 function lineMask(address: usize, bytes: u32): u32 {
   const first = (<u32>address & 0xfff) >> 7
   const last = ((<u32>address & 0xfff) + bytes - 1) >> 7
-  const upper: u32 = last >= 31 ? 0xffffffff : (<u32>1 << (last + 1)) - 1
-  return upper & ~((<u32>1 << first) - 1)
+  const upper: u32 = last >= 31 ? 0xffffffff : ((<u32>1) << (last + 1)) - 1
+  return upper & ~(((<u32>1) << first) - 1)
 }
 
 function markCode(s: usize, address: usize, bytes: u32): void {
@@ -236,7 +280,7 @@ export function invalidateLines(s: usize, frame: usize, lines: u32): bool {
   let hit = false
   const count = load<u32>(GLOBAL, GLOBAL_VCPU_COUNT)
   for (let i: u32 = 0; i < count; i++) {
-    const v = <usize>load<u32>(GLOBAL + GLOBAL_VCPUS + (<usize>i << 2))
+    const v = <usize>load<u32>(GLOBAL + GLOBAL_VCPUS + ((<usize>i) << 2))
     let slot = frameBucket(v, frame)
     let b = <usize>load<u32>(slot)
     while (b) {

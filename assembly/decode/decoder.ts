@@ -3,14 +3,79 @@
  * (SDM vol 2, chapter 2 and appendix A.)
  */
 import {
-  EA_FLAT32, EA_FLAT64, EA_GENERAL, MODE_CS16, MODE_CS32, MODE_CS64, MODE_CS_MASK, MODE_FLAT, OP_BASE, OP_DISP, OP_EA, OP_EXTRA, OP_FLAGS,
-  OP_ID, OP_IMM, OP_INDEX, OP_LENGTH, OP_MODRM, OP_NEXT, OP_OFFSET, OP_REG, OP_RM, OP_SCALE, OP_SEG, OPF_LOCK, OPF_MEM, OPF_REP, OPF_REPNE,
-  SEG_CS, SEG_DS, SEG_ES, SEG_FS, SEG_GS, SEG_SS,
+  EA_FLAT32,
+  EA_FLAT64,
+  EA_GENERAL,
+  MODE_CS16,
+  MODE_CS32,
+  MODE_CS64,
+  MODE_CS_MASK,
+  MODE_FLAT,
+  OP_BASE,
+  OP_DISP,
+  OP_EA,
+  OP_EXTRA,
+  OP_FLAGS,
+  OP_ID,
+  OP_IMM,
+  OP_INDEX,
+  OP_LENGTH,
+  OP_MODRM,
+  OP_NEXT,
+  OP_OFFSET,
+  OP_REG,
+  OP_RM,
+  OP_SCALE,
+  OP_SEG,
+  OPF_LOCK,
+  OPF_MEM,
+  OPF_REP,
+  OPF_REPNE,
+  SEG_CS,
+  SEG_DS,
+  SEG_ES,
+  SEG_FS,
+  SEG_GS,
+  SEG_SS,
 } from '../generated/layout'
 import {
-  D_BYTE_REG, D_BYTE_RM, D_EMBEDDED, D_END, D_LOCK, D_MMX_REG, D_MMX_RM, D_MODRM, D_NO64, D_ONLY64, D_REG_ONLY, D_BRANCH, chained, descriptors, groups, H_GP,
-  H_NOP, H_UD, IMM_Ap, IMM_Ib, IMM_Iv, IMM_Iw, IMM_IwIb, IMM_Iz, IMM_Jb, IMM_Jz, IMM_moffs, IMM_one, IMM_Ub, roots, SIZE_BYTE, SIZE_D64, SIZE_F64, SIZE_FIXED,
-  SIZE_NATIVE, SIZE_V, SIZE_Y,
+  D_BYTE_REG,
+  D_BYTE_RM,
+  D_EMBEDDED,
+  D_END,
+  D_LOCK,
+  D_MMX_REG,
+  D_MMX_RM,
+  D_MODRM,
+  D_NO64,
+  D_ONLY64,
+  D_REG_ONLY,
+  D_BRANCH,
+  chained,
+  descriptors,
+  groups,
+  H_GP,
+  H_NOP,
+  H_UD,
+  IMM_Ap,
+  IMM_Ib,
+  IMM_Iv,
+  IMM_Iw,
+  IMM_IwIb,
+  IMM_Iz,
+  IMM_Jb,
+  IMM_Jz,
+  IMM_moffs,
+  IMM_one,
+  IMM_Ub,
+  roots,
+  SIZE_BYTE,
+  SIZE_D64,
+  SIZE_F64,
+  SIZE_FIXED,
+  SIZE_NATIVE,
+  SIZE_V,
+  SIZE_Y,
 } from '../generated/opcodes'
 
 /** Result flag of decode: the op ends its block. */
@@ -61,7 +126,20 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
       rex = byte
       byte = <u32>load<u8>(p++)
       // A REX that is not the last prefix is ignored.
-      if (byte == 0x66 || byte == 0x67 || byte == 0xf0 || byte == 0xf2 || byte == 0xf3 || byte == 0x2e || byte == 0x36 || byte == 0x3e || byte == 0x26 || byte == 0x64 || byte == 0x65 || (byte & 0xf0) == 0x40) {
+      if (
+        byte == 0x66 ||
+        byte == 0x67 ||
+        byte == 0xf0 ||
+        byte == 0xf2 ||
+        byte == 0xf3 ||
+        byte == 0x2e ||
+        byte == 0x36 ||
+        byte == 0x3e ||
+        byte == 0x26 ||
+        byte == 0x64 ||
+        byte == 0x65 ||
+        (byte & 0xf0) == 0x40
+      ) {
         rex = 0
         p--
         continue
@@ -195,34 +273,85 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
   // Immediate.
   let imm: i64 = 0
   switch (<u32>load<u8>(d, 2)) {
-    case IMM_Ib: imm = <i64>load<i8>(p); p += 1; break
-    case IMM_Ub: imm = <i64>load<u8>(p); p += 1; break
-    case IMM_one: imm = 1; break // the shifts by 1 run in the handlers of those by an immediate
-    case IMM_Iw: imm = <i64>load<u16>(p); p += 2; break
+    case IMM_Ib:
+      imm = <i64>load<i8>(p)
+      p += 1
+      break
+    case IMM_Ub:
+      imm = <i64>load<u8>(p)
+      p += 1
+      break
+    case IMM_one:
+      imm = 1
+      break // the shifts by 1 run in the handlers of those by an immediate
+    case IMM_Iw:
+      imm = <i64>load<u16>(p)
+      p += 2
+      break
     case IMM_Iz:
-      if (size == 1) { imm = <i64>load<i16>(p); p += 2 } else { imm = <i64>load<i32>(p); p += 4 }
+      if (size == 1) {
+        imm = <i64>load<i16>(p)
+        p += 2
+      } else {
+        imm = <i64>load<i32>(p)
+        p += 4
+      }
       break
     case IMM_Iv:
-      if (size == 1) { imm = <i64>load<i16>(p); p += 2 } else if (size == 2) { imm = <i64>load<i32>(p); p += 4 } else { imm = load<i64>(p); p += 8 }
+      if (size == 1) {
+        imm = <i64>load<i16>(p)
+        p += 2
+      } else if (size == 2) {
+        imm = <i64>load<i32>(p)
+        p += 4
+      } else {
+        imm = load<i64>(p)
+        p += 8
+      }
       break
-    case IMM_Jb: imm = <i64>load<i8>(p); p += 1; break
+    case IMM_Jb:
+      imm = <i64>load<i8>(p)
+      p += 1
+      break
     case IMM_Jz:
-      if (size == 1) { imm = <i64>load<i16>(p); p += 2 } else { imm = <i64>load<i32>(p); p += 4 }
+      if (size == 1) {
+        imm = <i64>load<i16>(p)
+        p += 2
+      } else {
+        imm = <i64>load<i32>(p)
+        p += 4
+      }
       break
     case IMM_Ap:
-      if (size == 1) { imm = <i64>load<u16>(p); p += 2 } else { imm = <i64>load<u32>(p); p += 4 }
+      if (size == 1) {
+        imm = <i64>load<u16>(p)
+        p += 2
+      } else {
+        imm = <i64>load<u32>(p)
+        p += 4
+      }
       store<u32>(op, <u32>load<u16>(p), OP_EXTRA)
       p += 2
       break
     case IMM_moffs:
-      if (addr == 1) { imm = <i64>load<u16>(p); p += 2 } else if (addr == 2) { imm = <i64>load<u32>(p); p += 4 } else { imm = load<i64>(p); p += 8 }
+      if (addr == 1) {
+        imm = <i64>load<u16>(p)
+        p += 2
+      } else if (addr == 2) {
+        imm = <i64>load<u32>(p)
+        p += 4
+      } else {
+        imm = load<i64>(p)
+        p += 8
+      }
       break
     case IMM_IwIb:
       imm = <i64>load<u16>(p)
       store<u32>(op, <u32>load<u8>(p, 2), OP_EXTRA)
       p += 3
       break
-    default: break
+    default:
+      break
   }
   const length = <u32>(p - start)
   if (length > 15) return finish(op, H_GP, 15, at, ENDS)

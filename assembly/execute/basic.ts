@@ -5,14 +5,43 @@
 import { raiseError } from '../cpu/exceptions'
 import { AF, CF, condition, OF, rotateFlags, setResult } from '../cpu/flags'
 import {
-  CPU_LEAVE, CPU_MODE, CPU_RIP, CPU_RIP_MASK, CPU_SEGMENTS, CPU_STACK_MASK, EXC_GP, LEAVE_BRANCH, LEAVE_NEXT, MODE_CS64, MODE_CS_MASK, OP_EXTRA,
-  OP_IMM, OP_MODRM, OP_NEXT, OP_RM, SEG_CS, SEG_LIMIT,
+  CPU_LEAVE,
+  CPU_MODE,
+  CPU_RIP,
+  CPU_RIP_MASK,
+  CPU_SEGMENTS,
+  CPU_STACK_MASK,
+  EXC_GP,
+  LEAVE_BRANCH,
+  LEAVE_NEXT,
+  MODE_CS64,
+  MODE_CS_MASK,
+  OP_EXTRA,
+  OP_IMM,
+  OP_MODRM,
+  OP_NEXT,
+  OP_RM,
+  SEG_CS,
+  SEG_LIMIT,
 } from '../generated/layout'
 import { modifyMem, readMem } from '../memory/access'
 import { canonical } from '../memory/translate'
 import { arpl } from './descriptor'
 import {
-  effectiveOffset, finishRm, getReg, getRm, modifyRm, operandSize, pop, push, readRegister, setReg, setRm, setStackPointer, stackAddress, STACK_OP,
+  effectiveOffset,
+  finishRm,
+  getReg,
+  getRm,
+  modifyRm,
+  operandSize,
+  pop,
+  push,
+  readRegister,
+  setReg,
+  setRm,
+  setStackPointer,
+  stackAddress,
+  STACK_OP,
   writeRegister,
 } from './operands'
 
@@ -30,10 +59,18 @@ function extend(s: usize, op: usize, from: u32, signed: bool): u32 {
   setReg(s, op, operandSize(op), signed ? <u64>(<i64>(v << shift) >> <i64>shift) : v)
   return 0
 }
-export function movzx8(s: usize, op: usize): u32 { return extend(s, op, 1, false) }
-export function movzx16(s: usize, op: usize): u32 { return extend(s, op, 2, false) }
-export function movsx8(s: usize, op: usize): u32 { return extend(s, op, 1, true) }
-export function movsx16(s: usize, op: usize): u32 { return extend(s, op, 2, true) }
+export function movzx8(s: usize, op: usize): u32 {
+  return extend(s, op, 1, false)
+}
+export function movzx16(s: usize, op: usize): u32 {
+  return extend(s, op, 2, false)
+}
+export function movsx8(s: usize, op: usize): u32 {
+  return extend(s, op, 1, true)
+}
+export function movsx16(s: usize, op: usize): u32 {
+  return extend(s, op, 2, true)
+}
 /** MOVSXD with a 16-bit operand moves 16 bits (APM vol 3); ARPL outside 64-bit mode. */
 export function movsxd(s: usize, op: usize): u32 {
   if ((load<u32>(s, CPU_MODE) & MODE_CS_MASK) != MODE_CS64) return arpl(s, op)
@@ -56,7 +93,7 @@ export function cmov(s: usize, op: usize): u32 {
 
 /** Overflow of a signed 64 x 64 bit product. */
 export function mulOverflows(a: i64, b: i64): bool {
-  if (a == <i64><i32>a && b == <i64><i32>b) return false
+  if (a == <i64>(<i32>a) && b == <i64>(<i32>b)) return false
   if (a == 0 || b == 0) return false
   const r = a * b
   if ((a == -1 && b == i64.MIN_VALUE) || (b == -1 && a == i64.MIN_VALUE)) return true
@@ -66,10 +103,10 @@ export function mulOverflows(a: i64, b: i64): bool {
 
 function multiply(s: usize, op: usize, size: u32, a: u64, b: u64): void {
   const shift = <i64>(64 - size * 8)
-  const x = <i64>(a << <u64>shift) >> shift
-  const y = <i64>(b << <u64>shift) >> shift
+  const x = <i64>(a << (<u64>shift)) >> shift
+  const y = <i64>(b << (<u64>shift)) >> shift
   const r = <u64>(x * y)
-  const back = <i64>(r << <u64>shift) >> shift
+  const back = <i64>(r << (<u64>shift)) >> shift
   const overflow = size == 8 ? mulOverflows(x, y) : back != <i64>r
   setReg(s, op, size, r)
   setResult(s, size == 8 ? r : r & (((1 as u64) << ((size * 8) as u64)) - 1), <u32>shift, overflow ? CF | OF : 0)
@@ -122,7 +159,7 @@ export function shift(s: usize, op: usize): u32 {
   if (!h) return load<u32>(s, CPU_LEAVE)
   const a = readRegister(h, size)
   const kind = (<u32>load<u8>(op, OP_MODRM) >> 3) & 7
-  const mask = size == 8 ? ~(<u64>0) : (<u64>1 << <u64>bits) - 1
+  const mask = size == 8 ? ~(<u64>0) : ((<u64>1) << (<u64>bits)) - 1
   const top = <u64>(bits - 1)
   let r = a
   let cf: u32 = 0

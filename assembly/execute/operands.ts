@@ -3,9 +3,44 @@ import { raise, raiseError } from '../cpu/exceptions'
 import {
   CPU_CR0,
   CPU_EFLAGS,
-  CPU_LEAVE, CPU_MODE, CPU_RIP, CPU_SEGMENTS, CPU_STACK_MASK, CPU_STOP_DETAIL, CPU_STOP_INFO, CPU_STOP_NAME, CPU_STOP_REASON, EXC_GP, EXC_SS, EXC_UD,
-  LEAVE_EXIT_RETRY, LEAVE_FAULT, MODE_CS64, MODE_CS_MASK, OP_BASE, OP_DISP, OP_EA, OP_FLAGS, OP_INDEX, OP_LENGTH, OP_MODRM, OP_EXTRA, OP_OFFSET, OP_REG, OP_RM,
-  OP_SCALE, OP_SEG, OPF_MEM, SEG_ATTRIB, SEG_BASE, SEG_CS, SEG_FS, SEG_LIMIT, SEG_SS, STOP_UNIMPLEMENTED, GLOBAL,
+  CPU_LEAVE,
+  CPU_MODE,
+  CPU_RIP,
+  CPU_SEGMENTS,
+  CPU_STACK_MASK,
+  CPU_STOP_DETAIL,
+  CPU_STOP_INFO,
+  CPU_STOP_NAME,
+  CPU_STOP_REASON,
+  EXC_GP,
+  EXC_SS,
+  EXC_UD,
+  LEAVE_EXIT_RETRY,
+  LEAVE_FAULT,
+  MODE_CS64,
+  MODE_CS_MASK,
+  OP_BASE,
+  OP_DISP,
+  OP_EA,
+  OP_FLAGS,
+  OP_INDEX,
+  OP_LENGTH,
+  OP_MODRM,
+  OP_EXTRA,
+  OP_OFFSET,
+  OP_REG,
+  OP_RM,
+  OP_SCALE,
+  OP_SEG,
+  OPF_MEM,
+  SEG_ATTRIB,
+  SEG_BASE,
+  SEG_CS,
+  SEG_FS,
+  SEG_LIMIT,
+  SEG_SS,
+  STOP_UNIMPLEMENTED,
+  GLOBAL,
 } from '../generated/layout'
 import { modifyMem, commitModify, readMem, writeMem } from '../memory/access'
 
@@ -43,7 +78,7 @@ export function instructionRip(s: usize, op: usize): u64 {
  * Raises #GP(0) or #SS(0); check CPU_LEAVE.
  */
 export function segmentAddress(s: usize, segment: u32, offset: u64, size: u32, write: bool): u64 {
-  const d = s + CPU_SEGMENTS + (<usize>segment << 4)
+  const d = s + CPU_SEGMENTS + ((<usize>segment) << 4)
   if ((load<u32>(s, CPU_MODE) & MODE_CS_MASK) == MODE_CS64) return segment >= SEG_FS ? load<u64>(d, SEG_BASE) + offset : offset
   const attrib = <u32>load<u16>(d, SEG_ATTRIB)
   const limit = <u64>load<u32>(d, SEG_LIMIT)
@@ -59,7 +94,7 @@ export function segmentAddress(s: usize, segment: u32, offset: u64, size: u32, w
     raiseError(s, segment == SEG_SS ? EXC_SS : EXC_GP, 0)
     return 0
   }
-  return <u64><u32>(load<u64>(d, SEG_BASE) + offset)
+  return <u64>(<u32>(load<u64>(d, SEG_BASE) + offset))
 }
 
 /** The EA_GENERAL form: `offset` is base + index + displacement, untruncated. */
@@ -70,11 +105,11 @@ export function eaGeneral(s: usize, op: usize, offset: u64, size: u32, write: bo
 function eaFor(s: usize, op: usize, size: u32, write: bool): u64 {
   const offset =
     load<u64>(s + <usize>load<u8>(op, OP_BASE)) +
-    (load<u64>(s + <usize>load<u8>(op, OP_INDEX)) << <u64>load<u8>(op, OP_SCALE)) +
-    <u64><i64>load<i32>(op, OP_DISP)
+    (load<u64>(s + <usize>load<u8>(op, OP_INDEX)) << (<u64>load<u8>(op, OP_SCALE))) +
+    <u64>(<i64>load<i32>(op, OP_DISP))
   const kind = load<u8>(op, OP_EA)
   if (kind == 0) return offset
-  if (kind == 1) return <u64><u32>offset
+  if (kind == 1) return <u64>(<u32>offset)
   return eaGeneral(s, op, offset, size, write)
 }
 
@@ -82,8 +117,8 @@ function eaFor(s: usize, op: usize, size: u32, write: bool): u64 {
 export function effectiveOffset(s: usize, op: usize): u64 {
   return (
     (load<u64>(s + <usize>load<u8>(op, OP_BASE)) +
-      (load<u64>(s + <usize>load<u8>(op, OP_INDEX)) << <u64>load<u8>(op, OP_SCALE)) +
-      <u64><i64>load<i32>(op, OP_DISP)) &
+      (load<u64>(s + <usize>load<u8>(op, OP_INDEX)) << (<u64>load<u8>(op, OP_SCALE))) +
+      <u64>(<i64>load<i32>(op, OP_DISP))) &
     addressMask(op)
   )
 }
@@ -109,7 +144,7 @@ export function readRegister(address: usize, size: u32): u64 {
 /** Writes a general register: 32-bit writes zero the upper half. */
 export function writeRegister(address: usize, size: u32, value: u64): void {
   if (size == 8) store<u64>(address, value)
-  else if (size == 4) store<u64>(address, <u64><u32>value)
+  else if (size == 4) store<u64>(address, <u64>(<u32>value))
   else if (size == 2) store<u16>(address, <u16>value)
   else store<u8>(address, <u8>value)
 }
@@ -215,7 +250,7 @@ export function unimplemented(s: usize, op: usize): u32 {
   store<u32>(s, STOP_UNIMPLEMENTED, CPU_STOP_REASON)
   store<u32>(s, 0, CPU_STOP_NAME)
   store<u64>(s, instructionRip(s, op), CPU_STOP_DETAIL)
-  store<u64>(s, (<u64>load<u8>(op, OP_LENGTH)) | (<u64>load<u8>(op, OP_MODRM) << 8) | (<u64>load<u32>(op, OP_EXTRA) << 16), CPU_STOP_INFO)
+  store<u64>(s, <u64>load<u8>(op, OP_LENGTH) | ((<u64>load<u8>(op, OP_MODRM)) << 8) | ((<u64>load<u32>(op, OP_EXTRA)) << 16), CPU_STOP_INFO)
   store<u32>(s, LEAVE_EXIT_RETRY, CPU_LEAVE)
   return LEAVE_EXIT_RETRY
 }

@@ -152,7 +152,8 @@ export function translate(s: usize, va: u64, how: u32): u32 {
   const known = load<u32>(l2, 8)
   if (known & L2_VALID) {
     const tag = load<u64>(l2)
-    if (tag == l2Tag(s, va, (known & L2_GLOBAL) != 0) && permitted(s, known, array, access)) return finish(s, va, known, array, access, true)
+    if (tag == l2Tag(s, va, (known & L2_GLOBAL) != 0) && permitted(s, known, array, access))
+      return finish(s, va, known, array, access, true)
   }
 
   const walked = walk(s, va, access, array == USER, array == SMAP, false)

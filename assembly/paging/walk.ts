@@ -118,7 +118,7 @@ function tableStore(vm: usize, gpa: u64, at: usize): bool {
  * A page that its key restricts at all gets no TLB entry (walkRestricted).
  */
 function protectionKey(s: usize, entry: u64, access: u32, user: bool): u32 {
-  const rights = (load<u32>(s, CPU_PKRU) >> (<u32>(entry >> 59 & 15) * 2)) & 3
+  const rights = (load<u32>(s, CPU_PKRU) >> (<u32>((entry >> 59) & 15) * 2)) & 3
   if (rights == 0) return 0
   walkRestricted = true
   if (access == EXEC) return 0

@@ -53,7 +53,9 @@ const shared: readonly Option[] = [{ name: 'help', help: 'show this help' }]
 export function parse(command: Command, args: string[]): Values {
   const table = [...command.options, ...shared]
   const known = new Map(table.map((o) => [o.name, o]))
-  const options = Object.fromEntries(table.map((o) => [o.name, { type: o.value === undefined ? ('boolean' as const) : ('string' as const) }]))
+  const options = Object.fromEntries(
+    table.map((o) => [o.name, { type: o.value === undefined ? ('boolean' as const) : ('string' as const) }]),
+  )
   const { tokens } = parseArgs({ args, options, allowPositionals: true, strict: false, tokens: true })
   const values = new Map<string, string | true>()
   const positionals: string[] = []
@@ -62,7 +64,12 @@ export function parse(command: Command, args: string[]): Values {
     if (token.kind !== 'option') continue
     const option = known.get(token.name)
     if (option === undefined) {
-      usage(`unknown option '${token.rawName}'${suggestion(token.rawName, table.map((o) => `--${o.name}`))}`)
+      usage(
+        `unknown option '${token.rawName}'${suggestion(
+          token.rawName,
+          table.map((o) => `--${o.name}`),
+        )}`,
+      )
     } else if (option.value === undefined) {
       if (token.value !== undefined) usage(`option '--${option.name}' takes no value`)
       values.set(option.name, true)

@@ -76,7 +76,13 @@ function tell(kvm: Kvm, type: GuestType): Row {
       type: type.name,
       exits: say.exits,
       digest: digest === '' ? 'not measured' : `${digest.slice(0, 16)}…`,
-      registers: registers.startsWith('errno') ? registers : registers.includes('r12=0x5ec2e7') ? 'SECRET SEEN' : type.protectedState ? 'old GHCB values' : 'readable',
+      registers: registers.startsWith('errno')
+        ? registers
+        : registers.includes('r12=0x5ec2e7')
+          ? 'SECRET SEEN'
+          : type.protectedState
+            ? 'old GHCB values'
+            : 'readable',
       memory: readable ? 'plaintext' : 'ciphertext',
       end,
       ok: end === expected && readable === !type.encrypted && !registers.includes('r12=0x5ec2e7'),
@@ -88,7 +94,15 @@ function tell(kvm: Kvm, type: GuestType): Row {
 
 function table(rows: string[][]): string {
   const widths = (rows[0] ?? []).map((_, i) => Math.max(...rows.map((r) => r[i]?.length ?? 0)))
-  return rows.map((r) => `   ${r.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join('  ').trimEnd()}\n`).join('')
+  return rows
+    .map(
+      (r) =>
+        `   ${r
+          .map((cell, i) => cell.padEnd(widths[i] ?? 0))
+          .join('  ')
+          .trimEnd()}\n`,
+    )
+    .join('')
 }
 
 export const demo: Command = {

@@ -11,7 +11,11 @@ export const guestOptions: readonly Option[] = [
   { name: 'vcpu-type', value: 'NAME', help: 'CPU whose signature the measured VMSA holds: EPYC-Milan, EPYC-v4, …' },
   { name: 'guest-features', value: 'HEX', help: 'SEV_FEATURES of the VMSA' },
   { name: 'linux', value: '6.12|7.3', help: 'whose KVM is modelled (default 7.3)' },
-  { name: 'kernel', value: 'FILE', help: 'bzImage, ELF with a PVH note, or Multiboot 1 (told apart by content); with --firmware it boots through it' },
+  {
+    name: 'kernel',
+    value: 'FILE',
+    help: 'bzImage, ELF with a PVH note, or Multiboot 1 (told apart by content); with --firmware it boots through it',
+  },
   { name: 'initrd', value: 'FILE', help: 'initial RAM disk, or the Multiboot module' },
   { name: 'append', value: 'STRING', help: 'kernel command line' },
 ]
@@ -55,7 +59,12 @@ export function readImageOptions(values: Values): Pick<MachineOptions, 'image'> 
     for (const name of ['load', 'entry', 'mode']) if (values.has(name)) usage(`--${name} belongs to --image`)
     return {}
   }
-  const mode: ImageMode = choice('mode', values.text('mode') ?? usage('--image wants --mode real16, protected32 or long64'), imageModes, 'long64')
+  const mode: ImageMode = choice(
+    'mode',
+    values.text('mode') ?? usage('--image wants --mode real16, protected32 or long64'),
+    imageModes,
+    'long64',
+  )
   const load = address('load', values.text('load')) ?? usage('--image wants --load ADDR')
   const entry = address('entry', values.text('entry')) ?? load
   return { image: { bytes: readInput('image', path), load, entry, mode } }

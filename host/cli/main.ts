@@ -35,7 +35,12 @@ async function dispatch(args: string[]): Promise<number> {
   const command = commands.find((c) => c.name === name)
   if (command === undefined) {
     const what = name.startsWith('-') ? 'option' : 'command'
-    return usage(`unknown ${what} '${name}'${suggestion(name, commands.map((c) => c.name))}; see 'cloister --help'`)
+    return usage(
+      `unknown ${what} '${name}'${suggestion(
+        name,
+        commands.map((c) => c.name),
+      )}; see 'cloister --help'`,
+    )
   }
   if (rest.includes('--help') || rest.includes('-h')) {
     print(commandHelp(command))

@@ -34,7 +34,8 @@ function readOptions(values: Values): MachineOptions {
   if (vcpus !== undefined) options.smp = vcpus
   const type = options.type ?? 'default'
   if (type === 'default') usage('--type: an ordinary VM is not measured; one of sev, sev-es')
-  if (values.has('legacy')) options.type = legacyOf[type] ?? (type.endsWith('-legacy') ? type : usage(`--legacy: VM type '${type}' has no legacy init command`))
+  if (values.has('legacy'))
+    options.type = legacyOf[type] ?? (type.endsWith('-legacy') ? type : usage(`--legacy: VM type '${type}' has no legacy init command`))
   return options
 }
 
@@ -72,7 +73,13 @@ function* variations(base: MachineOptions): Generator<Variation> {
   yield { what: 'exactly these options', options: base }
   const types: MachineType[] = ['sev', 'sev-es', 'sev-es-legacy']
   // Aliases of one signature measure alike: the first name of each.
-  const names = [...new Map(Object.entries(vcpuTypes).toReversed().map(([name, signature]) => [signature, name])).values()].toReversed()
+  const names = [
+    ...new Map(
+      Object.entries(vcpuTypes)
+        .toReversed()
+        .map(([name, signature]) => [signature, name]),
+    ).values(),
+  ].toReversed()
   const seen = new Set<string>()
   const make = (change: Partial<MachineOptions>): Variation | null => {
     const type = change.type ?? base.type ?? 'sev-es'

@@ -60,7 +60,9 @@ export function parseCpu(text: string): CpuChoice {
 
 /** The supported entries with the model's features; a feature that is asked for and not there is refused. */
 function masked(supported: readonly CpuidEntry[], { model, add, remove }: CpuChoice): CpuidEntry[] {
-  const wanted = new Set(`${model === 'default' ? [...wordOf.keys()].join(' ') : (CPU_MODELS[model]?.features ?? '')} ${CPU_ADDED}`.split(' '))
+  const wanted = new Set(
+    `${model === 'default' ? [...wordOf.keys()].join(' ') : (CPU_MODELS[model]?.features ?? '')} ${CPU_ADDED}`.split(' '),
+  )
   if (model === 'default') for (const name of CPU_DEFAULT_WITHOUT.split(' ')) wanted.delete(name)
   for (const name of add) wanted.add(name)
   for (const name of remove) wanted.delete(name)

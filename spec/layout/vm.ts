@@ -1,56 +1,77 @@
 /** Machine-wide, VM, memory-slot and backing structures. */
 import { struct } from './struct.ts'
 
-const global = struct('GLOBAL', 'Machine-wide state, at region GLOBAL', [
-  ['FRAME_TOP', 'u32', 'first never-used address of linear memory'],
-  ['FREE_FRAMES', 'u32', 'head of the list of freed 4 KiB frames'],
-  ['LIMIT_PAGES', 'u32', 'size budget in 64 KiB pages (openKvm({ memory }))'],
-  ['VCPU_COUNT', 'u32', 'live vCPUs of all VMs'],
-  ['VCPUS', 'u32', 'their addresses', 1024],
-  ['FREE_ARENAS', 'u32', 'head of the list of freed vCPU arenas'],
-  ['KEYS', 'u64', 'memory-encryption key of each ASID, 16 bytes', 1024, 0x2000],
-], 0x10000)
+const global = struct(
+  'GLOBAL',
+  'Machine-wide state, at region GLOBAL',
+  [
+    ['FRAME_TOP', 'u32', 'first never-used address of linear memory'],
+    ['FREE_FRAMES', 'u32', 'head of the list of freed 4 KiB frames'],
+    ['LIMIT_PAGES', 'u32', 'size budget in 64 KiB pages (openKvm({ memory }))'],
+    ['VCPU_COUNT', 'u32', 'live vCPUs of all VMs'],
+    ['VCPUS', 'u32', 'their addresses', 1024],
+    ['FREE_ARENAS', 'u32', 'head of the list of freed vCPU arenas'],
+    ['KEYS', 'u64', 'memory-encryption key of each ASID, 16 bytes', 1024, 0x2000],
+  ],
+  0x10000,
+)
 
-const vm = struct('VM', 'One virtual machine', [
-  ['VCPU_COUNT', 'u32', ''],
-  ['ASID', 'u32', '0 = memory not encrypted'],
-  ['C_BIT', 'u64', 'mask of the C-bit in a page-table entry, 0 = none'],
-  ['PHYS_MASK', 'u64', 'mask of valid guest-physical address bits (51:12 part of a PTE), C-bit removed'],
-  ['SEV', 'u32', '0 none, 1 SEV, 2 SEV-ES'],
-  ['TYPE', 'u32', 'KVM_CREATE_VM type'],
-  ['LEGACY_ES', 'u32', 'KVM_SEV_ES_INIT on type 0'],
-  ['GHCB_VERSION', 'u32', ''],
-  ['CLOCK', 'u64', 'virtual ns at the end of the last slice'],
-  ['TSC_KHZ', 'u64', ''],
-  ['SLOT_COUNT', 'u32', ''],
-  ['SLOTS', 'u32', 'address of the SLOT array (512 entries)'],
-  ['SLOT_MAP', 'u32', 'address of the u16 slot number + 1 per 2 MiB of GPA (0 none, 0xffff several): 8 GiB, then by search'],
-  ['IRQCHIP', 'u32', '0 none, 1 full, 2 split'],
-  ['KVM_STATE', 'u32', 'address of the in-kernel device block (see layout/irqchip)'],
-  ['VCPUS', 'u32', 'addresses of its vCPUs by creation order', 1024],
-  ['ID_MAP', 'u32', 'reserved'],
-  ['LINUX', 'u32', 'Linux version whose KVM is modelled: 612 or 703'],
-  ['HYPERCALL_EXITS', 'u32', 'KVM_CAP_EXIT_HYPERCALL mask'],
-  ['USER_MSR_MASK', 'u32', 'KVM_CAP_X86_USER_SPACE_MSR mask'],
-  ['BSP_ID', 'u32', 'KVM_SET_BOOT_CPU_ID'],
-  ['VMSA_FEATURES', 'u64', 'SEV_FEATURES of its VMSAs'],
-], 0x2000)
+const vm = struct(
+  'VM',
+  'One virtual machine',
+  [
+    ['VCPU_COUNT', 'u32', ''],
+    ['ASID', 'u32', '0 = memory not encrypted'],
+    ['C_BIT', 'u64', 'mask of the C-bit in a page-table entry, 0 = none'],
+    ['PHYS_MASK', 'u64', 'mask of valid guest-physical address bits (51:12 part of a PTE), C-bit removed'],
+    ['SEV', 'u32', '0 none, 1 SEV, 2 SEV-ES'],
+    ['TYPE', 'u32', 'KVM_CREATE_VM type'],
+    ['LEGACY_ES', 'u32', 'KVM_SEV_ES_INIT on type 0'],
+    ['GHCB_VERSION', 'u32', ''],
+    ['CLOCK', 'u64', 'virtual ns at the end of the last slice'],
+    ['TSC_KHZ', 'u64', ''],
+    ['SLOT_COUNT', 'u32', ''],
+    ['SLOTS', 'u32', 'address of the SLOT array (512 entries)'],
+    ['SLOT_MAP', 'u32', 'address of the u16 slot number + 1 per 2 MiB of GPA (0 none, 0xffff several): 8 GiB, then by search'],
+    ['IRQCHIP', 'u32', '0 none, 1 full, 2 split'],
+    ['KVM_STATE', 'u32', 'address of the in-kernel device block (see layout/irqchip)'],
+    ['VCPUS', 'u32', 'addresses of its vCPUs by creation order', 1024],
+    ['ID_MAP', 'u32', 'reserved'],
+    ['LINUX', 'u32', 'Linux version whose KVM is modelled: 612 or 703'],
+    ['HYPERCALL_EXITS', 'u32', 'KVM_CAP_EXIT_HYPERCALL mask'],
+    ['USER_MSR_MASK', 'u32', 'KVM_CAP_X86_USER_SPACE_MSR mask'],
+    ['BSP_ID', 'u32', 'KVM_SET_BOOT_CPU_ID'],
+    ['VMSA_FEATURES', 'u64', 'SEV_FEATURES of its VMSAs'],
+  ],
+  0x2000,
+)
 
-const slot = struct('SLOT', 'One memory slot', [
-  ['GPA', 'u64', ''], ['SIZE', 'u64', ''],
-  ['BACKING', 'u32', 'address of the BACKING, 0 = slot unused'],
-  ['OFFSET_PAGES', 'u32', 'first page of the backing'],
-  ['FLAGS', 'u32', 'KVM_MEM_* flags'],
-  ['ID', 'u32', 'slot id (low 16 bits) and address space'],
-  ['DIRTY_BITMAP', 'u32', 'address of the dirty bitmap, 0 = not logging'],
-], 64)
+const slot = struct(
+  'SLOT',
+  'One memory slot',
+  [
+    ['GPA', 'u64', ''],
+    ['SIZE', 'u64', ''],
+    ['BACKING', 'u32', 'address of the BACKING, 0 = slot unused'],
+    ['OFFSET_PAGES', 'u32', 'first page of the backing'],
+    ['FLAGS', 'u32', 'KVM_MEM_* flags'],
+    ['ID', 'u32', 'slot id (low 16 bits) and address space'],
+    ['DIRTY_BITMAP', 'u32', 'address of the dirty bitmap, 0 = not logging'],
+  ],
+  64,
+)
 
-const backing = struct('BACKING', 'Anonymous host memory: pages are allocated on first touch', [
-  ['PAGES', 'u32', ''],
-  ['FRAMES', 'u32', 'address of the frame map: u32 linear frame address per page, 0 = not allocated'],
-  ['REFERENCES', 'u32', ''],
-  ['LENGTH', 'u32', 'bytes allocated for the frame map'],
-], 32)
+const backing = struct(
+  'BACKING',
+  'Anonymous host memory: pages are allocated on first touch',
+  [
+    ['PAGES', 'u32', ''],
+    ['FRAMES', 'u32', 'address of the frame map: u32 linear frame address per page, 0 = not allocated'],
+    ['REFERENCES', 'u32', ''],
+    ['LENGTH', 'u32', 'bytes allocated for the frame map'],
+  ],
+  32,
+)
 
 const all = { vm, slot, backing, global }
 export { all as vm }

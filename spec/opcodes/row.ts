@@ -34,7 +34,17 @@ export interface Opcode {
 
 const encoding = /^(?:(NP|66|F3|F2)\.)?(?:(0F38|0F3A|0F)\.)?([0-9A-F]{2})(\+r)?(?:\/([0-7])([rm])?)?(?::([0-9A-F]{2}))?$/
 const immediates: Record<string, ImmediateKind> = {
-  Ib: 'Ib', Ub: 'Ub', Iw: 'Iw', Iz: 'Iz', Iv: 'Iv', Jb: 'Jb', Jz: 'Jz', Ap: 'Ap', Ob: 'moffs', Ov: 'moffs', 1: 'one',
+  Ib: 'Ib',
+  Ub: 'Ub',
+  Iw: 'Iw',
+  Iz: 'Iz',
+  Iv: 'Iv',
+  Jb: 'Jb',
+  Jz: 'Jz',
+  Ap: 'Ap',
+  Ob: 'moffs',
+  Ov: 'moffs',
+  1: 'one',
 }
 const known = new Set(['end', 'lock', 'd64', 'f64', 'no64', 'only64', 'native', 'y', 'reg', 'mem'])
 

@@ -57,9 +57,14 @@ test('all 98 rows, for 7 types in 2 phases', () => {
 })
 
 test('a profile of JSON is layered on its base', () => {
-  const file = workFolder().put('strict.json', JSON.stringify({
-    name: 'strict', base: 'rfc-2020', overlays: [{ ioctls: ['KVM_GET_REGS'], types: ['sev'], phase: 'after', cell: 'error:EPERM; not here' }],
-  }))
+  const file = workFolder().put(
+    'strict.json',
+    JSON.stringify({
+      name: 'strict',
+      base: 'rfc-2020',
+      overlays: [{ ioctls: ['KVM_GET_REGS'], types: ['sev'], phase: 'after', cell: 'error:EPERM; not here' }],
+    }),
+  )
   const { status, stdout } = cloister(['policy', '--diff', 'rfc-2020', file, '--json'])
   assert.is(status, 1)
   const differing = JSON.parse(stdout) as { ioctl: string; type: string; b: Line }[]
@@ -70,7 +75,9 @@ test('a profile of JSON is layered on its base', () => {
 })
 
 test('a closed pipe ends silently', () => {
-  const { status, stderr } = spawnSync('bash', ['-c', `set -o pipefail; "${process.execPath}" "${command}" policy --json | head -c 10`], { encoding: 'utf8' })
+  const { status, stderr } = spawnSync('bash', ['-c', `set -o pipefail; "${process.execPath}" "${command}" policy --json | head -c 10`], {
+    encoding: 'utf8',
+  })
   assert.is(stderr, '')
   assert.is(status, 0)
 })

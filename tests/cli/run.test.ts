@@ -9,7 +9,17 @@ const test = suite('run')
 const work = workFolder()
 
 const code = (name: string, ...bytes: number[]): string => work.put(name, Uint8Array.from(bytes))
-const flat = (file: string, mode = 'long64', load = '0x100000'): string[] => ['run', '--image', file, '--load', load, '--mode', mode, '--memory', '16M']
+const flat = (file: string, mode = 'long64', load = '0x100000'): string[] => [
+  'run',
+  '--image',
+  file,
+  '--load',
+  load,
+  '--mode',
+  mode,
+  '--memory',
+  '16M',
+]
 
 const HLT = [0xfa, 0xf4]
 const hang = code('hang.bin', 0xeb, 0xfe)
@@ -73,7 +83,18 @@ test('the flat sample prints on its console and halts', () => {
   assert.match(stdout, /The CPU says it is AuthenticAMD\.\n/)
   assert.match(stdout, /fib\(90\) = 2880067194370816120\n/)
   const data = JSON.parse(readFileSync(report, 'utf8'))
-  assert.equal(Object.keys(data), ['schema', 'type', 'exit', 'instructions', 'seconds', 'exits', 'ghcb', 'tdvmcall', 'launchDigest', 'vcpus'])
+  assert.equal(Object.keys(data), [
+    'schema',
+    'type',
+    'exit',
+    'instructions',
+    'seconds',
+    'exits',
+    'ghcb',
+    'tdvmcall',
+    'launchDigest',
+    'vcpus',
+  ])
   assert.is(data.schema, 1)
   assert.is(data.type, 'default')
   assert.is(data.exit.reason, 'halted')
@@ -115,9 +136,26 @@ test('--trace writes one line per exit', () => {
 test('serial input reaches the guest', () => {
   // wait for LSR.DR, read a byte, write it back twice, halt after a newline
   const program = [
-    0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xf7, // 1: mov dx, 0x3fd; in al, dx; test al, 1; jz 1b
-    0x66, 0xba, 0xf8, 0x03, 0xec, 0xee, 0xee, // mov dx, 0x3f8; in al, dx; out dx, al; out dx, al
-    0x3c, 0x0a, 0x75, 0xec, // cmp al, 10; jne 1b
+    0x66,
+    0xba,
+    0xfd,
+    0x03,
+    0xec,
+    0xa8,
+    0x01,
+    0x74,
+    0xf7, // 1: mov dx, 0x3fd; in al, dx; test al, 1; jz 1b
+    0x66,
+    0xba,
+    0xf8,
+    0x03,
+    0xec,
+    0xee,
+    0xee, // mov dx, 0x3f8; in al, dx; out dx, al; out dx, al
+    0x3c,
+    0x0a,
+    0x75,
+    0xec, // cmp al, 10; jne 1b
   ]
   const echo = code('echo.bin', ...program, ...HLT)
   const { status, stdout, stderr } = cloister([...flat(echo), '--timeout', '20'], { input: 'hi\n' })

@@ -8,7 +8,8 @@ import { CODE, L, Machine } from '../system/machine.ts'
  * mov ecx,7; mov esi,0x30000; mov edi,0x31000; outer: add/adc/rol/push/call f/pop/mov/xor/inc/rep movsb/
  * mov [patch+1],cl; patch: add al,imm; sub/sbb/setc/cmovb/shl/imul/dec/jnz outer; jmp start; f: lea/bt/jc/neg/ret
  */
-const program = 'b907000000be00000300bf001003004801c84811c348c1c30353e83f0000005a488914ce817604aa550000fe4609515657b905000000f3a45f5e59880d0100000004114929c04d19c1410f92c24d0f42d949d3e34d6be311ffc975b3eba2488d5c9b01480fbae305720348f7dbc3'
+const program =
+  'b907000000be00000300bf001003004801c84811c348c1c30353e83f0000005a488914ce817604aa550000fe4609515657b905000000f3a45f5e59880d0100000004114929c04d19c1410f92c24d0f42d949d3e34d6be311ffc975b3eba2488d5c9b01480fbae305720348f7dbc3'
 const STEPS = 700
 
 function prepare(m: Machine): void {

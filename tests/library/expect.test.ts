@@ -36,7 +36,10 @@ test('a refusal that is expected comes back with its reason', async () => {
   assert.match(raw.source, /get_regs/)
   const typed = expectRefused(kvm, 'EINVAL', () => vcpu.getRegs())
   assert.is(typed.ioctl, 'KVM_GET_REGS')
-  assert.throws(() => vcpu.getRegs(), (e: unknown) => e instanceof KvmError && e instanceof CloisterError && e.code === 'EINVAL' && e.errno === -22)
+  assert.throws(
+    () => vcpu.getRegs(),
+    (e: unknown) => e instanceof KvmError && e instanceof CloisterError && e.code === 'EINVAL' && e.errno === -22,
+  )
 })
 
 test('a failure names the protection switch and the kernel function', async () => {
@@ -45,8 +48,14 @@ test('a failure names the protection switch and the kernel function', async () =
   assert.match(text, /KVM_GET_REGS: expected EPERM, got EINVAL/)
   assert.match(text, /guest_state_protected/)
   assert.match(text, /kvm_arch_vcpu_ioctl_get_regs/)
-  assert.match(message(() => expectServed(kvm, () => vcpu.getRegs())), /expected success: .*EINVAL.*guest_state_protected/)
-  assert.match(message(() => expectRefused(kvm, 'EINVAL', () => vcpu.getMpState(), 'KVM_GET_MP_STATE')), /expected EINVAL, got success/)
+  assert.match(
+    message(() => expectServed(kvm, () => vcpu.getRegs())),
+    /expected success: .*EINVAL.*guest_state_protected/,
+  )
+  assert.match(
+    message(() => expectRefused(kvm, 'EINVAL', () => vcpu.getMpState(), 'KVM_GET_MP_STATE')),
+    /expected EINVAL, got success/,
+  )
 })
 
 test('expectedAnswer reads the policy table', () => {

@@ -19,7 +19,17 @@ const KVM_SET_CPUID2 = 0x4008ae90
 const KVM_MEMORY_ENCRYPT_OP = 0xc008aeba
 
 /** Sub-commands of KVM_MEMORY_ENCRYPT_OP. */
-const SEV = { INIT: 0, ES_INIT: 1, LAUNCH_START: 2, LAUNCH_UPDATE_DATA: 3, LAUNCH_UPDATE_VMSA: 4, LAUNCH_MEASURE: 6, LAUNCH_FINISH: 7, GET_ATTESTATION_REPORT: 20, INIT2: 22 } as const
+const SEV = {
+  INIT: 0,
+  ES_INIT: 1,
+  LAUNCH_START: 2,
+  LAUNCH_UPDATE_DATA: 3,
+  LAUNCH_UPDATE_VMSA: 4,
+  LAUNCH_MEASURE: 6,
+  LAUNCH_FINISH: 7,
+  GET_ATTESTATION_REPORT: 20,
+  INIT2: 22,
+} as const
 type SevCommand = keyof typeof SEV
 
 const exitNames: Record<number, string> = {
@@ -241,7 +251,12 @@ export class Guest {
       const port = head.getUint16(RUN_UNION + 2, true)
       const data = this.run.read(Number(head.getBigUint64(RUN_UNION + 8, true)), bytes)
       const out = head.getUint8(RUN_UNION) === 1
-      return { name, detail: `${out ? 'out' : 'in'} 0x${port.toString(16)}`, text: out && port === 0x3f8 ? String.fromCharCode(...data) : '', last: false }
+      return {
+        name,
+        detail: `${out ? 'out' : 'in'} 0x${port.toString(16)}`,
+        text: out && port === 0x3f8 ? String.fromCharCode(...data) : '',
+        last: false,
+      }
     }
     if (reason === 24) {
       const type = head.getUint32(RUN_UNION, true)

@@ -30,7 +30,7 @@ const PERIODIC = 0x08n
 const SET_ACCUMULATOR = 0x40n
 const MODE_32 = 0x100n
 const WRITABLE = 0x3f4en
-const FIXED = BigInt(ROUTES) << 32n | 0x30n
+const FIXED = (BigInt(ROUTES) << 32n) | 0x30n
 
 interface Timer {
   configuration: bigint
