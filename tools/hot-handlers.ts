@@ -200,6 +200,10 @@ for (const z of [4, 8] as const) {
   put(`IMUL2_m_${z}`, address(z, false), readable(z), `const a: ${u} = load<${u}>(${reg}), b: ${u} = load<${u}>(h); ${imul}`, done)
   put(`IMUL3_r_${z}`, `const a: ${u} = load<${u}>(${rm}), b: ${u} = <${u}>load<u64>(op, OP_IMM); ${imul}`, done)
   put(`IMUL3_m_${z}`, address(z, false), readable(z), `const a: ${u} = load<${u}>(h), b: ${u} = <${u}>load<u64>(op, OP_IMM); ${imul}`, done)
+  put(`BSWAP_${z}`, `store<u64>(${rm}, <u64>bswap<${u}>(load<${u}>(${rm})));`, done)
+  // CWDE and CDQE, CDQ and CQO.
+  put(`CBW_${z}`, z === 4 ? 'store<u64>(s, <u64><u32><i32>load<i16>(s));' : 'store<u64>(s, <u64><i64>load<i32>(s));', done)
+  put(`CWD_${z}`, z === 4 ? 'store<u64>(s, <u64><u32>(load<i32>(s) >> 31), 16);' : 'store<u64>(s, <u64>(load<i64>(s) >> 63), 16);', done)
   put(`XCHGAX_${z}`, `const a: ${u} = load<${u}>(s), b: ${u} = load<${u}>(${rm}); store<u64>(s, <u64>b); store<u64>(${rm}, <u64>a);`, done)
   put(
     `XCHG_r_${z}`,
@@ -332,6 +336,12 @@ function nameFor(row: Opcode, z: Size, memory: boolean): string | undefined {
       return `IMUL2_${form}_${z}`
     case 'imul3':
       return `IMUL3_${form}_${z}`
+    case 'bswap_':
+      return `BSWAP_${z}`
+    case 'cbw':
+      return `CBW_${z}`
+    case 'cwd':
+      return `CWD_${z}`
     case 'xchgAx':
       return `XCHGAX_${z}`
     case 'xchg':
