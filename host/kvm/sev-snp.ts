@@ -1,37 +1,149 @@
 /**
- * SNP launch commands: the checks that stand before the firmware (arch/x86/kvm/svm/sev.c
- * snp_launch_start, snp_launch_update, snp_launch_finish, snp_enable_certs). The launch itself is not
- * modelled yet and says so.
+ * SNP launch commands (arch/x86/kvm/svm/sev.c snp_launch_start, snp_launch_update, snp_launch_finish, snp_enable_certs) as
+ * a state machine with the kernel's checks. Behind it there is no RMP yet: page contents are not encrypted into the guest,
+ * the launch digest is not computed, and running a finished guest says so by name (snpRunRefusal). Owns SnpInfo.
  */
+import { FIRMWARE_STATUS as FW, SNP_POLICY } from '../generated/psp.ts'
 import { SEV_COMMAND, VM_TYPE } from '../generated/kvm-abi.ts'
-import { SNP_POLICY } from '../generated/psp.ts'
+import { CPU_DR7 } from '../generated/layout.ts'
 import { viewOf } from './dispatch.ts'
-import { refuse, type SevCall } from './sev-commands.ts'
+import { gmemRefusal } from './gmem.ts'
+import { badFd, blob, firmware, issues, refuse, type SevCall } from './sev-commands.ts'
+import { sealVcpu, type SevInfo } from './sev-vm.ts'
+import type { VcpuFd } from './vcpu.ts'
+
+/** Page types: NORMAL, ZERO, UNMEASURED, SECRETS, CPUID (VMSA 2 is KVM's own). */
+const PAGE_TYPES: ReadonlySet<number> = new Set([1, 3, 4, 5, 6])
+const ZERO = 3
+const DR7_FIXED = 0x400n
+const ID_BLOCK = 96
+const ID_AUTH = 4096
+
+/** A guest context of SNP_GCTX_CREATE. */
+export class SnpInfo {
+  readonly policy: bigint
+  finished = false
+  /** Pages that belong to the guest (RMP assigned). */
+  readonly pages = new Set<bigint>()
+
+  constructor(policy: bigint) {
+    this.policy = policy
+  }
+}
 
 export function snpCommand(call: SevCall): number {
-  const { vm, kernel } = call
-  const active = vm.type === VM_TYPE.SNP && vm.sevActive
+  const { vm } = call
+  const info = vm.type === VM_TYPE.SNP && vm.sevActive ? vm.sev : null
   switch (call.id) {
-    case SEV_COMMAND.KVM_SEV_SNP_LAUNCH_START: {
-      if (!active) return refuse(call, 'ENOTTY', 'not an SNP guest', 'snp_launch_start')
-      const data = kernel.memory.copyIn(call.data, 64)
-      if (data === null) return kernel.badPointer(call.name, 'kvm_sev_cmd.data is not in a mapping')
-      const view = viewOf(data)
-      const policy = view.getBigUint64(0, true)
-      if (view.getUint16(24, true) !== 0) return refuse(call, 'EINVAL', 'flags must be 0', 'snp_launch_start')
-      if ((policy & ~SNP_POLICY.MASK) !== 0n)
-        return refuse(call, 'EINVAL', `policy 0x${policy.toString(16)} has unsupported bits`, 'snp_launch_start')
-      if ((policy & SNP_POLICY.REQUIRED) === 0n) return refuse(call, 'EINVAL', 'policy bit 17 must be set', 'snp_launch_start')
-      return kernel.unimplemented(call.name, 'the SNP launch')
-    }
+    case SEV_COMMAND.KVM_SEV_SNP_LAUNCH_START:
+      return info === null ? refuse(call, 'ENOTTY', 'not an SNP guest', 'snp_launch_start') : launchStart(call, info)
     case SEV_COMMAND.KVM_SEV_SNP_LAUNCH_UPDATE:
-      return refuse(call, 'EINVAL', 'not an SNP guest, or no launch context', 'snp_launch_update')
+      return info === null || info.snp === null
+        ? refuse(call, 'EINVAL', 'not an SNP guest, or no launch context', 'snp_launch_update')
+        : launchUpdate(call, info, info.snp)
     case SEV_COMMAND.KVM_SEV_SNP_LAUNCH_FINISH:
-      return active
-        ? refuse(call, 'EINVAL', 'no launch context', 'snp_launch_finish')
-        : refuse(call, 'ENOTTY', 'not an SNP guest', 'snp_launch_finish')
+      if (info === null) return refuse(call, 'ENOTTY', 'not an SNP guest', 'snp_launch_finish')
+      return info.snp === null ? refuse(call, 'EINVAL', 'no launch context', 'snp_launch_finish') : launchFinish(call, info, info.snp)
     default:
-      if (!active || vm.vcpus.size > 0) return refuse(call, 'EINVAL', 'SNP is not active, or vCPUs exist', 'snp_enable_certs')
-      return kernel.unimplemented(call.name, 'KVM_EXIT_SNP_REQ_CERTS')
+      if (info === null || vm.vcpus.size > 0) return refuse(call, 'EINVAL', 'SNP is not active, or vCPUs exist', 'snp_enable_certs')
+      info.requestCerts = true
+      return 0
   }
+}
+
+/** struct kvm_sev_snp_launch_start: policy u64, gosvw[16], flags u16, pad. */
+function launchStart(call: SevCall, info: SevInfo): number {
+  const where = 'snp_launch_start'
+  const data = call.kernel.memory.copyIn(call.data, 64)
+  if (data === null) return fault(call)
+  const view = viewOf(data)
+  const policy = view.getBigUint64(0, true)
+  if (info.snp !== null) return refuse(call, 'EINVAL', 'there is a launch context already', where)
+  if (view.getUint16(24, true) !== 0) return refuse(call, 'EINVAL', 'flags must be 0', where)
+  if ((policy & ~SNP_POLICY.MASK) !== 0n) return refuse(call, 'EINVAL', `policy 0x${policy.toString(16)} has unsupported bits`, where)
+  if ((policy & SNP_POLICY.REQUIRED) === 0n) return refuse(call, 'EINVAL', 'policy bit 17 must be set', where)
+  // snp_context_create hides its errno.
+  if (!issues(call, call.sevFd))
+    return refuse(call, 'ENOTTY', `no guest context: sev_fd ${call.sevFd} is not /dev/sev`, 'snp_context_create')
+  info.snp = new SnpInfo(policy)
+  info.fd = call.sevFd
+  call.error = FW.SUCCESS
+  return 0
+}
+
+/** struct kvm_sev_snp_launch_update: gfn_start, uaddr, len u64, type u8, pad, flags u16; advanced by what was done. */
+function launchUpdate(call: SevCall, info: SevInfo, snp: SnpInfo): number {
+  const where = 'snp_launch_update'
+  const { vm } = call
+  const { memory } = call.kernel
+  const data = memory.copyIn(call.data, 64)
+  if (data === null) return fault(call)
+  const view = viewOf(data)
+  const [gfn, address, length] = [view.getBigUint64(0, true), view.getBigUint64(8, true), view.getBigUint64(16, true)]
+  const type = view.getUint8(24)
+  const flags = view.getUint16(26, true)
+  if (length === 0n || (length & 0xfffn) !== 0n || flags !== 0 || !PAGE_TYPES.has(type))
+    return refuse(call, 'EINVAL', 'length 0 or not in pages, flags, or a page type that does not exist', where)
+  if (type !== ZERO && (address === 0n || (address & 0xfffn) !== 0n)) return refuse(call, 'EINVAL', 'uaddr must be page aligned', where)
+  const gpa = BigInt.asUintN(64, gfn << 12n)
+  const slot = [...vm.slots.values()].find((s) => gpa >= s.gpa && gpa < s.gpa + s.size)
+  if (slot === undefined || (slot.flags & 4) === 0) return refuse(call, 'EINVAL', 'no slot with guest_memfd there', where)
+  if (!issues(call, info.fd)) return badFd(call, where)
+  let done = 0n
+  let failed = 0
+  for (; done < length; done += 4096n) {
+    const at = gpa + done
+    if (at >= slot.gpa + slot.size) break
+    const why = gmemRefusal(vm, at) ?? (snp.pages.has(at) ? `the page at 0x${at.toString(16)} is assigned already` : null)
+    if (why !== null) failed = refuse(call, 'EIO', why, `${where} (kvm_gmem_populate, sev_gmem_post_populate)`)
+    else if (snp.finished) failed = firmware(call, FW.INVALID_GUEST_STATE, where)
+    else if (type !== ZERO && memory.copyIn(address + done, 4096) === null)
+      failed = refuse(call, 'EIO', 'the source page is not in a mapping', `${where} (kvm_gmem_populate)`)
+    if (failed !== 0) break
+    snp.pages.add(at)
+  }
+  if (done === 0n) return failed
+  view.setBigUint64(0, gfn + (done >> 12n), true)
+  view.setBigUint64(16, length - done, true)
+  if (type !== ZERO) view.setBigUint64(8, address + done, true)
+  return memory.copyOut(call.data, data) ? 0 : fault(call)
+}
+
+/** struct kvm_sev_snp_launch_finish: id_block, id_auth u64, id_block_en, auth_key_en, vcek_disabled u8, host_data[32], flags. */
+function launchFinish(call: SevCall, info: SevInfo, snp: SnpInfo): number {
+  const where = 'snp_launch_finish'
+  const data = call.kernel.memory.copyIn(call.data, 88)
+  if (data === null) return fault(call)
+  const view = viewOf(data)
+  if (view.getUint16(54, true) !== 0) return refuse(call, 'EINVAL', 'flags must be 0', where)
+  for (const vcpu of call.vm.vcpus.values()) {
+    const sync = 'sev_es_sync_vmsa'
+    if (vcpu.guestStateProtected) return refuse(call, 'EINVAL', `vCPU ${vcpu.id} is protected already`, sync)
+    if (vcpu.guestDebug !== 0) return refuse(call, 'EINVAL', `vCPU ${vcpu.id} is being debugged (KVM_SET_GUEST_DEBUG)`, sync)
+    if (vcpu.cpu.getBigUint64(CPU_DR7, true) !== DR7_FIXED) return refuse(call, 'EINVAL', `vCPU ${vcpu.id} has DR7 set`, sync)
+    if (!sealVcpu(vcpu, false)) return refuse(call, 'ENOMEM', 'no memory left for a VMSA', where)
+  }
+  if (view.getUint8(16) !== 0) {
+    const block = blob(call, view.getBigUint64(0, true), ID_BLOCK, where)
+    if (typeof block === 'number') return block
+    const auth = blob(call, view.getBigUint64(8, true), ID_AUTH, where)
+    if (typeof auth === 'number') return auth
+    return call.kernel.unimplemented(call.name, 'an ID block: the launch digest of SNP')
+  }
+  if (!issues(call, info.fd)) return badFd(call, where)
+  if (snp.finished) return firmware(call, FW.INVALID_GUEST_STATE, where)
+  snp.finished = true
+  call.vm.preFaultAllowed = true
+  return 0
+}
+
+function fault(call: SevCall): number {
+  return call.kernel.badPointer(call.name, 'kvm_sev_cmd.data is not in a mapping')
+}
+
+/** A sealed SNP vCPU would enter the guest: that needs the RMP. 0 = go on (an unsealed one fails its VMRUN). */
+export function snpRunRefusal(vcpu: VcpuFd): number {
+  return vcpu.guestStateProtected && vcpu.vm.sev?.snp !== null
+    ? vcpu.kernel.unimplemented('KVM_RUN', 'running an SNP guest: RMP and private memory')
+    : 0
 }

@@ -28,6 +28,7 @@ import type { Guest } from '../firmware/psp/guest.ts'
 import { ASID } from '../firmware/psp/platform.ts'
 import { viewOf } from './dispatch.ts'
 import type { Kernel } from './kernel.ts'
+import type { SnpInfo } from './sev-snp.ts'
 import type { VcpuFd } from './vcpu.ts'
 import type { VmFd } from './vm.ts'
 
@@ -50,6 +51,10 @@ export class SevInfo {
   /** File descriptor that LAUNCH_START came with; 0 before, which is why later commands then end in -EBADF. */
   fd = 0
   readonly regions: EncRegion[] = []
+  /** After SNP_LAUNCH_START. */
+  snp: SnpInfo | null = null
+  /** KVM_SEV_SNP_ENABLE_REQ_CERTS. */
+  requestCerts = false
 
   constructor(asid: number, es: boolean, vmsaFeatures: bigint, ghcbVersion: number) {
     this.asid = asid
@@ -130,8 +135,8 @@ function keepCopies(vcpu: VcpuFd): void {
   }
 }
 
-/** Encrypts the state into a page of its own and hides it from here on. False: no memory left. */
-export function sealVcpu(vcpu: VcpuFd): boolean {
+/** Encrypts the state into a page of its own and hides it from here on; `fpstate` too, except by SNP. False: no memory left. */
+export function sealVcpu(vcpu: VcpuFd, fpstate = true): boolean {
   const legacy = vcpu.vm.type === VM_TYPE.DEFAULT
   const before = CONTROL.map((field) => vcpu.cpu.getBigUint64(field, true))
   if (legacy) keepCopies(vcpu)
@@ -143,7 +148,7 @@ export function sealVcpu(vcpu: VcpuFd): boolean {
     vcpu.sealedControl.set(field, { shown: before[i] as bigint, raw: vcpu.cpu.getBigUint64(field, true) })
   })
   vcpu.guestStateProtected = true
-  vcpu.fpstateConfidential = true
+  vcpu.fpstateConfidential = fpstate
   return true
 }
 

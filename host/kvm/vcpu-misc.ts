@@ -2,6 +2,7 @@
 import { CPUID_ENTRY_SIZE } from '../cpuid/entries.ts'
 import { CPU_TSC_OFFSET, VCPU_CPUID, VM_TSC_KHZ } from '../generated/layout.ts'
 import { viewOf } from './dispatch.ts'
+import { tdxVcpuCommand } from './tdx.ts'
 import type { VcpuRow } from './vcpu-ioctls.ts'
 import type { VcpuFd } from './vcpu.ts'
 
@@ -158,10 +159,10 @@ export const miscHandlers: readonly VcpuRow[] = [
   ],
   [
     'KVM_MEMORY_ENCRYPT_OP',
-    (vcpu) => {
-      const code = vcpu.kernel.options.host === 'amd' ? 'ENOTTY' : 'EINVAL'
-      return vcpu.kernel.refuse(code, 'KVM_MEMORY_ENCRYPT_OP', 'no vCPU commands on this host', `${X86} kvm_arch_vcpu_ioctl`)
-    },
+    (vcpu, bytes) =>
+      vcpu.kernel.options.host === 'amd'
+        ? vcpu.kernel.refuse('ENOTTY', 'KVM_MEMORY_ENCRYPT_OP', 'no vCPU commands on this host', `${X86} kvm_arch_vcpu_ioctl`)
+        : tdxVcpuCommand(vcpu, bytes),
     { row: 'KVM_MEMORY_ENCRYPT_OP@vcpu', size: 24, nullable: true },
   ],
   [

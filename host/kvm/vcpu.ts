@@ -21,7 +21,9 @@ import { dispatch, type IoctlTable, type Target } from './dispatch.ts'
 import { RUN } from './exits.ts'
 import type { FileDescriptor, IoctlArgument, Kernel } from './kernel.ts'
 import type { Mapping } from './mapping.ts'
+import { snpRunRefusal } from './sev-snp.ts'
 import { VmsaPage } from './sev-vm.ts'
+import { tdxRunRefusal } from './tdx.ts'
 import { loadSyncRegs, storeSyncRegs } from './sync-regs.ts'
 import { GUESTDBG } from './vcpu-debug.ts'
 import { vcpuTable } from './vcpu-ioctls.ts'
@@ -80,6 +82,8 @@ export class VcpuFd implements FileDescriptor, Target {
   // KVM's state of the vCPU that the core does not hold.
   #guestStateProtected = false
   fpstateConfidential = false
+  /** KVM_TDX_INIT_VCPU has been issued. */
+  tdInitialized = false
   guestDebug = 0
   /** Entries of KVM_SET_CPUID2; frozen by the first KVM_RUN. */
   cpuid: Uint8Array<ArrayBuffer> = new Uint8Array(0)
@@ -106,6 +110,11 @@ export class VcpuFd implements FileDescriptor, Target {
     this.#longs = new BigInt64Array(core.memory.buffer, s, VCPU_STATE_SIZE / 8)
     this.#run = core.call.vcpuRun
     this.#table = vcpuTable(vm.kernel)
+    if (vm.td !== null) {
+      // tdx_vcpu_create: DEBUG is not an attribute that KVM allows, so every TD vCPU is protected from birth.
+      this.guestStateProtected = true
+      this.fpstateConfidential = true
+    }
   }
 
   /** vcpu->arch.guest_state_protected. */
@@ -215,10 +224,11 @@ export class VcpuFd implements FileDescriptor, Target {
         switch: 'need_init',
       })
     }
-    if (vm.hasProtectedEoi)
-      return kernel.refuse('EINVAL', 'KVM_RUN', 'the TD is not finalised', 'arch/x86/kvm/vmx/tdx.c tdx_vcpu_pre_run', {
-        switch: 'td_state',
-      })
+    if (vm.td !== null) return this.runBytes[RUN.IMMEDIATE_EXIT] !== 0 ? -ERRNO.EINTR : tdxRunRefusal(this)
+    if (vm.sev?.snp) {
+      const refused = snpRunRefusal(this)
+      if (refused < 0) return refused
+    }
     if ((this.guestDebug & GUESTDBG.USE_HW_BP) !== 0) {
       return kernel.unimplemented('KVM_RUN', 'running with hardware breakpoints of KVM_SET_GUEST_DEBUG')
     }

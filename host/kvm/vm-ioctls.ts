@@ -5,6 +5,7 @@ import { MAX_VCPUS } from './caps.ts'
 import { initSevVcpu } from './sev-vm.ts'
 import { irqHandlers } from './vm-irq.ts'
 import { StatsFd } from './stats.ts'
+import { tdxVcpuRefusal } from './tdx.ts'
 import { memoryHandlers } from './vm-memory.ts'
 import { miscVmHandlers } from './vm-misc.ts'
 import { VcpuFd } from './vcpu.ts'
@@ -23,10 +24,9 @@ const createVcpu: VmRow = [
     if (!(id >= 0 && id < MAX_VCPU_IDS)) return kernel.refuse('EINVAL', 'KVM_CREATE_VCPU', `vcpu_id ${id} is out of range`, source)
     if (vm.vcpus.size >= MAX_VCPUS) return kernel.refuse('EINVAL', 'KVM_CREATE_VCPU', 'too many vCPUs', source)
     if (vm.vcpus.has(id)) return kernel.refuse('EEXIST', 'KVM_CREATE_VCPU', `vCPU ${id} exists`, source)
-    if (vm.hasProtectedEoi) {
-      return kernel.refuse('EIO', 'KVM_CREATE_VCPU', 'KVM_TDX_INIT_VM has not been issued', 'arch/x86/kvm/vmx/tdx.c tdx_vcpu_create', {
-        switch: 'td_state',
-      })
+    if (vm.td !== null) {
+      const refused = tdxVcpuRefusal(vm)
+      if (refused < 0) return refused
     }
     const s = kernel.core.call.vcpuCreate(vm.address, id) >>> 0
     if (s === 0) return kernel.refuse('ENOMEM', 'KVM_CREATE_VCPU', 'no memory left for a vCPU arena', 'cloister')

@@ -4,6 +4,7 @@ import { STAGING, STAGING_SIZE, VM_BSP_ID, VM_HYPERCALL_EXITS, VM_TSC_KHZ, VM_US
 import { checkExtension, EXIT_HYPERCALL_MASK, MAX_IRQ_ROUTES } from './caps.ts'
 import { viewOf } from './dispatch.ts'
 import { sevCommand } from './sev-commands.ts'
+import { tdxVmCommand } from './tdx.ts'
 import { KVM_MEM_LOG_DIRTY_PAGES } from './vm-memory.ts'
 import type { VmRow } from './vm-ioctls.ts'
 import type { VmFd } from './vm.ts'
@@ -293,6 +294,5 @@ function createDevice(vm: VmFd, type: number): number {
 function encryptOp(vm: VmFd, bytes: Uint8Array): number {
   const { kernel } = vm
   if (kernel.options.host === 'amd') return sevCommand(vm, bytes)
-  if (!vm.hasProtectedEoi) return kernel.refuse('ENOTTY', 'KVM_MEMORY_ENCRYPT_OP', 'not a TD', `${X86} kvm_arch_vm_ioctl`)
-  return kernel.unimplemented('KVM_MEMORY_ENCRYPT_OP', 'TDX')
+  return tdxVmCommand(vm, bytes)
 }

@@ -1,12 +1,13 @@
 /** A VM file descriptor: the protection switches, memory slots and vCPUs. Its requests meet in vm-ioctls. */
 import { VM_TYPE } from '../generated/kvm-abi.ts'
-import { SIZEOF_VM, VM_LINUX, VM_PHYS_MASK, VM_TYPE as VM_TYPE_FIELD } from '../generated/layout.ts'
+import { SIZEOF_VM, VM_BSP_ID, VM_LINUX, VM_PHYS_MASK, VM_TSC_KHZ, VM_TYPE as VM_TYPE_FIELD } from '../generated/layout.ts'
 import { POLICY_TYPES, type PolicyEntry, type PolicyType } from '../policy/table.ts'
 import { profileOf } from '../policy/profiles.ts'
 import { dispatch, type IoctlTable, type Target } from './dispatch.ts'
 import { hex } from '../crypto/sha256.ts'
 import type { FileDescriptor, IoctlArgument, Kernel } from './kernel.ts'
 import type { SevInfo } from './sev-vm.ts'
+import { TdInfo } from './tdx.ts'
 import type { VcpuFd } from './vcpu.ts'
 import { vmTable } from './vm-ioctls.ts'
 import type { Slot } from './vm-memory.ts'
@@ -37,6 +38,8 @@ export class VmFd implements FileDescriptor, Target {
   pit = false
   sev: SevInfo | null = null
   sevActive = false
+  /** State of a TD, null for other VM types. */
+  readonly td: TdInfo | null
   sevEs = false
   exceptionPayload = false
   tripleFaultEvent = false
@@ -62,6 +65,7 @@ export class VmFd implements FileDescriptor, Target {
     this.preFaultAllowed = type !== VM_TYPE.SNP && type !== VM_TYPE.TDX
     this.needInit = type === VM_TYPE.SEV || type === VM_TYPE.SEV_ES || type === VM_TYPE.SNP
     this.gated = this.needInit || type === VM_TYPE.TDX
+    this.td = type === VM_TYPE.TDX ? new TdInfo() : null
     const column: Record<number, PolicyType> = { 0: 'default', 2: 'sev', 3: 'sev-es', 4: 'snp', 5: 'tdx' }
     this.#typeIndex = POLICY_TYPES.indexOf(column[type] ?? 'default')
     this.#table = vmTable(kernel)
@@ -77,12 +81,28 @@ export class VmFd implements FileDescriptor, Target {
     return profileOf(this.kernel.options.profile, POLICY_TYPES[this.#typeIndex] as PolicyType) === 'rfc-2020'
   }
 
+  /** KVM_SET_BOOT_CPU_ID. */
+  get bspId(): number {
+    return this.view.getUint32(VM_BSP_ID, true)
+  }
+
+  /** default_tsc_khz. */
+  get tscKhz(): number {
+    return Number(this.view.getBigUint64(VM_TSC_KHZ, true))
+  }
+
+  /** The private attribute of a page (KVM_SET_MEMORY_ATTRIBUTES). */
+  isPrivate(_gpa: bigint): boolean {
+    return false
+  }
+
   becomeLegacy(type: 'sev-legacy' | 'sev-es-legacy'): void {
     this.#typeIndex = POLICY_TYPES.indexOf(type)
   }
 
   phase(row: PolicyEntry): 0 | 1 {
     if (row.switch === 'pre_fault_allowed') return this.preFaultAllowed ? 1 : 0
+    if (this.td !== null) return this.td.state === 'runnable' ? 1 : 0
     for (const vcpu of this.vcpus.values()) if (vcpu.guestStateProtected) return 1
     return 0
   }

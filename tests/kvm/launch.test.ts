@@ -296,8 +296,7 @@ test('command dispatch and errnos', async () => {
   const start = new Uint8Array(64)
   assert.is(snp.memoryEncrypt('KVM_SEV_SNP_LAUNCH_START', start).errno, -ERRNO.EINVAL)
   new DataView(start.buffer).setBigUint64(0, 0x30000n, true)
-  assert.is(snp.memoryEncrypt('KVM_SEV_SNP_LAUNCH_START', start).errno, -ERRNO.ENOSYS)
-  assert.is(kvm.lastRefusal()?.unimplemented, true)
+  assert.is(snp.memoryEncrypt('KVM_SEV_SNP_LAUNCH_START', start).errno, 0)
   // A bad sev_fd.
   const bad = new Uint8Array(24)
   new DataView(bad.buffer).setUint32(0, SEV_COMMAND.KVM_SEV_LAUNCH_START, true)
