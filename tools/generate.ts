@@ -41,7 +41,7 @@ put('docs/policy.md', policyDocument())
 put('docs/cpu-models.md', cpuModelsDocument())
 
 /** Data files of spec/ that host code reads: carried over as they are (host/ may not import from outside itself). */
-for (const name of ['kvm-abi', 'kvm-policy', 'kvm-profiles', 'psp', 'cpuid', 'cpu-models']) {
+for (const name of ['kvm-abi', 'kvm-policy', 'kvm-profiles', 'kvm-conditions', 'psp', 'cpuid', 'cpu-models']) {
   const text = readFileSync(`spec/${name}.ts`, 'utf8')
   put(`host/generated/${name}.ts`, `// Copied from spec/${name}.ts by tools/generate.ts. Do not edit.\n${text}`)
 }

@@ -1,6 +1,7 @@
 /** `cloister policy`: which ioctl does what to which VM type, before and after guest state is protected. */
 import { CloisterError } from '../errors.ts'
 import {
+  CONDITIONS,
   inherits,
   MAIL_NOTES,
   parseProfile,
@@ -190,6 +191,13 @@ function explain(values: Values): number {
       const from = inherited === null ? '' : `  [inherits ${inherited}]`
       const words = line.detail === '' ? '' : `: ${line.detail}`
       print(`  ${line.type.padEnd(14)} ${line.phase.padEnd(6)}  ${answer(line).replace('?', '')}${condition}${words}${own}${from}\n`)
+    }
+    for (const c of CONDITIONS.filter((c) => c.ioctl === entry.ioctl && (type === undefined || c.types.includes(type as PolicyType)))) {
+      const after = c.setup.length === 0 ? 'after creation' : `after ${c.setup.join(', ')}`
+      const call = c.call === '' ? 'zeros' : typeof c.call === 'number' ? `argument 0x${c.call.toString(16)}` : c.call
+      print(
+        `  condition  ${after}: ${call} -> ${c.expect === 'ok' ? 'ok' : `-${c.expect}`}${type === undefined ? ` (${c.types.join(', ')})` : ''}\n`,
+      )
     }
     for (const note of notes(entry.ioctl)) {
       print(

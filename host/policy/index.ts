@@ -1,5 +1,16 @@
 /** The policy table, its profiles and explanations. */
-export { MAIL_NOTES, type MailNote, type Overlay, PROFILE_TYPES, PROFILES, type Profile, type ProfileData, profileOf } from './profiles.ts'
+export {
+  type Condition,
+  CONDITIONS,
+  MAIL_NOTES,
+  type MailNote,
+  type Overlay,
+  PROFILE_TYPES,
+  PROFILES,
+  type Profile,
+  type ProfileData,
+  profileOf,
+} from './profiles.ts'
 export {
   POLICY_TYPES,
   inherits,
