@@ -1,33 +1,35 @@
 /** Writes the execution loop: one switch over the hot handlers, cold handlers through the function table. */
-import { hotHandlers } from './hot-handlers.ts'
+import { hotHandlers, slowHandlers } from './hot-handlers.ts'
 
 export const hotIds: ReadonlyMap<string, number> = new Map([...hotHandlers.keys()].map((name, id) => [name, id]))
 
 /** First id of the cold handlers. */
 export const coldBase = hotIds.size
 
+const cases = (handlers: ReadonlyMap<string, string>): string =>
+  [...handlers].map(([name, code], id) => `      case ${id}: { // ${name}\n        ${code}\n      }`).join('\n')
+
 export function executeSource(): string {
-  const cases = [...hotHandlers].map(([name, code], id) => `        case ${id}: { // ${name}\n          ${code}\n        }`)
   return `// Generated from the opcode map by tools/generate-execute.ts. Do not edit.
 import {
-  BLOCK_COUNT, COLD_TABLE, CPU_BUDGET, CPU_EFLAGS, CPU_FLAG_A, CPU_FLAG_B, CPU_FLAG_KIND, CPU_FLAG_RESULT, CPU_FLAG_SHIFT, CPU_ICOUNT, CPU_LEAVE,
-  CPU_LINK, CPU_MODE, CPU_OP, CPU_RIP, CPU_RIP_MASK, CPU_SCRATCH, CPU_TLB_BASE, FLAG_ADD, FLAG_DEC, FLAG_EAGER, FLAG_INC, FLAG_LOGIC, FLAG_RESULT_ONLY, FLAG_SUB,
-  LEAVE_BRANCH, LEAVE_NEXT, MODE_FLAT, MODE_SS32, OP_BASE, OP_DISP, OP_EA, OP_EXTRA, OP_FLAGS, OP_IMM, OP_INDEX, OP_NEXT, OP_REG, OP_RM, OP_SCALE,
-  TLB_ADDEND, TLB_READ, TLB_WRITE,
+  BLOCK_COUNT, COLD_TABLE, CPU_BLOCK, CPU_BUDGET, CPU_EFLAGS, CPU_FLAG_A, CPU_FLAG_B, CPU_FLAG_KIND, CPU_FLAG_RESULT, CPU_FLAG_SHIFT, CPU_ICOUNT,
+  CPU_JUMP_KEY, CPU_LEAVE, CPU_LINK, CPU_MODE, CPU_OP, CPU_RIP, CPU_RIP_MASK, CPU_SAVED_OP, CPU_SCRATCH, CPU_SEGMENTS, CPU_TLB_BASE, FLAG_ADD, FLAG_DEC,
+  FLAG_EAGER, FLAG_INC, FLAG_LOGIC, FLAG_RESULT_ONLY, FLAG_SUB, LEAVE_BRANCH, LEAVE_NEXT, MODE_CS64, MODE_CS_MASK, MODE_FLAT, MODE_SS32, OP_BASE, OP_DISP,
+  OP_EA, OP_EXTRA, OP_FLAGS, OP_IMM, OP_INDEX, OP_NEXT, OP_REG, OP_RM, OP_SCALE, OP_SEG, TLB_ADDEND, TLB_READ, TLB_WRITE, VCPU_JUMP,
 } from './layout'
-import { carry, condition, less, overflow, parity, rotateFlags, zero } from '../cpu/flags'
+import { condition, rotateFlags } from '../cpu/flags'
 import { commitModify, slowModify, slowRead, slowWrite } from '../memory/access'
 import { eaGeneral, STACK_OP } from '../execute/operands'
-import { callRelative, callRm, mulOverflows, popRegister, pushImmediate, pushRegister, ret } from '../execute/basic'
+import { callRelative, callRm, popRegister, pushImmediate, pushRegister, ret } from '../execute/basic'
 import { boundary, overBudget, quickLookup, resume } from '../execute/boundary'
+
+const coldBase: u32 = ${coldBase}
+const JCC: u32 = ${hotIds.get('JCC_0')}
 
 /** Runs the vCPU until CPU_STOP_REASON says why it stopped. */
 export function execute(s: usize): void {
-  let n: usize = resume(s)
-  if (!n) return
-  let b: usize = 0
-  let op: usize = 0
-  for (;;) {
+  let n = resume(s)
+  while (n) {
     let count: u64 = load<u64>(s, CPU_ICOUNT) + <u64>load<u32>(n, BLOCK_COUNT)
     while (count > atomic.load<u64>(s, CPU_BUDGET)) {
       n = overBudget(s, n)
@@ -35,30 +37,78 @@ export function execute(s: usize): void {
       count = load<u64>(s, CPU_ICOUNT) + <u64>load<u32>(n, BLOCK_COUNT)
     }
     store<u64>(s, count, CPU_ICOUNT)
-    b = n
-    op = n + 32
-    n = 0
+    store<u32>(s, <u32>n, CPU_BLOCK)
+    store<u32>(s, <u32>n + 32, CPU_SAVED_OP)
     for (;;) {
-      switch (<u32>load<u16>(op)) {
-${cases.join('\n')}
-        default: {
-          store<u32>(s, <u32>op, CPU_OP)
-          const l: u32 = call_indirect<u32>(load<u32>(COLD_TABLE + ((<usize>load<u16>(op) - ${coldBase}) << 2)), s, op)
-          if (l) { store<u32>(s, l, CPU_LEAVE); break }
-          op += 32
-          continue
-        }
-      }
-      break
+      n = fast(s)
+      if (n) break
+      n = slow(s)
+      if (n != 1) break
     }
-    if (!n) {
+    if (n <= 1) {
+      n = 0
       if (!load<u32>(s, CPU_LEAVE) && !load<u32>(s, CPU_LINK)) n = quickLookup(s)
-      if (!n) {
-        n = boundary(s, b, op)
-        if (!n) return
-      }
+      if (!n) n = boundary(s, <usize>load<u32>(s, CPU_BLOCK), <usize>load<u32>(s, CPU_SAVED_OP))
     }
   }
+}
+
+/**
+ * Runs from CPU_SAVED_OP as long as everything is simple; contains no call. 0: the op at CPU_SAVED_OP wants the slow
+ * function; 1: the block ended at CPU_SAVED_OP and what follows is not known; else the next block, which would pass the budget.
+ */
+function fast(s: usize): usize {
+  let op: usize = <usize>load<u32>(s, CPU_SAVED_OP)
+  let n: usize = 0
+  let ic: u64 = load<u64>(s, CPU_ICOUNT)
+  let rip: u64 = load<u64>(s, CPU_RIP)
+  for (;;) {
+    switch (<u32>load<u16>(op)) {
+${cases(hotHandlers)}
+      default: { store<u32>(s, <u32>op, CPU_SAVED_OP); return 0 }
+    }
+    if (!n) {
+      if ((load<u32>(s, CPU_MODE) & MODE_CS_MASK) == MODE_CS64) {
+        const e = s + (((<usize>rip ^ (<usize>rip >> 12)) & 4095) << 4)
+        if (load<u64>(e, VCPU_JUMP) == rip && load<u32>(e, VCPU_JUMP + 12) == load<u32>(s, CPU_JUMP_KEY)) n = <usize>load<u32>(e, VCPU_JUMP + 8)
+      }
+      if (!n) { store<u32>(s, <u32>op, CPU_SAVED_OP); return 1 }
+    }
+    const count = ic + <u64>load<u32>(n, BLOCK_COUNT)
+    if (count > atomic.load<u64>(s, CPU_BUDGET)) return n
+    ic = count
+    store<u64>(s, ic, CPU_ICOUNT)
+    store<u32>(s, <u32>n, CPU_BLOCK)
+    op = n + 32
+    n = 0
+  }
+  return 0
+}
+
+/**
+ * Executes the op at CPU_SAVED_OP with every slow path, and the cold ops right after it. 1: go on with the fast function at
+ * CPU_SAVED_OP; 0: the block was left at CPU_SAVED_OP (CPU_LEAVE); else the next block.
+ */
+function slow(s: usize): usize {
+  let op: usize = <usize>load<u32>(s, CPU_SAVED_OP)
+  let n: usize = 0
+  let rip: u64 = load<u64>(s, CPU_RIP)
+  for (;;) {
+    switch (<u32>load<u16>(op)) {
+${cases(slowHandlers)}
+      default: {
+        store<u32>(s, <u32>op, CPU_OP)
+        const l: u32 = call_indirect<u32>(load<u32>(COLD_TABLE + ((<usize>load<u16>(op) - <usize>coldBase) << 2)), s, op)
+        if (l) { store<u32>(s, l, CPU_LEAVE); break }
+        op += 32
+        if (<u32>load<u16>(op) < coldBase) { store<u32>(s, <u32>op, CPU_SAVED_OP); return 1 }
+        continue
+      }
+    }
+    store<u32>(s, <u32>op, CPU_SAVED_OP)
+    return n
+  }
+  return 0
 }
 `
 }

@@ -2,7 +2,7 @@
 import { opcodes } from '../spec/opcodes/index.ts'
 import type { Opcode, PrefixClass, SizeRule } from '../spec/opcodes/index.ts'
 import { coldBase, hotIds } from './generate-execute.ts'
-import { hotName, sizes } from './hot-handlers.ts'
+import { fusedNames, hotName, sizes } from './hot-handlers.ts'
 
 const bits = {
   MODRM: 1,
@@ -153,6 +153,9 @@ export function opcodesSource(files: ReadonlyMap<string, string>): string {
     `export const H_PARTIAL_END: u32 = ${id('PARTIAL_END')}`,
     '/** Relative branches whose chain slots are in OP_DISP and OP_EXTRA. */',
     `export function chained(id: u32): bool { return (id >= ${id('JCC_0')} && id <= ${id('JCC_15')}) || id == ${id('JMP_rel')} || id == ${id('CONTINUE')} || id == ${id('CALL_rel_4')} || id == ${id('CALL_rel_8')} }`,
+    '/** The handler of an op that a conditional jump follows, 0 = it has none. */',
+    `export function fused(id: u32): u32 { switch (id) { ${[...fusedNames].map(([from, to]) => `case ${id(from)}: return ${id(to)};`).join(' ')} default: return 0 } }`,
+    `export function isJcc(id: u32): bool { return id >= ${id('JCC_0')} && id <= ${id('JCC_15')} }`,
     '/** u16 node by map, prefix class (NP 66 F3 F2), opcode; 0x8000 | group, or descriptor. */',
     `export const roots: usize = memory.data<u16>([${list(tables.roots)}])`,
     '/** u16 descriptor by group and ModRM slot (8 memory, 64 register). */',

@@ -5,7 +5,7 @@
  */
 import { DROPPED } from './constants'
 import { raise, raiseError } from '../cpu/exceptions'
-import { chained, H_CONTINUE } from '../generated/opcodes'
+import { chained, fused, H_CONTINUE, isJcc } from '../generated/opcodes'
 import {
   BLOCK_BYTES,
   BLOCK_COUNT,
@@ -199,7 +199,13 @@ function decodeBlock(s: usize, linear: u64, address: usize, mode: u32): usize {
       raiseError(s, EXC_GP, 0)
       return 0
     }
-    if ((r & ENDS) != 0) linkable(op, address, at + length)
+    if ((r & ENDS) != 0) {
+      linkable(op, address, at + length)
+      if (count && isJcc(<u32>load<u16>(op))) {
+        const both = fused(<u32>load<u16>(op - SIZEOF_OP))
+        if (both) store<u16>(op - SIZEOF_OP, <u16>both)
+      }
+    }
     at += length
     p += length
     count++

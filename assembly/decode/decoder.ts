@@ -6,6 +6,7 @@ import {
   EA_FLAT32,
   EA_FLAT64,
   EA_GENERAL,
+  EA_SEGMENT64,
   MODE_CS16,
   MODE_CS32,
   MODE_CS64,
@@ -66,7 +67,6 @@ import {
   IMM_Jb,
   IMM_Jz,
   IMM_moffs,
-  IMM_one,
   IMM_Ub,
   roots,
   SIZE_BYTE,
@@ -265,7 +265,7 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
   }
   if (segment < 0) segment = SEG_DS
   store<u8>(op, <u8>segment, OP_SEG)
-  if (long) ea = segment >= <i32>SEG_FS ? EA_GENERAL : addr == 3 ? EA_FLAT64 : EA_FLAT32
+  if (long) ea = segment >= <i32>SEG_FS ? (addr == 3 ? EA_SEGMENT64 : EA_GENERAL) : addr == 3 ? EA_FLAT64 : EA_FLAT32
   else ea = (mode & MODE_FLAT) != 0 && addr == 2 && (segment == SEG_DS || segment == SEG_SS || segment == SEG_ES) ? EA_FLAT32 : EA_GENERAL
   store<u8>(op, <u8>ea, OP_EA)
   store<u32>(op, byte, OP_EXTRA)
@@ -281,9 +281,6 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
       imm = <i64>load<u8>(p)
       p += 1
       break
-    case IMM_one:
-      imm = 1
-      break // the shifts by 1 run in the handlers of those by an immediate
     case IMM_Iw:
       imm = <i64>load<u16>(p)
       p += 2

@@ -135,7 +135,7 @@ export const cpu = struct(
     ['BLOCKS_TOP', 'u32', 'where the next block is decoded to, 0 = nothing decoded yet'],
     ['STORM', 'u32', 'exceptions delivered since an instruction last retired'],
     ['PKRU', 'u32', 'rights of protection keys'],
-    ['PKRU_PAD', 'u32', ''],
+    ['SAVED_OP', 'u32', 'op at which the fast or slow loop function begins or left'],
     ['POLL_KEY', 'u64', 'RIP and port of the last timer read'],
     ['STORM_AT', 'u64', 'ICOUNT that STORM belongs to'],
   ],

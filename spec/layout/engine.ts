@@ -14,7 +14,11 @@ export const op = struct('OP', 'One decoded instruction', [
   ['BASE', 'u8', 'base register offset: 128 none, 136 RIP'],
   ['INDEX', 'u8', 'index register offset: 128 none'],
   ['SCALE', 'u8', 'shift of the index, 0..3'],
-  ['EA', 'u8', 'EA_FLAT64 0: address is final; EA_FLAT32 1: truncate to 32 bits; EA_GENERAL 2: segment base, limit and truncation by ea()'],
+  [
+    'EA',
+    'u8',
+    'EA_FLAT64 0: address is final; EA_FLAT32 1: truncate to 32 bits; EA_GENERAL 2: segment base, limit and truncation by ea(); EA_SEGMENT64 3: FS or GS base in 64-bit mode',
+  ],
   ['SEG', 'u8', 'segment number of the memory operand (0..5)'],
   ['MODRM', 'u8', 'raw ModRM byte (0 without)'],
   ['OFFSET', 'u16', 'offset of the instruction from the start of its block'],

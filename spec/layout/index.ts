@@ -68,6 +68,7 @@ export const constants: Readonly<Record<string, number>> = {
   EA_FLAT64: 0,
   EA_FLAT32: 1,
   EA_GENERAL: 2,
+  EA_SEGMENT64: 3,
   // Lazy flag classes
   FLAG_EAGER: 0,
   FLAG_SUB: 1,
