@@ -434,7 +434,7 @@ function nameFor(row: Opcode, z: Size, memory: boolean): string | undefined {
     case 'setcc':
       return memory ? undefined : 'SETCC_r'
     case 'shift':
-      return memory || o1 === '1' ? undefined : `${m}_${o1 === 'CL' ? 'c' : 'i'}_${z}`
+      return memory ? undefined : `${m}_${o1 === 'CL' ? 'c' : 'i'}_${z}`
     case 'imul2':
       return `IMUL2_${form}_${z}`
     case 'imul3':

@@ -67,6 +67,7 @@ import {
   IMM_Jb,
   IMM_Jz,
   IMM_moffs,
+  IMM_one,
   IMM_Ub,
   roots,
   SIZE_BYTE,
@@ -281,6 +282,9 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
       imm = <i64>load<u8>(p)
       p += 1
       break
+    case IMM_one:
+      imm = 1
+      break // the shifts by 1 run in the handlers of those by an immediate
     case IMM_Iw:
       imm = <i64>load<u16>(p)
       p += 2
