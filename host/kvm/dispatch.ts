@@ -22,6 +22,8 @@ export interface HandlerOptions {
   readonly row?: string
   /** Bytes copied in; the request code's own size field is wrong for a few requests. */
   readonly size?: number
+  /** The handler has checks of its own even where the table says that the effect is ignored. */
+  readonly checks?: boolean
   /** Argument 0 is legal. */
   readonly nullable?: boolean
 }
@@ -104,7 +106,7 @@ export function dispatch<T extends Target>(
     if (bytes === null) return kernel.badPointer(entry.name)
   }
   if (rule !== null && !rule.conditional) {
-    if (rule.result === 'ok-ignored' || rule.result === 'ok-dropped') return 0
+    if ((rule.result === 'ok-ignored' || rule.result === 'ok-dropped') && !entry.options.checks) return 0
     if (rule.result === 'ok-zeros') {
       bytes.fill(0, 0, entry.size)
       return pointer === null || pointer === undefined || kernel.memory.copyOut(pointer, bytes) ? 0 : kernel.badPointer(entry.name)

@@ -232,6 +232,7 @@ export const miscVmHandlers: readonly VmRow[] = [
     'KVM_SET_IDENTITY_MAP_ADDR',
     (vm) =>
       vm.vcpus.size > 0 ? vm.kernel.refuse('EINVAL', 'KVM_SET_IDENTITY_MAP_ADDR', 'vCPUs exist already', `${X86} kvm_arch_vm_ioctl`) : 0,
+    { checks: true },
   ],
   ['KVM_CREATE_DEVICE', (vm, bytes) => createDevice(vm, viewOf(bytes).getUint32(0, true))],
   ['KVM_X86_SET_MSR_FILTER', setMsrFilter],

@@ -1,14 +1,14 @@
 /**
  * Replays what a real VMM asked of /dev/kvm (an strace log) on the modelled KVM, call by call, and says where the
- * answers differ and why. Guests are not executed: KVM_RUN is entered with `immediate_exit`, so every check before the
- * guest is made and nothing after it.
+ * answers differ and why. Guests are not executed: KVM_RUN is entered with a budget of no instruction, so
+ * every check before the guest is made and nothing after it.
  */
 import { CloisterError } from '../errors.ts'
 import { encodeCpuid } from '../cpuid/entries.ts'
 import { CAP, ERRNO, REQUEST, VM_TYPE } from '../generated/kvm-abi.ts'
 import { type Kvm, openKvm } from '../kvm/kvm.ts'
 import type { Mapping } from '../kvm/mapping.ts'
-import { RUN } from '../kvm/exits.ts'
+import { VcpuFd } from '../kvm/vcpu.ts'
 import type { Linux, PolicyType, ProfileSource } from '../policy/index.ts'
 import { type Command, commandData, commandId, guessLaunch, initCommand } from './guess.ts'
 import { isStruct, type LoggedCall, parseLog, requestOf, type Value } from './log.ts'
@@ -326,10 +326,9 @@ class Replayer {
   #run(call: LoggedCall, file: File): void {
     if (file.run === null || file.vm === null) return
     this.#launch(file.vm)
-    const bytes = file.run.bytes as Uint8Array
-    bytes[RUN.IMMEDIATE_EXIT] = 1
-    const result = this.#kvm.ioctl(file.fd, REQUEST.KVM_RUN, 0)
-    bytes[RUN.IMMEDIATE_EXIT] = 0
+    // No instruction at all: every check before the entry, nothing of the guest.
+    const vcpu = this.#kvm.kernel.file(file.fd)
+    const result = vcpu instanceof VcpuFd ? vcpu.run(0) : -ERRNO.EBADF
     const entered = result === 0 || result === -ERRNO.EINTR
     const logged = call.errno
     const ran = logged === null || logged === 'EINTR' || logged === 'EAGAIN' || logged.startsWith('ERESTART')

@@ -173,6 +173,8 @@ export class RawMachine {
         return
       }
       case 'tdx':
+        this.do('cpuid')
+        for (const vcpu of this.vcpus) must(this.command(TDX_COMMAND.KVM_TDX_INIT_VCPU, null, vcpu))
         must(this.command(TDX_COMMAND.KVM_TDX_FINALIZE_VM))
         return
       default: {
