@@ -31,7 +31,7 @@ async function dispatch(args: string[]): Promise<number> {
     print(`${version}\n`)
     return STATUS.ok
   }
-  if (name in toCome) usage(`command '${name}' is not there yet (${toCome[name]})`)
+  if (Object.hasOwn(toCome, name)) usage(`command '${name}' is not there yet (${toCome[name]})`)
   const command = commands.find((c) => c.name === name)
   if (command === undefined) {
     const what = name.startsWith('-') ? 'option' : 'command'
