@@ -103,6 +103,7 @@ export const FEATURE_BITS: Readonly<Record<FeatureWord, Readonly<Record<string, 
     rdpid: 22,
     movdiri: 27,
     movdir64b: 28,
+    pks: 31,
   },
   '7.edx': { fsrm: 4, 'avx512-vp2intersect': 8 },
   '7.1.eax': { 'avx-vnni': 4, 'avx512-bf16': 5 },
@@ -195,5 +196,7 @@ export const CPU_MODELS: Readonly<Record<string, CpuModel>> = {
 
 /** What KVM adds to any model: it emulates these itself. */
 export const CPU_ADDED = 'x2apic tsc-deadline hypervisor'
+/** What the engine has and KVM offers to nobody: in the model `default`, and for others on request. */
+export const CPU_BEYOND_KVM = 'pks'
 /** What the model `default` leaves out of what the engine has: kernels that find it build five-level page tables. */
 export const CPU_DEFAULT_WITHOUT = 'la57 movdiri movdir64b'

@@ -82,6 +82,7 @@ const list: readonly Msr[] = [
   special(0x277, 'IA32_PAT', { reset: 0x0007040600070406n, save: true, pass: true }),
   special(0x2ff, 'IA32_MTRR_DEF_TYPE', { save: true }),
   special(0x6e0, 'IA32_TSC_DEADLINE', { save: true }),
+  special(0x6e1, 'IA32_PKRS'),
   special(0xda0, 'IA32_XSS', { save: true, pass: true }),
   // RAPL: KVM answers zero.
   ...[0x606, 0x611, 0x619, 0x639, 0x641].map((index) => constant(index, `RAPL_${index.toString(16)}`)),

@@ -1,5 +1,5 @@
 /** Writes docs/cpu-models.md: what each CPU model offers and what it lacks against its namesake. */
-import { CPU_ADDED, CPU_DEFAULT_WITHOUT, CPU_MODELS, FEATURE_BITS, FEATURE_WORDS, type FeatureWord } from '../spec/cpu-models.ts'
+import { CPU_ADDED, CPU_BEYOND_KVM, CPU_DEFAULT_WITHOUT, CPU_MODELS, FEATURE_BITS, FEATURE_WORDS, type FeatureWord } from '../spec/cpu-models.ts'
 import { CPUID_AMD } from '../spec/cpuid.ts'
 
 const column = { eax: 2, ebx: 3, ecx: 4, edx: 5 } as const
@@ -16,7 +16,7 @@ function offered(): string[] {
 }
 
 export function cpuModelsDocument(): string {
-  const have = new Set(offered())
+  const have = new Set([...offered(), ...CPU_BEYOND_KVM.split(' ')])
   const added = new Set(CPU_ADDED.split(' '))
   const left = new Set(CPU_DEFAULT_WITHOUT.split(' '))
   const list = (names: Iterable<string>): string => [...names].map((n) => `\`${n}\``).join(' ') || 'nothing'
@@ -38,7 +38,7 @@ export function cpuModelsDocument(): string {
 features that this emulator executes; what is masked in CPUID is not there: its instructions raise #UD, its control-register bits #GP.
 \`--cpu MODEL,+FEATURE,-FEATURE\` adds and removes single features.
 
-All models also have what KVM emulates itself: ${list(added)}.
+All models also have what KVM emulates itself: ${list(added)}. KVM_GET_SUPPORTED_CPUID never names ${list(CPU_BEYOND_KVM.split(' '))}; a guest may have it all the same.
 
 \`default\` is the signature of EPYC-Milan with everything that the emulator has but ${list(left)}:
 ${list([...have].filter((f) => !left.has(f)))}.

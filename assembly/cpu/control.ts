@@ -50,6 +50,7 @@ import {
   CR4_PCIDE,
   CR4_PGE,
   CR4_PKE,
+  CR4_PKS,
   CR4_PSE,
   CR4_SMAP,
   CR4_SMEP,
@@ -106,6 +107,7 @@ export function cr4Allowed(s: usize): u64 {
   if (featureOrBare(s, F_7_EBX, 20)) allowed |= CR4_SMAP
   if (featureOrBare(s, F_7_ECX, 3)) allowed |= CR4_PKE
   if (feature(s, F_7_ECX, 16)) allowed |= CR4_LA57
+  if (feature(s, F_7_ECX, 31)) allowed |= CR4_PKS
   return allowed
 }
 
@@ -121,7 +123,7 @@ export function writeCr4(s: usize, value: u64): bool {
   }
   if ((value & CR4_CET) != 0 && (load<u64>(s, CPU_CR0) & CR0_WP) == 0) return false
   store<u64>(s, value, CPU_CR4)
-  if ((value ^ old) & (CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_LA57)) flushTlb(s)
+  if ((value ^ old) & (CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_PKS | CR4_LA57)) flushTlb(s)
   updateMode(s)
   return true
 }

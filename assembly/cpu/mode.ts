@@ -68,6 +68,7 @@ export const CR4_OSXSAVE: u64 = 0x40000
 export const CR4_SMEP: u64 = 0x100000
 export const CR4_SMAP: u64 = 0x200000
 export const CR4_PKE: u64 = 0x400000
+export const CR4_PKS: u64 = 0x1000000
 export const CR4_CET: u64 = 0x800000
 export const EFER_SCE: u64 = 1
 export const EFER_LME: u64 = 0x100

@@ -16,6 +16,7 @@ import {
   CPU_MTRR_FIXED,
   CPU_MTRR_VAR,
   CPU_PAT,
+  CPU_PKRS,
   CPU_SEV_STATUS,
   CPU_TSC_ADJUST,
   CPU_TSC_AUX,
@@ -53,6 +54,7 @@ import {
 } from './features'
 import { apicBaseWrite, tscDeadlineRead, tscDeadlineWrite, x2apicRead, x2apicWrite } from '../kvm/lapic'
 import { tscNow } from '../kvm/time'
+import { flushTlb } from '../memory/tlb'
 import { EFER_SVME, canonicalRegister, registerBits, segment, sevEs } from './mode'
 
 function row(index: u32): i32 {
@@ -123,6 +125,8 @@ function offered(s: usize, index: u32): bool {
       return (edx & (1 << 26)) != 0 || (ebx & (1 << 12)) != 0 || feature(s, F_80000021_EAX, 27)
     case 0x10b:
       return (edx & (1 << 28)) != 0
+    case 0x6e1:
+      return feature(s, F_7_ECX, 31)
     case 0x3b:
       return feature(s, F_7_EBX, 1)
     case 0xc0000103:
@@ -173,6 +177,8 @@ function specialRead(s: usize, index: u32, host: bool): bool {
       return found(s, load<u64>(s, CPU_MTRR_DEF))
     case 0x6e0:
       return found(s, tscDeadlineRead(s))
+    case 0x6e1:
+      return found(s, <u64>load<u32>(s, CPU_PKRS))
     case 0xda0:
       return found(s, load<u64>(s, CPU_XSS))
     case 0xc0000080:
@@ -300,6 +306,12 @@ function specialWrite(s: usize, index: u32, value: u64, host: bool): bool {
     }
     case 0x6e0: {
       tscDeadlineWrite(s, value)
+      return true
+    }
+    case 0x6e1: {
+      if (value >> 32) return false
+      store<u32>(s, <u32>value, CPU_PKRS)
+      flushTlb(s)
       return true
     }
     case 0xda0: {

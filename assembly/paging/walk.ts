@@ -9,6 +9,7 @@ import {
   CPU_CR3,
   CPU_CR4,
   CPU_EFER,
+  CPU_PKRS,
   CPU_PKRU,
   CPU_VM,
   FRAME_CODE,
@@ -59,6 +60,7 @@ const CR4_PAE: u64 = 1 << 5
 const CR4_PGE: u64 = 1 << 7
 const CR4_LA57: u64 = 1 << 12
 const CR4_PKE: u64 = 1 << 22
+const CR4_PKS: u64 = 1 << 24
 const EFER_LMA: u64 = 1 << 10
 const EFER_NXE: u64 = 1 << 11
 
@@ -114,11 +116,12 @@ function tableStore(vm: usize, gpa: u64, at: usize): bool {
 }
 
 /**
- * Protection keys of user pages, for data accesses (SDM vol 3, 4.6.2): PFERR_PK if the key of the leaf forbids this access.
+ * Protection keys of user pages (PKRU) and supervisor pages (PKRS), for data accesses (SDM vol 3, 4.6.2): PFERR_PK if the key
+ * of the leaf forbids this access.
  * A page that its key restricts at all gets no TLB entry (walkRestricted).
  */
-function protectionKey(s: usize, entry: u64, access: u32, user: bool): u32 {
-  const rights = (load<u32>(s, CPU_PKRU) >> (<u32>((entry >> 59) & 15) * 2)) & 3
+function protectionKey(s: usize, register: u32, entry: u64, access: u32, user: bool): u32 {
+  const rights = (register >> (<u32>((entry >> 59) & 15) * 2)) & 3
   if (rights == 0) return 0
   walkRestricted = true
   if (access == EXEC) return 0
@@ -247,8 +250,11 @@ function attempt(
     let need: u64 = pdpte ? 0 : PTE_A
     if (leaf) {
       let error = permission(s, rights, access, user, smap)
-      if (long && (cr4 & CR4_PKE) != 0 && (rights & L2_U) != 0) {
-        const key = protectionKey(s, entry, access, user)
+      if (long && (cr4 & (CR4_PKE | CR4_PKS)) != 0) {
+        let key: u32 = 0
+        if (rights & L2_U) {
+          if (cr4 & CR4_PKE) key = protectionKey(s, load<u32>(s, CPU_PKRU), entry, access, user)
+        } else if ((cr4 & CR4_PKS) != 0 && !user) key = protectionKey(s, load<u32>(s, CPU_PKRS), entry, access, false)
         if (key != 0) error |= ERROR_P | key
       }
       if (error != 0) return fault(s, error, access, user)

@@ -3,7 +3,7 @@
  * CPUID(1).EAX, which the initial VMSA holds in RDX; what a guest sees of the model is CPUID.
  */
 import { CloisterError } from '../errors.ts'
-import { CPU_ADDED, CPU_DEFAULT_WITHOUT, CPU_MODELS, FEATURE_BITS, FEATURE_WORDS, type FeatureWord } from '../generated/cpu-models.ts'
+import { CPU_ADDED, CPU_BEYOND_KVM, CPU_DEFAULT_WITHOUT, CPU_MODELS, FEATURE_BITS, FEATURE_WORDS, type FeatureWord } from '../generated/cpu-models.ts'
 
 /** CPUID(1).EAX from family, model and stepping (APM vol 3, Fn0000_0001_EAX). */
 export function signature(family: number, model: number, stepping: number): number {
@@ -70,6 +70,7 @@ function masked(supported: readonly CpuidEntry[], { model, add, remove }: CpuCho
   for (const [name, [word, bit]] of wordOf) {
     const [leaf, subleaf, register] = FEATURE_WORDS[word]
     const entry = entries.find((e) => e.function === leaf && (e.flags === 0 || e.index === subleaf))
+    if (entry && CPU_BEYOND_KVM.split(' ').includes(name)) entry[register] = (entry[register] | (1 << bit)) >>> 0
     if (add.includes(name) && (!entry || ((entry[register] >>> bit) & 1) === 0))
       throw new CloisterError('cpu', `CPU feature '${name}' is not implemented`)
     if (entry && !wanted.has(name)) entry[register] = (entry[register] & ~(1 << bit)) >>> 0

@@ -138,6 +138,8 @@ export const cpu = struct(
     ['SAVED_OP', 'u32', 'op at which the fast or slow loop function begins or left'],
     ['POLL_KEY', 'u64', 'RIP and port of the last timer read'],
     ['STORM_AT', 'u64', 'ICOUNT that STORM belongs to'],
+    ['PKRS', 'u32', 'rights of protection keys of supervisor pages'],
+    ['PKRS_PAD', 'u32', ''],
   ],
   0x1000,
 )

@@ -13,12 +13,17 @@ function hasPvhNote(bytes: Uint8Array): boolean {
   return false
 }
 
+/** Offset of the Multiboot 1 header: in the first 8 KiB, aligned to 4; magic, flags and checksum add up to 0. */
+export function multibootHeader(bytes: Uint8Array): number | null {
+  for (let i = 0; i + 12 <= Math.min(bytes.length, 8192); i += 4) {
+    if (at32(bytes, i) === 0x1badb002 && ((at32(bytes, i) + at32(bytes, i + 4) + at32(bytes, i + 8)) & 0xffffffff) === 0) return i
+  }
+  return null
+}
+
 export function detect(bytes: Uint8Array): FileKind {
   if (at32(bytes, 0x202) === 0x53726448) return 'bzImage' // "HdrS", Linux boot protocol
-  // Multiboot 1: the header lies in the first 8 KiB, aligned to 4; magic, flags and checksum add up to 0.
-  for (let i = 0; i + 12 <= Math.min(bytes.length, 8192); i += 4) {
-    if (at32(bytes, i) === 0x1badb002 && ((at32(bytes, i) + at32(bytes, i + 4) + at32(bytes, i + 8)) & 0xffffffff) === 0) return 'multiboot'
-  }
+  if (multibootHeader(bytes) !== null) return 'multiboot'
   if (at32(bytes, 0) === 0x464c457f) return hasPvhNote(bytes) ? 'elf-pvh' : 'elf'
   if (at32(bytes, 0x28) === 0x4856465f) return 'firmware' // "_FVH"
   if (bytes[0] === 0x1f && bytes[1] === 0x8b) return 'gzip'

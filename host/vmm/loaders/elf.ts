@@ -16,6 +16,7 @@ export interface Elf {
   notes: { name: string; type: number; description: Uint8Array }[]
 }
 
+const ELF_MAGIC = 0x7f454c46
 const PT_LOAD = 1
 const PT_NOTE = 4
 const refuse = (message: string): never => {
@@ -24,7 +25,8 @@ const refuse = (message: string): never => {
 
 export function parseElf(file: Uint8Array): Elf {
   const view = new DataView(file.buffer, file.byteOffset, file.length)
-  if (file.length < 64) refuse(`${file.length} bytes: too short for an ELF header`)
+  if (file.length < 64) refuse(`truncated: ${file.length} bytes are too short for an ELF header`)
+  if (view.getUint32(0, false) !== ELF_MAGIC) refuse('not an ELF file')
   const bits = file[4] === 2 ? 64 : 32
   const word = (at: number): number => {
     if (bits === 32) return view.getUint32(at, true)
@@ -35,6 +37,7 @@ export function parseElf(file: Uint8Array): Elf {
   const table = bits === 64 ? word(32) : view.getUint32(28, true)
   const entrySize = view.getUint16(bits === 64 ? 54 : 42, true)
   const count = view.getUint16(bits === 64 ? 56 : 44, true)
+  if (count > 0 && entrySize < (bits === 64 ? 56 : 32)) refuse(`program headers of ${entrySize} bytes: too short`)
   if (table + count * entrySize > file.length)
     refuse(`truncated: the program headers end at 0x${(table + count * entrySize).toString(16)}, the file at 0x${file.length.toString(16)}`)
   const segments: ElfSegment[] = []
@@ -50,6 +53,7 @@ export function parseElf(file: Uint8Array): Elf {
     if (offset + fileSize > file.length)
       refuse(`truncated: a segment ends at 0x${(offset + fileSize).toString(16)}, the file at 0x${file.length.toString(16)}`)
     const bytes = file.subarray(offset, offset + fileSize)
+    if (type === PT_LOAD && size < fileSize) refuse(`a segment has ${fileSize} bytes in the file and ${size} in memory`)
     if (type === PT_LOAD) segments.push({ address, bytes, size })
     else notes.push(...parseNotes(bytes))
   }
@@ -59,7 +63,7 @@ export function parseElf(file: Uint8Array): Elf {
 function parseNotes(bytes: Uint8Array): Elf['notes'] {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
   const notes: Elf['notes'] = []
-  const align = (n: number): number => (n + 3) & ~3
+  const align = (n: number): number => Math.ceil(n / 4) * 4
   for (let at = 0; at + 12 <= bytes.length; ) {
     const nameSize = view.getUint32(at, true)
     const size = view.getUint32(at + 4, true)

@@ -6,7 +6,7 @@ import { CloisterError } from '../../errors.ts'
 import { biosVectors } from '../bios-state.ts'
 import { FOUR_GIB, splitMemory } from '../memory.ts'
 import { placeAcpi } from './acpi.ts'
-import { detect } from './detect.ts'
+import { detect, multibootHeader } from './detect.ts'
 import { parseElf, type Elf } from './elf.ts'
 import { pageTables, type EntryState, type LoadedImage } from './flat.ts'
 
@@ -84,6 +84,7 @@ function placeInitrd(initrd: Uint8Array, limit: number, floor: number): Piece {
 
 function loadBzImage({ kernel, initrd, append = '', memory, cpus }: KernelOptions): LoadedImage {
   const view = new DataView(kernel.buffer, kernel.byteOffset, kernel.length)
+  if (kernel.length < 0x268) refuse(`truncated: ${kernel.length} bytes are too short for a bzImage's header`)
   const version = view.getUint16(0x206, true)
   if (version < 0x20c) refuse(`boot protocol ${version >> 8}.${version & 255}: the 64-bit entry needs 2.12`)
   if ((view.getUint16(0x236, true) & 1) === 0) refuse('no 64-bit entry (xloadflags bit 0)')
@@ -197,8 +198,37 @@ function loadPvh({ kernel, initrd, append = '', memory, cpus }: KernelOptions): 
   }
 }
 
+/** Address fields of the header (3.1.3), which take precedence over ELF; in the same terms as an ELF file's. */
+function multibootImage(file: Uint8Array): Elf {
+  const header = multibootHeader(file) ?? 0
+  const view = new DataView(file.buffer, file.byteOffset, file.length)
+  const flags = view.getUint32(header + 4, true)
+  if (flags & 0xfff8) refuse(`Multiboot header asks for features 0x${(flags & 0xfff8).toString(16)}, which do not exist`)
+  if ((flags & 0x10000) === 0) {
+    if (view.getUint32(0, false) !== 0x7f454c46) refuse('Multiboot header without addresses in a file that is no ELF')
+    return parseElf(file)
+  }
+  if (header + 32 > file.length) refuse('truncated: the Multiboot header is cut off')
+  const [headerAt, start, end, bssEnd, entry] = [12, 16, 20, 24, 28].map((o) => view.getUint32(header + o, true)) as [
+    number,
+    number,
+    number,
+    number,
+    number,
+  ]
+  const hex = (n: number): string => `0x${n.toString(16)}`
+  const offset = header - (headerAt - start)
+  if (start > headerAt || offset < 0) refuse(`Multiboot header at ${hex(headerAt)}, load address ${hex(start)}: they do not fit the file`)
+  if (end !== 0 && end < start) refuse(`Multiboot load address ${hex(start)} lies behind its end ${hex(end)}`)
+  const length = end === 0 ? file.length - offset : end - start
+  if (offset + length > file.length) refuse(`truncated: the Multiboot header says ${offset + length} bytes, the file has ${file.length}`)
+  const size = bssEnd === 0 ? length : bssEnd - start
+  if (size < length) refuse(`Multiboot bss end ${hex(bssEnd)} lies before the end of the data`)
+  return { entry, bits: 32, segments: [{ address: start, bytes: file.subarray(offset, offset + length), size }], notes: [] }
+}
+
 function loadMultiboot({ kernel, initrd, append = '', memory, cpus }: KernelOptions): LoadedImage {
-  const elf = parseElf(kernel)
+  const elf = multibootImage(kernel)
   const { pieces, end } = elfPieces(elf, memory)
   checkEntry(elf.entry, elf, 'entry')
   const { low } = splitMemory(memory)
