@@ -192,7 +192,9 @@ function explain(values: Values): number {
       const words = line.detail === '' ? '' : `: ${line.detail}`
       print(`  ${line.type.padEnd(14)} ${line.phase.padEnd(6)}  ${answer(line).replace('?', '')}${condition}${words}${own}${from}\n`)
     }
-    for (const c of CONDITIONS.filter((c) => c.ioctl === entry.ioctl && (type === undefined || c.types.includes(type as PolicyType)))) {
+    for (const c of CONDITIONS.filter(
+      (one) => one.ioctl === entry.ioctl && (type === undefined || one.types.includes(type as PolicyType)),
+    )) {
       const after = c.setup.length === 0 ? 'after creation' : `after ${c.setup.join(', ')}`
       const call = c.call === '' ? 'zeros' : typeof c.call === 'number' ? `argument 0x${c.call.toString(16)}` : c.call
       print(
