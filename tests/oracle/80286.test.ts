@@ -50,6 +50,21 @@ function prefixes(c: MooCase): number[] {
   return found
 }
 
+/** Three vectors in which the 286 is said to have pushed SS in place of CS: taken for recording errors. */
+const wrong = new Set(['CD 2044', 'CE 1193', 'FF.3 1141'])
+
+/** Offset of a 16-bit memory operand whose ModRM byte is at `at`. */
+function offset(c: MooCase, at: number): number {
+  const r = (i: number): number => c.initial.regs[i] ?? 0
+  const [bx, bp, si, di] = [r(1), r(9), r(10), r(11)]
+  const modrm = c.bytes[at] ?? 0
+  const low = c.bytes[at + 1] ?? 0
+  const wide = low | ((c.bytes[at + 2] ?? 0) << 8)
+  const displacement = modrm >= 0x80 ? wide : modrm >= 0x40 ? (low << 24) >> 24 : 0
+  if ((modrm & 0xc7) === 6) return wide
+  return (([bx + si, bx + di, bp + si, bp + di, si, di, bp, bx][modrm & 7] as number) + displacement) & 0xffff
+}
+
 /** Where a 286 and every later CPU differ by design, by name; such cases are counted and left out. */
 function differs(opcode: string, c: MooCase): string | null {
   const before = prefixes(c)
@@ -59,7 +74,11 @@ function differs(opcode: string, c: MooCase): string | null {
   if (c.bytes.length > 11) return 'length: the 286 stops at 10 bytes, later CPUs at 15'
   const modrm = c.bytes[before.length + 1] ?? 0
   if (/^8[CE]$/.test(opcode) && (modrm & 0x30) === 0x20) return 'FS and GS: #UD on the 286'
+  if (/^(62|C[45]|FF\.[35])$/.test(opcode) && modrm < 0xc0 && offset(c, before.length + 1) > 0xfffc)
+    return 'two words across the end of a segment: the 286 wraps, later CPUs fault'
+  if (wrong.has(`${opcode} ${c.index}`)) return 'recording error'
   if (c.exception !== 13) return null
+  if (opcode === 'C7' && (modrm & 0x38) !== 0) return 'undefined form with a bad operand: #GP on the 286, #UD on later CPUs'
   if (opcode === '8F') return 'POP to memory: the 286 does not restore SP after a fault'
   if (/^A[4-7A-F]$/.test(opcode)) return 'strings: the 286 does not restore the registers of the iteration that faulted'
   const override = before.findLast((b) => [0x26, 0x2e, 0x36, 0x3e].includes(b))
