@@ -5,6 +5,7 @@
 import { deliverInterrupt, deliverNmi } from '../cpu/exceptions'
 import { getFlags } from '../cpu/flags'
 import {
+  CHIP_HOST_WORK,
   CHIP_PIT_DEADLINE,
   CHIP_USER_DEADLINE,
   CPU_BUDGET,
@@ -172,6 +173,8 @@ export function pollEvents(s: usize): u32 {
     exitEoi(s, eoi & 0xff)
     return STOP_EXIT
   }
+  const chip = chipOf(vmOf(s))
+  if (chip && load<u32>(chip, CHIP_HOST_WORK) != 0) return STOP_EVENT
   const event = atomic.load<u32>(s + CPU_EVENT)
   if (event || injected(k)) {
     clearEvent(s, EVENT_TIMER | EVENT_FLUSH)

@@ -2,6 +2,7 @@
  * 82093AA I/O APIC as KVM has it (Linux 7.3 arch/x86/kvm/ioapic.c; Intel 82093AA data sheet), version 0x11, 24 pins.
  * State: CHIP_IOAPIC_* of the VM's device block.
  */
+import { irqAcked } from './irq'
 import { lapicDeliver } from './lapic'
 import { chipOf } from './state'
 import {
@@ -76,7 +77,9 @@ export function ioapicEoi(vm: usize, vector: u32): void {
   for (let pin: u32 = 0; pin < PINS; pin++) {
     const at = entryAt(chip, pin)
     const e = load<u64>(at)
-    if ((<u32>e & 0xff) != vector || (e & LEVEL) == 0 || (e & REMOTE_IRR) == 0) continue
+    if ((<u32>e & 0xff) != vector || (e & LEVEL) == 0) continue
+    irqAcked(vm, 2, pin)
+    if ((e & REMOTE_IRR) == 0) continue
     store<u64>(at, e & ~REMOTE_IRR)
     if ((e & MASKED) == 0 && (load<u32>(chip, CHIP_IOAPIC_IRR) & (1 << pin)) != 0) service(vm, chip, pin)
   }

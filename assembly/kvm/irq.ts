@@ -1,18 +1,64 @@
-/** GSI routing and message-signalled interrupts (Linux 7.3 arch/x86/kvm/irq.c: default routing, kvm_set_irq, kvm_set_msi). */
+/**
+ * GSI routing, resampling lines and message-signalled interrupts (Linux 7.3 arch/x86/kvm/irq.c, virt/kvm/{irqchip,eventfd}.c).
+ * Owns CHIP_ROUTE_*, CHIP_IRQ_SOURCES, CHIP_RESAMPLE_GSIS, CHIP_ACKED.
+ */
+import { allocPages, freePages, pagesFor } from '../memory/frames'
+import { hostWorkFor } from './ioevent'
 import { ioapicSetLine } from './ioapic'
 import { lapicDeliver } from './lapic'
 import { picSetLine } from './pic'
 import { chipOf } from './state'
-import { CHIP_ROUTE_COUNT, CHIP_ROUTE_CUSTOM, CHIP_ROUTES, VM_IRQCHIP, VM_KVM_STATE } from '../generated/layout'
+import {
+  CHIP_ACKED,
+  CHIP_HOST_WORK,
+  CHIP_IRQ_SOURCES,
+  CHIP_RESAMPLE_GSIS,
+  CHIP_RESERVED_ROUTES,
+  CHIP_ROUTE_COUNT,
+  CHIP_ROUTE_CUSTOM,
+  CHIP_ROUTE_TABLE,
+  CHIP_ROUTES,
+  CHIP_RUNNING,
+  CHIP_X2APIC_API,
+  VM_IRQCHIP,
+  VM_KVM_STATE,
+} from '../generated/layout'
 
 const ROUTE: usize = 24
-export const MAX_ROUTES: u32 = 100
+/** Rows that fit into the device block; larger tables get pages of their own. */
+const FEW_ROUTES: u32 = 100
+/** KVM_MAX_IRQ_ROUTES. */
+export const MAX_ROUTES: u32 = 4096
+/** KVM_USERSPACE_IRQ_SOURCE_ID and KVM_IRQFD_RESAMPLE_IRQ_SOURCE_ID as bits. */
+const SOURCE_USER: u32 = 1
+const SOURCE_RESAMPLE: u32 = 2
+
+function routesOf(chip: usize): usize {
+  const table: usize = load<u32>(chip, CHIP_ROUTE_TABLE)
+  return table ? table : chip + CHIP_ROUTES
+}
 
 /** KVM_IRQ_LINE. 1 delivered, 0 coalesced or masked, -1 ignored. */
 export function irqLine(vm: usize, gsi: u32, level: i32): i32 {
+  return setLine(vm, gsi, level != 0, SOURCE_USER)
+}
+
+/** A line of an irqfd with KVM_IRQFD_FLAG_RESAMPLE: stays high until the guest's EOI. */
+export function irqResample(vm: usize, gsi: u32, level: i32): i32 {
+  return setLine(vm, gsi, level != 0, SOURCE_RESAMPLE)
+}
+
+/** kvm_set_irq: a pin is high while any source holds it. */
+function setLine(vm: usize, gsi: u32, level: bool, source: u32): i32 {
   const chip: usize = load<u32>(vm, VM_KVM_STATE)
   if (!chip) return -1
-  const on = level != 0
+  let on = level
+  if (gsi < 32) {
+    const at = chip + CHIP_IRQ_SOURCES + ((<usize>gsi) << 2)
+    const sources = level ? load<u32>(at) | source : load<u32>(at) & ~source
+    store<u32>(at, sources)
+    on = sources != 0
+  }
   if (load<u32>(chip, CHIP_ROUTE_CUSTOM) == 0) {
     if (load<u32>(vm, VM_IRQCHIP) != 1) return -1
     // default_routing: GSI 0..15 to PIC and IOAPIC, 16..23 to the IOAPIC, pin = GSI (a PC's timer on pin 2 is the VMM's wish)
@@ -21,13 +67,14 @@ export function irqLine(vm: usize, gsi: u32, level: i32): i32 {
     return -1
   }
   let result: i32 = -1
-  let r: usize = chip + CHIP_ROUTES
+  let r = routesOf(chip)
   for (let n = load<u32>(chip, CHIP_ROUTE_COUNT); n > 0; n--, r += ROUTE) {
     if (load<u32>(r) != gsi) continue
     if (load<u32>(r, 4) == 2) {
-      if (on) result = signalMsi(load<u32>(r, 8), load<u32>(r, 12), load<u32>(r, 16), vm)
+      if (level) result = signalMsi(load<u32>(r, 8), load<u32>(r, 12), load<u32>(r, 16), vm)
       continue
     }
+    if (load<u32>(r, 4) != 1) continue
     const pin = load<u32>(r, 12)
     if (load<u32>(r, 8) == 2) {
       result = ioapicSetLine(vm, pin, on)
@@ -39,29 +86,98 @@ export function irqLine(vm: usize, gsi: u32, level: i32): i32 {
   return result
 }
 
-/** Split irqchip: a level-triggered message of the 24 IOAPIC routes has this vector (kvm_scan_ioapic_routes). */
+/** kvm_notify_acked_irq of a pin (chip 0, 1 the PICs, 2 the IOAPIC): a resampling line falls and its owner is told. */
+export function irqAcked(vm: usize, which: u32, pin: u32): void {
+  const chip = chipOf(vm)
+  if (load<u32>(chip, CHIP_RESAMPLE_GSIS) == 0) return
+  if (load<u32>(chip, CHIP_ROUTE_CUSTOM) == 0) {
+    ackGsi(vm, chip, which == 1 ? pin + 8 : pin)
+    return
+  }
+  let r = routesOf(chip)
+  for (let n = load<u32>(chip, CHIP_ROUTE_COUNT); n > 0; n--, r += ROUTE) {
+    if (load<u32>(r, 4) == 1 && load<u32>(r, 8) == which && load<u32>(r, 12) == pin) ackGsi(vm, chip, load<u32>(r))
+  }
+}
+
+/** irqfd_resampler_ack. */
+function ackGsi(vm: usize, chip: usize, gsi: u32): void {
+  if (gsi >= 32 || (load<u32>(chip, CHIP_RESAMPLE_GSIS) & (1 << gsi)) == 0) return
+  setLine(vm, gsi, false, SOURCE_RESAMPLE)
+  store<u32>(chip, load<u32>(chip, CHIP_ACKED) | (1 << gsi), CHIP_ACKED)
+  const s: usize = load<u32>(chip, CHIP_RUNNING)
+  if (s) hostWorkFor(s)
+  else store<u32>(chip, 1, CHIP_HOST_WORK)
+}
+
+/** GSIs that have resampling irqfds. */
+export function resampleGsis(vm: usize, mask: u32): void {
+  store<u32>(chipOf(vm), mask, CHIP_RESAMPLE_GSIS)
+}
+
+/** The host takes what waits for it: the acknowledged GSIs. */
+export function takeHostWork(vm: usize): u32 {
+  const chip = chipOf(vm)
+  const acked = load<u32>(chip, CHIP_ACKED)
+  store<u32>(chip, 0, CHIP_ACKED)
+  store<u32>(chip, 0, CHIP_HOST_WORK)
+  return acked
+}
+
+/** Split irqchip: a level-triggered message of the reserved IOAPIC routes has this vector (kvm_scan_ioapic_routes). */
 export function eoiRouted(vm: usize, vector: u32): bool {
   const chip = chipOf(vm)
-  let r: usize = chip + CHIP_ROUTES
+  const reserved = load<u32>(chip, CHIP_RESERVED_ROUTES)
+  let r = routesOf(chip)
   for (let n = load<u32>(chip, CHIP_ROUTE_COUNT); n > 0; n--, r += ROUTE) {
     const data = load<u32>(r, 16)
-    if (load<u32>(r, 4) == 2 && load<u32>(r) < 24 && (data & 0x8000) != 0 && (data & 0xff) == vector) return true
+    if (load<u32>(r, 4) == 2 && load<u32>(r) < reserved && (data & 0x8000) != 0 && (data & 0xff) == vector) return true
   }
   return false
 }
 
+/** args[0] of KVM_CAP_SPLIT_IRQCHIP. */
+export function reserveRoutes(vm: usize, count: u32): void {
+  store<u32>(chipOf(vm), count, CHIP_RESERVED_ROUTES)
+}
+
+/** KVM_CAP_X2APIC_API flags. */
+export function x2apicApi(vm: usize, flags: u32): void {
+  store<u32>(chipOf(vm), flags, CHIP_X2APIC_API)
+}
+
 /** Replaces the routing table; `from` holds `count` rows of 24 bytes (gsi, type, chip|address, pin|high, data, 0). */
 export function setRouting(vm: usize, from: usize, count: u32): i32 {
-  if (count > MAX_ROUTES) return -22
   const chip = chipOf(vm)
-  memory.copy(chip + CHIP_ROUTES, from, <usize>count * ROUTE)
-  store<u32>(chip, count, CHIP_ROUTE_COUNT)
+  store<u32>(chip, 0, CHIP_ROUTE_COUNT)
   store<u32>(chip, 1, CHIP_ROUTE_CUSTOM)
+  return addRouting(vm, from, count)
+}
+
+/** More rows. 0, -22 or -12. */
+export function addRouting(vm: usize, from: usize, count: u32): i32 {
+  const chip = chipOf(vm)
+  const old = load<u32>(chip, CHIP_ROUTE_COUNT)
+  if (count > MAX_ROUTES || old + count > MAX_ROUTES) return -22
+  if (old + count > FEW_ROUTES && load<u32>(chip, CHIP_ROUTE_TABLE) == 0) {
+    const table = allocPages(pagesFor(<u64>MAX_ROUTES * <u64>ROUTE))
+    if (!table) return -12
+    memory.copy(table, chip + CHIP_ROUTES, <usize>old * ROUTE)
+    store<u32>(chip, <u32>table, CHIP_ROUTE_TABLE)
+  }
+  memory.copy(routesOf(chip) + <usize>old * ROUTE, from, <usize>count * ROUTE)
+  store<u32>(chip, old + count, CHIP_ROUTE_COUNT)
   return 0
 }
 
-/** An MSI message (SDM vol 3, 11.11): 1 delivered, 0 no destination. */
+export function routingFree(vm: usize): void {
+  const table: usize = load<u32>(chipOf(vm), CHIP_ROUTE_TABLE)
+  if (table) freePages(table, pagesFor(<u64>MAX_ROUTES * <u64>ROUTE))
+}
+
+/** An MSI message (SDM vol 3, 11.11; address bits 63:40 extend the destination with KVM_X2APIC_API_USE_32BIT_IDS). */
 export function signalMsi(low: u32, high: u32, data: u32, vm: usize): i32 {
-  const destination = ((low >> 12) & 0xff) | (high & 0xffffff00)
+  const wide = (load<u32>(chipOf(vm), CHIP_X2APIC_API) & 1) != 0
+  const destination = ((low >> 12) & 0xff) | (wide ? high & 0xffffff00 : 0)
   return lapicDeliver(vm, 0, (data >> 8) & 7, data & 0xff, (low & 4) != 0, destination, (data & 0x8000) != 0, true)
 }

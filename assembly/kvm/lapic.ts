@@ -5,7 +5,7 @@
 import { flushTlb } from '../memory/tlb'
 import { ioapicEoi } from './ioapic'
 import { eoiRouted } from './irq'
-import { lapicOf, NEVER, signal, vmOf } from './state'
+import { chipOf, lapicOf, NEVER, signal, vmOf } from './state'
 import { timerCancel, timerCount, timerModeChanged, timerStart } from './lapic-timer'
 import {
   APIC_DFR,
@@ -32,6 +32,7 @@ import {
   APIC_TMR,
   APIC_TPR,
   APIC_VERSION,
+  CHIP_X2APIC_API,
   CPU_APIC_BASE,
   CPU_CR8,
   CPU_ID,
@@ -532,13 +533,18 @@ export function lapicReset(s: usize, init: bool): void {
   updatePpr(s)
 }
 
-/** KVM_GET_LAPIC / KVM_SET_LAPIC: 1024 bytes. In x2APIC mode userspace sees the id in bits 31:24. */
+/** KVM_X2APIC_API_USE_32BIT_IDS. */
+function wideIds(s: usize): bool {
+  return (load<u32>(chipOf(vmOf(s)), CHIP_X2APIC_API) & 1) != 0
+}
+
+/** KVM_GET_LAPIC / KVM_SET_LAPIC: 1024 bytes. In x2APIC mode userspace sees the id in bits 31:24, unless it asked for 32-bit ids. */
 export function lapicGet(s: usize, to: usize): void {
   const a = lapicOf(s)
   updatePpr(s)
   memory.copy(to, a, 1024)
   store<u32>(to + APIC_TMCCT, timerCount(s))
-  if (x2apic(s)) store<u32>(to + APIC_ID, reg(a, APIC_ID) << 24)
+  if (x2apic(s)) store<u32>(to + APIC_ID, wideIds(s) ? reg(a, APIC_ID) : reg(a, APIC_ID) << 24)
 }
 
 export function lapicSet(s: usize, from: usize): void {

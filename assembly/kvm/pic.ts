@@ -2,6 +2,7 @@
  * The pair of 8259A interrupt controllers as KVM has it (Linux 7.3 arch/x86/kvm/i8259.c; Intel 8259A data sheet).
  * State: CHIP_PICS (struct PIC) of the VM's device block.
  */
+import { irqAcked } from './irq'
 import {
   CHIP_PIC_OUTPUT,
   CHIP_PIC_PRESENT,
@@ -131,6 +132,7 @@ function acknowledge(vm: usize, p: usize, irq: u32, slave: bool): void {
 function clearIsr(vm: usize, p: usize, irq: u32, slave: bool): void {
   store<u8>(p, load<u8>(p, PIC_ISR) & ~(<u8>((<u32>1) << irq)), PIC_ISR)
   if (!slave && irq == 0) pitAcknowledge(vm)
+  irqAcked(vm, slave ? 1 : 0, irq)
 }
 
 /** INTA: the vector (spurious 7 or 15 included). */

@@ -7,6 +7,7 @@ import { getFlags } from '../cpu/flags'
 import { execute } from '../generated/execute'
 import { RUN_IMMEDIATE_EXIT, RUN_REQUEST_INTERRUPT_WINDOW } from '../generated/kvm'
 import {
+  CHIP_HOST_WORK,
   CHIP_RUNNING,
   CHIP_USER_DEADLINE,
   CPU_EVENT,
@@ -41,6 +42,7 @@ import {
   WHY_BLOCKED,
   WHY_BUDGET,
   WHY_HALTED_FOREVER,
+  WHY_HOST,
   WHY_KICK,
   WHY_NONE,
   WHY_USER_DEADLINE,
@@ -155,6 +157,8 @@ function loop(s: usize, started: u64): i32 {
       exitStep(s)
       return 0
     }
+    const devices = chipOf(vmOf(s))
+    if (devices && load<u32>(devices, CHIP_HOST_WORK) != 0) return interrupted(s, WHY_HOST)
     if (load<u32>(s, CPU_HALTED) != 0) {
       const result = block(s)
       if (result) return result

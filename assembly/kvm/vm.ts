@@ -28,6 +28,8 @@ import { slotsFree } from '../memory/slots'
 import { vcpuRegister, vcpuUnregister } from '../memory/vcpus'
 import { isBsp } from './ap'
 import { ioapicCreate } from './ioapic'
+import { ioeventFree } from './ioevent'
+import { routingFree } from './irq'
 import { lapicReset } from './lapic'
 import { msrFilterFree } from './msr-exit'
 import { picCreate } from './pic'
@@ -58,6 +60,8 @@ export function vmCreate(): usize {
 /** Its vCPUs are destroyed before it. */
 export function vmDestroy(vm: usize): void {
   msrFilterFree(vm)
+  ioeventFree(vm)
+  routingFree(vm)
   slotsFree(vm)
   freePages(chipOf(vm), pagesFor(<u64>SIZEOF_CHIP))
   freePages(vm, pagesFor(<u64>SIZEOF_VM))

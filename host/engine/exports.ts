@@ -36,6 +36,16 @@ export interface CoreExports {
   createIrqchip(vm: number, split: number): void
   createPit(vm: number, flags: number): void
   irqLine(vm: number, gsi: number, level: number): number
+  irqResample(vm: number, gsi: number, level: number): number
+  resampleGsis(vm: number, mask: number): void
+  takeHostWork(vm: number): number
+  addRouting(vm: number, from: number, count: number): number
+  reserveRoutes(vm: number, count: number): void
+  x2apicApi(vm: number, flags: number): void
+  ioeventAdd(vm: number, address: bigint, value: bigint, length: number, flags: number): number
+  ioeventRemove(vm: number, index: number): void
+  ioeventNotify(vm: number, index: number, on: number): void
+  ioeventTake(vm: number, index: number): bigint
   setRouting(vm: number, from: number, count: number): number
   signalMsi(low: number, high: number, data: number, vm: number): number
   setUserDeadline(vm: number, ns: bigint): void
@@ -86,6 +96,16 @@ export const CORE_EXPORTS = [
   'createIrqchip',
   'createPit',
   'irqLine',
+  'irqResample',
+  'resampleGsis',
+  'takeHostWork',
+  'addRouting',
+  'reserveRoutes',
+  'x2apicApi',
+  'ioeventAdd',
+  'ioeventRemove',
+  'ioeventNotify',
+  'ioeventTake',
   'setRouting',
   'signalMsi',
   'setUserDeadline',

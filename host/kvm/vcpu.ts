@@ -15,6 +15,7 @@ import {
   VKVM_PENDING,
   VKVM_WHY,
   WHY_BUDGET,
+  WHY_HOST,
 } from '../generated/layout.ts'
 import type { PolicyEntry } from '../policy/table.ts'
 import { dispatch, type IoctlTable, type Target } from './dispatch.ts'
@@ -167,8 +168,15 @@ export class VcpuFd implements FileDescriptor, Target {
       const warm = this.#entries >= COLD_ENTRIES
       const slice = warm ? WARM_SLICE : COLD_SLICE
       const short = left < slice
+      const before = words[CPU_ICOUNT >> 2] as number
       const result = this.#run(this.s, short ? BigInt(Math.max(0, Math.trunc(left))) : warm ? WARM_SLICE_BIG : COLD_SLICE_BIG)
       this.#entries++
+      if (result === -ERRNO.EINTR && words[this.#why] === WHY_HOST) {
+        // Event file descriptors want the host; the VMM does not see that.
+        this.vm.events.work(this.vm)
+        left -= ((words[CPU_ICOUNT >> 2] as number) - before) >>> 0
+        continue
+      }
       if (
         result !== -ERRNO.EINTR ||
         short ||

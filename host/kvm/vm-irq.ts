@@ -1,16 +1,17 @@
 /** In-kernel interrupt controllers, routing and timers of a VM (arch/x86/kvm/{x86,irq}.c, virt/kvm/eventfd.c). */
 import { STAGING } from '../generated/layout.ts'
+import { MAX_IRQ_ROUTES } from './caps.ts'
 import { viewOf } from './dispatch.ts'
-import { EventFd } from './eventfd.ts'
+import { eventFdHandlers } from './irqfd.ts'
 import type { VmRow } from './vm-ioctls.ts'
 import type { VmFd } from './vm.ts'
 
 const X86 = 'arch/x86/kvm/x86.c'
 const IRQ = 'arch/x86/kvm/irq.c'
-/** Rows of the core's routing table. */
-const CORE_ROUTES = 100
 const ROUTE_IRQCHIP = 1
 const ROUTE_MSI = 2
+const ROUTE_HV_SINT = 4
+const ROUTE_XEN = 5
 
 function createIrqchip(vm: VmFd): number {
   const { kernel } = vm
@@ -86,6 +87,9 @@ function irqLine(vm: VmFd, name: string, bytes: Uint8Array, status: boolean): nu
   return 0
 }
 
+/** Rows that fit through the staging area at once. */
+const ROUTE_CHUNK = 2048
+
 /** struct kvm_irq_routing: nr, flags u32, entries of 48 bytes {gsi, type, flags, pad, u}. */
 function setRouting(vm: VmFd, bytes: Uint8Array): number {
   const { kernel } = vm
@@ -94,26 +98,46 @@ function setRouting(vm: VmFd, bytes: Uint8Array): number {
   const count = view.getUint32(0, true)
   const refuse = (reason: string): number => kernel.refuse('EINVAL', name, reason, 'virt/kvm/irqchip.c kvm_set_irq_routing')
   if (vm.irqchip === 'none') return refuse('no interrupt controller in the kernel')
-  if (count > 4096 || view.getUint32(4, true) !== 0) return refuse('too many routes, or flags')
+  if (count > MAX_IRQ_ROUTES || view.getUint32(4, true) !== 0) return refuse('too many routes, or flags')
   if (bytes.length < 8 + count * 48) return kernel.badPointer(name, 'the entries run over the end of the buffer')
-  if (count > CORE_ROUTES) return kernel.unimplemented(name, `${count} routes (the core holds ${CORE_ROUTES})`)
-  const out = kernel.core.stagingView
+  /** Chips that a GSI has routes to; -1 stands for a message. */
+  const chips = new Map<number, number[]>()
+  const rows: number[][] = []
   for (let i = 0; i < count; i++) {
     const at = 8 + i * 48
     const u32 = (offset: number): number => view.getUint32(at + offset, true)
-    const type = u32(4)
+    const [gsi, type, flags] = [u32(0), u32(4), u32(8)]
+    if (gsi >= MAX_IRQ_ROUTES) return refuse(`GSI ${gsi}`)
+    // An MSI may say that its device id is valid.
+    if ((flags & ~(type === ROUTE_MSI ? 1 : 0)) !== 0) return refuse(`flags of entry ${i}`)
     if (type === ROUTE_IRQCHIP) {
       if (vm.irqchip === 'split') return refuse('routes to interrupt controllers that are in userspace')
       if (u32(16) > 2 || u32(20) >= (u32(16) === 2 ? 24 : 8)) return refuse(`chip ${u32(16)} pin ${u32(20)}`)
-    } else if (type !== ROUTE_MSI) {
-      return type > 5 || type === 0 ? refuse(`route type ${type}`) : kernel.unimplemented(name, `route type ${type}`)
+    } else if (type === ROUTE_MSI) {
+      if ((vm.x2apicApi & 1) !== 0 && (u32(20) & 0xff) !== 0) return refuse('address_hi bits 7:0 with 32-bit APIC ids')
+    } else if (type !== ROUTE_HV_SINT) {
+      return type === ROUTE_XEN ? kernel.unimplemented(name, 'Xen event channels') : refuse(`route type ${type}`)
     }
+    const chip = type === ROUTE_IRQCHIP ? u32(16) : -1
+    const others = chips.get(gsi)
+    if (others?.some((other) => other === -1 || chip === -1 || other === chip)) return refuse(`GSI ${gsi} is routed twice`)
+    chips.set(gsi, [...(others ?? []), chip])
     // The core's row: gsi, type, chip or address low, pin or address high, data.
-    for (const [j, value] of [u32(0), type, u32(16), u32(20), type === ROUTE_MSI ? u32(24) : 0, 0].entries())
-      out.setUint32(i * 24 + j * 4, value, true)
+    rows.push([gsi, type, u32(16), u32(20), type === ROUTE_MSI ? u32(24) : 0, 0])
   }
-  kernel.core.call.setRouting(vm.address, STAGING, count)
-  return 0
+  const { call } = kernel.core
+  let result = call.setRouting(vm.address, STAGING, 0)
+  for (let from = 0; from < count && result === 0; from += ROUTE_CHUNK) {
+    const part = rows.slice(from, from + ROUTE_CHUNK)
+    const out = kernel.core.stagingView
+    part.forEach((row, i) => {
+      row.forEach((value, j) => {
+        out.setUint32(i * 24 + j * 4, value, true)
+      })
+    })
+    result = call.addRouting(vm.address, STAGING, part.length)
+  }
+  return result < 0 ? kernel.refuse('ENOMEM', name, 'no memory left for the routing table', 'cloister') : 0
 }
 
 function signalMsi(vm: VmFd, bytes: Uint8Array): number {
@@ -122,40 +146,8 @@ function signalMsi(vm: VmFd, bytes: Uint8Array): number {
     vm.kernel.refuse('EINVAL', 'KVM_SIGNAL_MSI', reason, 'virt/kvm/irqchip.c kvm_send_userspace_msi')
   if (vm.irqchip === 'none') return refuse('no interrupt controller in the kernel')
   if ((view.getUint32(12, true) & ~1) !== 0) return refuse('flags other than KVM_MSI_VALID_DEVID')
+  if ((vm.x2apicApi & 1) !== 0 && (view.getUint32(4, true) & 0xff) !== 0) return refuse('address_hi bits 7:0 with 32-bit APIC ids')
   return vm.kernel.core.call.signalMsi(view.getUint32(0, true), view.getUint32(4, true), view.getUint32(8, true), vm.address)
-}
-
-const IRQFD_DEASSIGN = 1
-const IRQFD_RESAMPLE = 2
-
-/** struct kvm_irqfd: fd, gsi, flags, resamplefd u32. */
-function irqfd(vm: VmFd, bytes: Uint8Array): number {
-  const { kernel } = vm
-  const view = viewOf(bytes)
-  const [fd, gsi, flags] = [view.getUint32(0, true), view.getUint32(4, true), view.getUint32(8, true)]
-  const refuse = (reason: string): number => kernel.refuse('EINVAL', 'KVM_IRQFD', reason, 'virt/kvm/eventfd.c kvm_irqfd')
-  if ((flags & ~3) !== 0) return refuse(`flags 0x${flags.toString(16)}`)
-  const file = kernel.file(fd)
-  if (!(file instanceof EventFd))
-    return file === null ? kernel.refuse('EBADF', 'KVM_IRQFD', `no file descriptor ${fd}`, 'virt/kvm/eventfd.c') : refuse('not an eventfd')
-  if ((flags & IRQFD_DEASSIGN) !== 0) {
-    file.listener = null
-    return 0
-  }
-  if (vm.irqchip === 'none') return refuse('no interrupt controller in the kernel')
-  if ((flags & IRQFD_RESAMPLE) !== 0) {
-    return vm.irqchip === 'full'
-      ? kernel.unimplemented('KVM_IRQFD', 'KVM_IRQFD_FLAG_RESAMPLE')
-      : refuse('RESAMPLE needs the IOAPIC in the kernel')
-  }
-  if (file.listener !== null)
-    return kernel.refuse('EBUSY', 'KVM_IRQFD', 'the eventfd is assigned already', 'virt/kvm/eventfd.c kvm_irqfd_assign')
-  file.listener = () => {
-    if (vm.dead) return
-    kernel.core.call.irqLine(vm.address, gsi, 1)
-    kernel.core.call.irqLine(vm.address, gsi, 0)
-  }
-  return 0
 }
 
 export const irqHandlers: readonly VmRow[] = [
@@ -169,6 +161,5 @@ export const irqHandlers: readonly VmRow[] = [
   ['KVM_IRQ_LINE_STATUS', (vm, bytes) => irqLine(vm, 'KVM_IRQ_LINE_STATUS', bytes, true)],
   ['KVM_SET_GSI_ROUTING', setRouting, { tail: (header) => 8 + header.getUint32(0, true) * 48 }],
   ['KVM_SIGNAL_MSI', signalMsi],
-  ['KVM_IRQFD', irqfd],
-  ['KVM_IOEVENTFD', (vm) => vm.kernel.unimplemented('KVM_IOEVENTFD', 'ioeventfd')],
+  ...eventFdHandlers,
 ]

@@ -32,6 +32,7 @@ function enableCap(vm: VmFd, bytes: Uint8Array): number {
         )
       }
       kernel.core.call.createIrqchip(vm.address, 1)
+      kernel.core.call.reserveRoutes(vm.address, Number(value))
       vm.irqchip = 'split'
       return 0
     case CAP.KVM_CAP_EXIT_HYPERCALL:
@@ -49,11 +50,10 @@ function enableCap(vm: VmFd, bytes: Uint8Array): number {
       vm.tripleFaultEvent = (value & 1n) !== 0n
       return 0
     case CAP.KVM_CAP_X2APIC_API:
-      return (value & ~3n) !== 0n
-        ? refuse('flags above 3')
-        : value === 0n
-          ? 0
-          : kernel.unimplemented('KVM_ENABLE_CAP', 'KVM_CAP_X2APIC_API')
+      if ((value & ~3n) !== 0n) return refuse('flags above 3')
+      vm.x2apicApi |= Number(value)
+      kernel.core.call.x2apicApi(vm.address, vm.x2apicApi)
+      return 0
     case CAP.KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2:
       if ((value & ~3n) !== 0n) return refuse('flags above 3')
       return value === 0n ? 0 : kernel.unimplemented('KVM_ENABLE_CAP', 'manual dirty-log protection')

@@ -5,6 +5,7 @@ import { POLICY_TYPES, type PolicyEntry, type PolicyType } from '../policy/table
 import { profileOf } from '../policy/profiles.ts'
 import { dispatch, type IoctlTable, type Target } from './dispatch.ts'
 import { hex } from '../crypto/sha256.ts'
+import { VmEvents } from './irqfd.ts'
 import type { FileDescriptor, IoctlArgument, Kernel } from './kernel.ts'
 import type { SevInfo } from './sev-vm.ts'
 import { TdInfo } from './tdx.ts'
@@ -22,6 +23,10 @@ export class VmFd implements FileDescriptor, Target {
   readonly view: DataView
   readonly vcpus = new Map<number, VcpuFd>()
   readonly slots = new Map<number, Slot>()
+  /** irqfds and ioeventfds. */
+  readonly events = new VmEvents()
+  /** KVM_CAP_X2APIC_API flags. */
+  x2apicApi = 0
   readonly #table: IoctlTable<VmFd>
 
   // The switches (facts/kvm.md 1). guest_state_protected and fpstate_is_confidential are per vCPU.
@@ -146,6 +151,7 @@ export class VmFd implements FileDescriptor, Target {
   release(): void {
     if (--this.#references > 0) return
     const { call } = this.kernel.core
+    this.events.release()
     for (const vcpu of this.vcpus.values()) call.vcpuDestroy(vcpu.s)
     this.vcpus.clear()
     call.vmDestroy(this.address)

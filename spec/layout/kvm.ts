@@ -103,4 +103,5 @@ export const kvmConstants: Readonly<Record<string, number>> = {
   WHY_KICK: 4,
   WHY_USER_DEADLINE: 5,
   WHY_WAIT_SIPI: 6,
+  WHY_HOST: 7,
 }
