@@ -6,32 +6,35 @@
  */
 import {
   CPU_DEBUG_ARMED,
-  CPU_DR,
   CPU_DR6,
-  CPU_DR7,
   CPU_EFLAGS,
   CPU_INTERRUPT_SHADOW,
+  CPU_LEAVE,
   CPU_PENDING_DB,
   CPU_RIP,
   CPU_STEP_CANCEL,
   DEBUG_DATA,
   DEBUG_EXEC,
   EXC_DB,
+  LEAVE_EXIT_RETRY,
+  STOP_EXIT,
   MODE_CS64,
   MODE_CS_MASK,
   CPU_MODE,
   SEG_BASE,
   SEG_CS,
 } from '../generated/layout'
+import { exitBreakpoint } from '../kvm/debug'
 import { flushTlb } from '../memory/tlb'
 import { deliverTrap, raise } from './exceptions'
+import { activeDr, activeDr7, hostBreakpoints } from './watch'
 import { FLAG_RF, segment } from './mode'
 
 const DR6_BS: u32 = 0x4000
 
 /** After DR0..DR3 or DR7 changed: what is armed. */
 export function updateDebug(s: usize): void {
-  const dr7 = <u32>load<u64>(s, CPU_DR7)
+  const dr7 = activeDr7(s)
   let armed: u32 = 0
   for (let n: u32 = 0; n < 4; n++) {
     if (((dr7 >> (n << 1)) & 3) == 0) continue
@@ -49,13 +52,18 @@ export function instructionBreakpoint(s: usize): bool {
   if ((load<u32>(s, CPU_DEBUG_ARMED) & DEBUG_EXEC) == 0 || (load<u64>(s, CPU_EFLAGS) & FLAG_RF) != 0) return false
   let at = load<u64>(s, CPU_RIP)
   if ((load<u32>(s, CPU_MODE) & MODE_CS_MASK) != MODE_CS64) at = (at + load<u64>(segment(s, SEG_CS), SEG_BASE)) & 0xffffffff
-  const dr7 = <u32>load<u64>(s, CPU_DR7)
+  const dr7 = activeDr7(s)
   let hit: u32 = 0
   for (let n: u32 = 0; n < 4; n++) {
     if (((dr7 >> (n << 1)) & 3) == 0 || ((dr7 >> (16 + (n << 2))) & 3) != 0) continue
-    if (load<u64>(s + CPU_DR + ((<usize>n) << 3)) == at) hit |= 1 << n
+    if (activeDr(s, n) == at) hit |= 1 << n
   }
   if (!hit) return false
+  if (hostBreakpoints(s)) {
+    exitBreakpoint(s, hit)
+    store<u32>(s, LEAVE_EXIT_RETRY, CPU_LEAVE)
+    return true
+  }
   store<u64>(s, (load<u64>(s, CPU_DR6) & ~(<u64>15)) | <u64>hit, CPU_DR6)
   raise(s, EXC_DB)
   return true
@@ -76,6 +84,11 @@ export function trapDue(s: usize): bool {
 /** Delivers it: B0..B3 are replaced, BS is added. 0, or STOP_*. */
 export function takeTrap(s: usize): u32 {
   const bits = load<u32>(s, CPU_PENDING_DB)
+  if ((bits & 15) != 0 && hostBreakpoints(s)) {
+    store<u32>(s, 0, CPU_PENDING_DB)
+    exitBreakpoint(s, bits)
+    return STOP_EXIT
+  }
   if (bits & 15) store<u64>(s, load<u64>(s, CPU_DR6) & ~(<u64>15), CPU_DR6)
   return deliverTrap(s, bits)
 }

@@ -2,7 +2,18 @@
  * KVM_SET_GUEST_DEBUG: single steps and software breakpoints as KVM_EXIT_DEBUG (kvm_vcpu_do_singlestep of Linux 7.3
  * arch/x86/kvm/x86.c, bp_interception of svm.c). The host writes VKVM_GUEST_DEBUG.
  */
-import { EXC_BP, CPU_DR7, CPU_RIP, LEAVE_EXIT_RETRY, SEG_BASE, SEG_CS, CPU_SEGMENTS, VKVM_GUEST_DEBUG } from '../generated/layout'
+import {
+  EXC_DB,
+  VKVM_DEBUG_DR7,
+  EXC_BP,
+  CPU_DR7,
+  CPU_RIP,
+  LEAVE_EXIT_RETRY,
+  SEG_BASE,
+  SEG_CS,
+  CPU_SEGMENTS,
+  VKVM_GUEST_DEBUG,
+} from '../generated/layout'
 import { KVM_EXIT_DEBUG, RUN_DEBUG_DR6, RUN_DEBUG_DR7, RUN_DEBUG_EXCEPTION, RUN_DEBUG_PC } from '../generated/kvm'
 import { code64 } from '../cpu/mode'
 import { stopForExit } from './exits'
@@ -12,6 +23,7 @@ const SINGLESTEP: u32 = 2
 const USE_SW_BP: u32 = 0x10000
 /** DR6_BS with the bits that always read as one. */
 const DR6_STEP: u64 = 0xffff4ff0
+const DR6_FIXED: u64 = 0xffff0ff0
 
 export function singleStepping(s: usize): bool {
   return (load<u32>(vkvm(s), VKVM_GUEST_DEBUG) & SINGLESTEP) != 0
@@ -29,6 +41,16 @@ export function exitStep(s: usize): void {
   store<u64>(run, linear(s, load<u64>(s, CPU_RIP)), RUN_DEBUG_PC)
   store<u64>(run, DR6_STEP, RUN_DEBUG_DR6)
   store<u64>(run, load<u64>(s, CPU_DR7), RUN_DEBUG_DR7)
+  stopForExit(s, KVM_EXIT_DEBUG)
+}
+
+/** A breakpoint of KVM_GUESTDBG_USE_HW_BP was hit: `bits` are B0..B3 (and BS). */
+export function exitBreakpoint(s: usize, bits: u32): void {
+  const run = runOf(s)
+  store<u32>(run, EXC_DB, RUN_DEBUG_EXCEPTION)
+  store<u64>(run, linear(s, load<u64>(s, CPU_RIP)), RUN_DEBUG_PC)
+  store<u64>(run, DR6_FIXED | <u64>bits, RUN_DEBUG_DR6)
+  store<u64>(run, load<u64>(vkvm(s), VKVM_DEBUG_DR7), RUN_DEBUG_DR7)
   stopForExit(s, KVM_EXIT_DEBUG)
 }
 

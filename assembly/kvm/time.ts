@@ -9,6 +9,7 @@ import {
   CPU_TSC_OFFSET,
   CPU_VM,
   VKVM_TSC_COUNT,
+  VKVM_TSC_KHZ,
   VM_CLOCK,
   VM_TSC_KHZ,
 } from '../generated/layout'
@@ -23,10 +24,16 @@ export function now(s: usize): u64 {
 
 const DEFAULT_KHZ: u64 = 2000000
 
-/** The guest's TSC: VM_TSC_KHZ (2 GHz unless KVM_SET_TSC_KHZ says otherwise) and the vCPU's offset. */
+/** KVM_SET_TSC_KHZ of the vCPU, or of the VM (2 GHz). */
+function tscKhz(s: usize): u64 {
+  const own = load<u32>(vkvm(s), VKVM_TSC_KHZ)
+  return own ? <u64>own : load<u64>(load<u32>(s, CPU_VM), VM_TSC_KHZ)
+}
+
+/** The guest's TSC: scaled virtual time and the vCPU's offset. */
 export function tscNow(s: usize): u64 {
   const ns = now(s)
-  const khz = load<u64>(load<u32>(s, CPU_VM), VM_TSC_KHZ)
+  const khz = tscKhz(s)
   const ticks = khz == DEFAULT_KHZ ? ns * 2 : (ns / 1000000) * khz + ((ns % 1000000) * khz) / 1000000
   return ticks + load<u64>(s, CPU_TSC_OFFSET)
 }
@@ -35,7 +42,7 @@ export function tscNow(s: usize): u64 {
 export function tscToNs(s: usize, tsc: u64): u64 {
   const ticks = tsc - load<u64>(s, CPU_TSC_OFFSET)
   if (<i64>ticks < 0) return 0
-  const khz = load<u64>(load<u32>(s, CPU_VM), VM_TSC_KHZ)
+  const khz = tscKhz(s)
   if (khz == DEFAULT_KHZ || khz == 0) return (ticks + 1) / 2
   const whole = ticks / khz
   return whole > 0xfffffffffff ? NEVER : whole * 1000000 + ((ticks % khz) * 1000000 + khz - 1) / khz

@@ -4,6 +4,7 @@ import {
   CHIP_PIC_PRESENT,
   CHIP_PIT_DEADLINE,
   CHIP_PIT_PRESENT,
+  CHIP_RESERVED_ROUTES,
   CHIP_USER_DEADLINE,
   CPU_APIC_BASE,
   CPU_HALTED,
@@ -105,6 +106,8 @@ export function vcpuDestroy(s: usize): void {
 /** KVM_CREATE_IRQCHIP, or (split) KVM_CAP_SPLIT_IRQCHIP. */
 export function createIrqchip(vm: usize, split: bool): void {
   store<u32>(vm, split ? 2 : 1, VM_IRQCHIP)
+  // until reserveRoutes() says otherwise
+  store<u32>(chipOf(vm), 24, CHIP_RESERVED_ROUTES)
   if (split) return
   picCreate(chipOf(vm))
   ioapicCreate(vm)

@@ -1,5 +1,5 @@
 /** KVM_GET/SET_DEBUGREGS and KVM_SET_GUEST_DEBUG (arch/x86/kvm/x86.c). */
-import { CPU_DR, CPU_DR6, CPU_DR7, VKVM_GUEST_DEBUG } from '../generated/layout.ts'
+import { CPU_DR, CPU_DR6, CPU_DR7, VKVM_DEBUG_DR, VKVM_DEBUG_DR7, VKVM_GUEST_DEBUG } from '../generated/layout.ts'
 import { viewOf } from './dispatch.ts'
 import type { VcpuRow } from './vcpu-ioctls.ts'
 import type { VcpuFd } from './vcpu.ts'
@@ -54,15 +54,28 @@ function setDebugregs(vcpu: VcpuFd, bytes: Uint8Array): number {
   return 0
 }
 
-/** guest_debug is 0 again when ENABLE is missing. Hardware breakpoints are refused at KVM_RUN until the core has them. */
+/** struct kvm_guest_debug: control, pad u32, debugreg[8]. guest_debug is 0 again when ENABLE is missing. */
 function setGuestDebug(vcpu: VcpuFd, bytes: Uint8Array): number {
   const control = viewOf(bytes).getUint32(0, true)
-  if ((control & (GUESTDBG.INJECT_DB | GUESTDBG.INJECT_BP)) !== 0)
-    return vcpu.kernel.unimplemented('KVM_SET_GUEST_DEBUG', 'injection of #DB and #BP')
   if ((control & ~VALID) !== 0)
     return vcpu.kernel.refuse('EINVAL', 'KVM_SET_GUEST_DEBUG', `control 0x${control.toString(16)}`, 'virt/kvm/kvm_main.c')
+  if ((control & (GUESTDBG.INJECT_DB | GUESTDBG.INJECT_BP)) !== 0) {
+    if (vcpu.held?.exception)
+      return vcpu.kernel.refuse(
+        'EBUSY',
+        'KVM_SET_GUEST_DEBUG',
+        'an exception is pending already',
+        'arch/x86/kvm/x86.c kvm_arch_vcpu_ioctl_set_guest_debug',
+      )
+    const vector = (control & GUESTDBG.INJECT_DB) !== 0 ? 1 : 3
+    vcpu.held = { nmi: false, smi: false, tripleFault: false, ...vcpu.held, exception: { vector, error: null, payload: true } }
+  }
   vcpu.guestDebug = (control & GUESTDBG.ENABLE) !== 0 ? control : 0
   vcpu.kvm.setUint32(VKVM_GUEST_DEBUG, vcpu.guestDebug, true)
+  const view = viewOf(bytes)
+  for (let i = 0; i < 4; i++) vcpu.kvm.setBigUint64(VKVM_DEBUG_DR + i * 8, view.getBigUint64(8 + i * 8, true), true)
+  vcpu.kvm.setBigUint64(VKVM_DEBUG_DR7, view.getBigUint64(64, true), true)
+  vcpu.kernel.core.call.cpuModeChanged(vcpu.s)
   return 0
 }
 

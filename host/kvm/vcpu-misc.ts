@@ -1,12 +1,14 @@
 /** CPUID tables, TSC, translation and the small rest of vCPU requests (arch/x86/kvm/{cpuid,x86}.c). */
 import { CPUID_ENTRY_SIZE } from '../cpuid/entries.ts'
-import { CPU_TSC_OFFSET, VCPU_CPUID, VM_TSC_KHZ } from '../generated/layout.ts'
+import { CPU_TSC_OFFSET, VCPU_CPUID, VKVM_TSC_KHZ } from '../generated/layout.ts'
 import { viewOf } from './dispatch.ts'
 import { tdxVcpuCommand } from './tdx.ts'
 import type { VcpuRow } from './vcpu-ioctls.ts'
 import type { VcpuFd } from './vcpu.ts'
 
 const X86 = 'arch/x86/kvm/x86.c'
+/** The host's TSC frequency (assembly/kvm/time.ts). */
+const HOST_TSC_KHZ = 2_000_000
 /** KVM_MAX_CPUID_ENTRIES. */
 export const MAX_CPUID_ENTRIES = 256
 /** Where the core keeps the table: count u32 at 0, entries from here. */
@@ -47,16 +49,19 @@ function getCpuid2(vcpu: VcpuFd, bytes: Uint8Array): number {
   return 0
 }
 
-/** The modelled TSC runs at one rate; scaling is not modelled. */
+/** Every modelled host scales: the guest's TSC is virtual time at its own rate, plus the offset. */
 function setTscKhz(vcpu: VcpuFd, _bytes: Uint8Array, value: number): number {
   return setTsc(vcpu, 'KVM_SET_TSC_KHZ', value)
 }
 
 function setTsc(vcpu: VcpuFd, name: string, khz: number): number {
-  const own = Number(vcpu.vm.view.getBigUint64(VM_TSC_KHZ, true))
   if (!(khz >= 0 && khz < 0x7fffffff))
     return vcpu.kernel.refuse('EINVAL', name, `${khz} kHz is above the maximum`, `${X86} kvm_arch_vcpu_ioctl`)
-  return khz === 0 || khz === own ? 0 : vcpu.kernel.unimplemented(name, `a TSC of ${khz} kHz (it runs at ${own})`)
+  if (vcpu.vm.guestTscProtected)
+    return vcpu.kernel.refuse('EINVAL', name, 'the guest has Secure TSC', `${X86} kvm_arch_vcpu_ioctl (guest_tsc_protected)`)
+  // 0 means the host's rate (tsc_khz).
+  vcpu.kvm.setUint32(VKVM_TSC_KHZ, khz === 0 ? HOST_TSC_KHZ : Math.trunc(khz), true)
+  return 0
 }
 
 /** struct kvm_translation: linear u64, physical u64, valid, writeable, usermode u8. */
@@ -95,7 +100,7 @@ export const miscHandlers: readonly VcpuRow[] = [
   ['KVM_SET_CPUID2', setCpuid2, { tail: entries }],
   ['KVM_GET_CPUID2', getCpuid2, { tail: entries }],
   ['KVM_SET_TSC_KHZ', setTscKhz, { row: 'KVM_SET_TSC_KHZ@vcpu' }],
-  ['KVM_GET_TSC_KHZ', (vcpu) => Number(vcpu.vm.view.getBigUint64(VM_TSC_KHZ, true)), { row: 'KVM_GET_TSC_KHZ@vcpu' }],
+  ['KVM_GET_TSC_KHZ', (vcpu) => vcpu.kvm.getUint32(VKVM_TSC_KHZ, true) || vcpu.vm.tscKhz, { row: 'KVM_GET_TSC_KHZ@vcpu' }],
   ['KVM_TRANSLATE', translate],
   ['KVM_ENABLE_CAP', enableCap, { row: 'KVM_ENABLE_CAP@vcpu' }],
   ['KVM_HAS_DEVICE_ATTR', (vcpu, bytes) => deviceAttr(vcpu, 'KVM_HAS_DEVICE_ATTR', bytes, () => 0), { row: '' }],
@@ -115,7 +120,8 @@ export const miscHandlers: readonly VcpuRow[] = [
       deviceAttr(vcpu, 'KVM_SET_DEVICE_ATTR', bytes, (address) => {
         const value = vcpu.kernel.memory.copyIn(address, 8)
         if (value === null) return vcpu.kernel.badPointer('KVM_SET_DEVICE_ATTR')
-        if (rule?.result !== 'ok-ignored') vcpu.cpu.setBigUint64(CPU_TSC_OFFSET, viewOf(value).getBigUint64(0, true), true)
+        if (rule?.result !== 'ok-ignored' && !vcpu.vm.guestTscProtected)
+          vcpu.cpu.setBigUint64(CPU_TSC_OFFSET, viewOf(value).getBigUint64(0, true), true)
         return 0
       }),
     { row: 'KVM_SET_DEVICE_ATTR (KVM_VCPU_TSC_CTRL/KVM_VCPU_TSC_OFFSET)' },

@@ -4,7 +4,7 @@
  * (svm_get_msr, svm_set_msr; facts/kvm.md 2.2).
  */
 import { VM_TYPE } from '../generated/kvm-abi.ts'
-import { CPU_MC_BANKS, CPU_MCG_CAP, CPU_MCG_CTL } from '../generated/layout.ts'
+import { CPU_CR4, CPU_MC_BANKS, CPU_MCG_CAP, CPU_MCG_CTL, CPU_MCG_STATUS } from '../generated/layout.ts'
 import { isPassThrough } from './msr-lists.ts'
 import { viewOf } from './dispatch.ts'
 import type { VcpuRow } from './vcpu-ioctls.ts'
@@ -87,6 +87,34 @@ function setupMce(vcpu: VcpuFd, bytes: Uint8Array): number {
   return 0
 }
 
+const MCI_VAL = 1n << 63n
+const MCI_OVER = 1n << 62n
+const MCI_UC = 1n << 61n
+const MCG_CTL_P = 0x100n
+const MCIP = 4n
+const CR4_MCE = 0x40n
+const ALL = (1n << 64n) - 1n
+const MC_VECTOR = 18
+
+/** An uncorrected error: #MC, or shutdown when the guest cannot take one. */
+function uncorrected(vcpu: VcpuFd, mce: DataView, at: number): number {
+  const { cpu } = vcpu
+  const off = (cpu.getBigUint64(CPU_MCG_CAP, true) & MCG_CTL_P) !== 0n && cpu.getBigUint64(CPU_MCG_CTL, true) !== ALL
+  if (off || cpu.getBigUint64(at, true) !== ALL) return 0
+  const held = { exception: null, nmi: false, smi: false, tripleFault: false, ...vcpu.held }
+  if ((cpu.getBigUint64(CPU_MCG_STATUS, true) & MCIP) !== 0n || (cpu.getBigUint64(CPU_CR4, true) & CR4_MCE) === 0n) {
+    vcpu.held = { ...held, tripleFault: true }
+    return 0
+  }
+  const over = (cpu.getBigUint64(at + 8, true) & MCI_VAL) !== 0n ? MCI_OVER : 0n
+  cpu.setBigUint64(at + 16, mce.getBigUint64(8, true), true)
+  cpu.setBigUint64(at + 24, mce.getBigUint64(16, true), true)
+  cpu.setBigUint64(CPU_MCG_STATUS, mce.getBigUint64(24, true), true)
+  cpu.setBigUint64(at + 8, mce.getBigUint64(0, true) | over, true)
+  vcpu.held = { ...held, exception: { vector: MC_VECTOR, error: null, payload: true } }
+  return 0
+}
+
 /** struct kvm_x86_mce: status, addr, misc, mcg_status u64, bank u8. */
 function setMce(vcpu: VcpuFd, bytes: Uint8Array): number {
   const view = viewOf(bytes)
@@ -96,8 +124,12 @@ function setMce(vcpu: VcpuFd, bytes: Uint8Array): number {
   if (bank >= Number(vcpu.cpu.getBigUint64(CPU_MCG_CAP, true) & 0xffn) || (status & (1n << 63n)) === 0n) {
     return vcpu.kernel.refuse('EINVAL', 'KVM_X86_SET_MCE', `bank ${bank} does not exist, or the status is not valid`, source)
   }
-  if ((status & (1n << 61n)) !== 0n) return vcpu.kernel.unimplemented('KVM_X86_SET_MCE', 'injection of an uncorrected error (#MC)')
   const at = CPU_MC_BANKS + bank * 32
+  if ((status & MCI_UC) !== 0n) return uncorrected(vcpu, view, at)
+  if ((vcpu.cpu.getBigUint64(at + 8, true) & MCI_UC) !== 0n && (vcpu.cpu.getBigUint64(at + 8, true) & MCI_VAL) !== 0n) {
+    vcpu.cpu.setBigUint64(at + 8, vcpu.cpu.getBigUint64(at + 8, true) | MCI_OVER, true)
+    return 0
+  }
   const overflow = (vcpu.cpu.getBigUint64(at + 8, true) >> 63n) & 1n
   vcpu.cpu.setBigUint64(at + 8, status | (overflow << 62n), true)
   vcpu.cpu.setBigUint64(at + 16, view.getBigUint64(8, true), true)

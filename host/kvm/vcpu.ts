@@ -26,7 +26,6 @@ import { snpRunRefusal } from './sev-snp.ts'
 import { VmsaPage } from './sev-vm.ts'
 import { tdxRunRefusal } from './tdx.ts'
 import { loadSyncRegs, storeSyncRegs } from './sync-regs.ts'
-import { GUESTDBG } from './vcpu-debug.ts'
 import { vcpuTable } from './vcpu-ioctls.ts'
 import type { VmFd } from './vm.ts'
 
@@ -236,9 +235,6 @@ export class VcpuFd implements FileDescriptor, Target {
     if (vm.sev?.snp) {
       const refused = snpRunRefusal(this)
       if (refused < 0) return refused
-    }
-    if ((this.guestDebug & GUESTDBG.USE_HW_BP) !== 0) {
-      return kernel.unimplemented('KVM_RUN', 'running with hardware breakpoints of KVM_SET_GUEST_DEBUG')
     }
     this.hasRun = true
     return this.held === null ? 0 : this.#inject(this.held)

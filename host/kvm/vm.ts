@@ -1,5 +1,6 @@
 /** A VM file descriptor: the protection switches, memory slots and vCPUs. Its requests meet in vm-ioctls. */
 import { VM_TYPE } from '../generated/kvm-abi.ts'
+import { SEV_FEATURE } from '../generated/psp.ts'
 import { SIZEOF_VM, VM_BSP_ID, VM_LINUX, VM_PHYS_MASK, VM_TSC_KHZ, VM_TYPE as VM_TYPE_FIELD } from '../generated/layout.ts'
 import { POLICY_TYPES, type PolicyEntry, type PolicyType } from '../policy/table.ts'
 import { profileOf } from '../policy/profiles.ts'
@@ -89,6 +90,11 @@ export class VmFd implements FileDescriptor, Target {
   /** KVM_SET_BOOT_CPU_ID. */
   get bspId(): number {
     return this.view.getUint32(VM_BSP_ID, true)
+  }
+
+  /** guest_tsc_protected: TDX, and SNP with Secure TSC. */
+  get guestTscProtected(): boolean {
+    return this.td !== null || ((this.sev?.vmsaFeatures ?? 0n) & SEV_FEATURE.SECURE_TSC) !== 0n
   }
 
   /** default_tsc_khz. */

@@ -78,6 +78,7 @@ function argument({ kvm, vcpu, address }: State, name: string, size: number): Ui
     view.setBigUint64(0, address, true)
     view.setBigUint64(8, 0x1000n, true)
   }
+  if (name === 'KVM_IOEVENTFD') view.setInt32(20, kvm.eventfd(), true)
   if (name === 'KVM_PRE_FAULT_MEMORY') view.setBigUint64(8, 0x1000n, true)
   if (name === 'KVM_GET_SUPPORTED_CPUID' || name === 'KVM_GET_CPUID2') {
     const big = new Uint8Array(8 + 256 * 40)
@@ -95,7 +96,7 @@ function argument({ kvm, vcpu, address }: State, name: string, size: number): Ui
 /** Needs more than one well-formed struct, or is checked elsewhere. */
 const ELSEWHERE = new Set(['KVM_RUN', 'KVM_CREATE_VM', 'KVM_CREATE_VCPU', 'KVM_SET_USER_MEMORY_REGION', 'KVM_SET_PIT2', 'KVM_SET_IRQCHIP'])
 /** Linux serves these; Cloister names them as unimplemented. */
-const GAPS = new Set(['KVM_IOEVENTFD', 'KVM_SET_PMU_EVENT_FILTER'])
+const GAPS = new Set(['KVM_SET_PMU_EVENT_FILTER'])
 
 for (const type of ['default', 'sev', 'sev-legacy', 'sev-es', 'sev-es-legacy'] as const) {
   for (const phase of ['before', 'after'] as const) {
