@@ -1,5 +1,13 @@
 /** Writes docs/cpu-models.md: what each CPU model offers and what it lacks against its namesake. */
-import { CPU_ADDED, CPU_BEYOND_KVM, CPU_DEFAULT_WITHOUT, CPU_MODELS, FEATURE_BITS, FEATURE_WORDS, type FeatureWord } from '../spec/cpu-models.ts'
+import {
+  CPU_ADDED,
+  CPU_BEYOND_KVM,
+  CPU_DEFAULT_WITHOUT,
+  CPU_MODELS,
+  FEATURE_BITS,
+  FEATURE_WORDS,
+  type FeatureWord,
+} from '../spec/cpu-models.ts'
 import { CPUID_AMD } from '../spec/cpuid.ts'
 
 const column = { eax: 2, ebx: 3, ecx: 4, edx: 5 } as const

@@ -91,12 +91,33 @@ export function allocPages(pages: u32): usize {
   return run != 0 ? run : bump(pages)
 }
 
+/** Gives a run back. The list is in order of addresses and neighbours are joined: VMs come and go without splinters. */
 export function freePages(address: usize, pages: u32): void {
   if (address == 0 || pages == 0) return
   memory.fill(address, 0, (<usize>pages) << 12)
-  store<u32>(address, load<u32>(GLOBAL, GLOBAL_FREE_ARENAS))
-  store<u32>(address, pages, 4)
-  store<u32>(GLOBAL, <u32>address, GLOBAL_FREE_ARENAS)
+  let link: usize = GLOBAL + GLOBAL_FREE_ARENAS
+  let before: usize = 0
+  let next = <usize>load<u32>(link)
+  while (next != 0 && next < address) {
+    before = next
+    link = next
+    next = <usize>load<u32>(next)
+  }
+  let size = pages
+  if (next != 0 && address + ((<usize>pages) << 12) == next) {
+    size += load<u32>(next, 4)
+    const after = <usize>load<u32>(next)
+    store<u64>(next, 0)
+    next = after
+  }
+  if (before != 0 && before + ((<usize>load<u32>(before, 4)) << 12) == address) {
+    store<u32>(before, <u32>next)
+    store<u32>(before, load<u32>(before, 4) + size, 4)
+    return
+  }
+  store<u32>(address, <u32>next)
+  store<u32>(address, size, 4)
+  store<u32>(link, <u32>address)
 }
 
 /** Pages that hold `bytes`. */

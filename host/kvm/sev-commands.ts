@@ -325,6 +325,14 @@ const COMMANDS: ReadonlyMap<number, (call: SevCall) => number> = new Map([
 
 const NAMES: ReadonlyMap<number, string> = new Map(Object.entries(SEV_COMMAND).map(([name, id]) => [id, name]))
 
+/** is_cmd_allowed_from_mirror. */
+const MIRROR_COMMANDS: ReadonlySet<number> = new Set([
+  SEV_COMMAND.KVM_SEV_LAUNCH_UPDATE_VMSA,
+  SEV_COMMAND.KVM_SEV_GUEST_STATUS,
+  SEV_COMMAND.KVM_SEV_DBG_DECRYPT,
+  SEV_COMMAND.KVM_SEV_DBG_ENCRYPT,
+])
+
 /** sev_mem_enc_ioctl. `bytes` is struct kvm_sev_cmd (empty for a NULL argument). */
 export function sevCommand(vm: VmFd, bytes: Uint8Array): number {
   const { kernel } = vm
@@ -340,6 +348,8 @@ export function sevCommand(vm: VmFd, bytes: Uint8Array): number {
     sevFd: view.getInt32(20, true),
     error: view.getUint32(16, true),
   }
+  if (vm.sev?.owner && !MIRROR_COMMANDS.has(id))
+    return refuse(call, 'EINVAL', 'a mirror VM does not take this command', 'sev_mem_enc_ioctl')
   if (vm.type === VM_TYPE.SNP && vm.sevActive && id < SEV_COMMAND.KVM_SEV_SNP_LAUNCH_START) {
     return refuse(call, 'EPERM', 'an SNP guest takes SNP commands only', 'sev_mem_enc_ioctl')
   }

@@ -51,6 +51,8 @@ export class SevInfo {
   /** File descriptor that LAUNCH_START came with; 0 before, which is why later commands then end in -EBADF. */
   fd = 0
   readonly regions: EncRegion[] = []
+  /** enc_context_owner: the VM that this one mirrors. */
+  owner: VmFd | null = null
   /** After SNP_LAUNCH_START. */
   snp: SnpInfo | null = null
   /** KVM_SEV_SNP_ENABLE_REQ_CERTS. */

@@ -4,6 +4,7 @@ import { STAGING, STAGING_SIZE, VM_BSP_ID, VM_HYPERCALL_EXITS, VM_TSC_KHZ, VM_US
 import { checkExtension, EXIT_HYPERCALL_MASK, MAX_IRQ_ROUTES } from './caps.ts'
 import { viewOf } from './dispatch.ts'
 import { sevCommand } from './sev-commands.ts'
+import { copyContext, moveContext } from './sev-move.ts'
 import { tdxVmCommand } from './tdx.ts'
 import { KVM_MEM_LOG_DIRTY_PAGES } from './vm-memory.ts'
 import type { VmRow } from './vm-ioctls.ts'
@@ -73,13 +74,9 @@ function enableCap(vm: VmFd, bytes: Uint8Array): number {
       if ((value & ~7n) !== 0n) return refuse('exits above 7')
       return value === 0n ? 0 : kernel.unimplemented('KVM_ENABLE_CAP', 'KVM_CAP_X86_DISABLE_EXITS')
     case CAP.KVM_CAP_VM_COPY_ENC_CONTEXT_FROM:
-    case CAP.KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM: {
-      const source = kernel.file(Number(value))
-      if (source === null)
-        return kernel.refuse('EBADF', 'KVM_ENABLE_CAP', `no file descriptor ${value}`, `${X86} sev_vm_copy_enc_context_from`)
-      if (source.kind !== 'vm') return refuse('not a VM')
-      return kernel.unimplemented('KVM_ENABLE_CAP', 'copying and moving of encryption contexts')
-    }
+    case CAP.KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM:
+      if (kernel.options.host !== 'amd') return refuse('not on this host')
+      return cap === CAP.KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM ? moveContext(vm, value) : copyContext(vm, value)
     default:
       return refuse(`capability ${cap} cannot be enabled`)
   }
@@ -179,6 +176,7 @@ function encRegion(vm: VmFd, name: string, bytes: Uint8Array, register: boolean)
   const size = view.getBigUint64(8, true)
   const source = `arch/x86/kvm/svm/sev.c sev_mem_enc_${register ? '' : 'un'}register_region`
   if (vm.sev === null) return kernel.refuse('ENOTTY', name, 'not a SEV guest', source)
+  if (vm.sev.owner !== null) return kernel.refuse('EINVAL', name, 'a mirror VM has no regions of its own', source)
   const { regions } = vm.sev
   if (register) {
     if (size === 0n || address + size > 1n << 64n) return kernel.refuse('EINVAL', name, 'size 0 or a wrapping range', source)

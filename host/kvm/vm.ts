@@ -161,7 +161,8 @@ export class VmFd implements FileDescriptor, Target {
     for (const vcpu of this.vcpus.values()) call.vcpuDestroy(vcpu.s)
     this.vcpus.clear()
     call.vmDestroy(this.address)
-    if (this.sev) {
+    if (this.sev?.owner) this.sev.owner.release()
+    else if (this.sev) {
       if (this.sev.guest) this.kernel.psp.decommission(this.sev.guest)
       this.kernel.asids.delete(this.sev.asid)
     }

@@ -3,7 +3,15 @@
  * CPUID(1).EAX, which the initial VMSA holds in RDX; what a guest sees of the model is CPUID.
  */
 import { CloisterError } from '../errors.ts'
-import { CPU_ADDED, CPU_BEYOND_KVM, CPU_DEFAULT_WITHOUT, CPU_MODELS, FEATURE_BITS, FEATURE_WORDS, type FeatureWord } from '../generated/cpu-models.ts'
+import {
+  CPU_ADDED,
+  CPU_BEYOND_KVM,
+  CPU_DEFAULT_WITHOUT,
+  CPU_MODELS,
+  FEATURE_BITS,
+  FEATURE_WORDS,
+  type FeatureWord,
+} from '../generated/cpu-models.ts'
 
 /** CPUID(1).EAX from family, model and stepping (APM vol 3, Fn0000_0001_EAX). */
 export function signature(family: number, model: number, stepping: number): number {

@@ -83,6 +83,7 @@ export async function fuzz(calls: number, seed: number, types: readonly VmType[]
   for (const type of types) {
     const kvm = await openKvm({ memory: 128 << 20, host: hostOf(type) })
     const shared = { memory: kvm.mmap(-1, 0x10000), scratch: kvm.mmap(-1, 0x8000) }
+    const settled = Math.min(100, Math.floor(perType / 4000))
     let done = 0
     let base = 0
     let files = 0
@@ -90,7 +91,7 @@ export async function fuzz(calls: number, seed: number, types: readonly VmType[]
       done += oneVm(kvm, type, shared, random, table, cells, report, Math.min(2000, perType - done), round)
       // Everything a VM held is given back with its last descriptor; the high-water mark is reached after a few of them.
       const open = kvm.kernel.files.filter((f) => f !== null).length
-      if (round === 9) {
+      if (round === settled) {
         base = kvm.kernel.core.memory.buffer.byteLength
         files = open
       }
