@@ -89,5 +89,6 @@ export const exitConstants = {
   EINTR: 4,
   EINVAL: 22,
   EFAULT: 14,
+  MEMORY_EXIT_PRIVATE: 8,
   EIO: 5,
 } as const

@@ -62,9 +62,16 @@ import {
   SEG_SS,
   SEG_TR,
   STOP_EXIT,
+  STOP_MEMORY_FAULT,
+  STOP_RING_FULL,
   STOP_SHUTDOWN,
   STOP_UNIMPLEMENTED,
   UNIMPLEMENTED_DELIVERY_MMIO,
+  VCPU_KVM,
+  VKVM_AGAIN,
+  VKVM_AGAIN_ERROR,
+  VKVM_AGAIN_FLAGS,
+  VKVM_AGAIN_VECTOR,
 } from '../generated/layout'
 import { instructionRip } from '../execute/operands'
 import { sysRead } from '../memory/access'
@@ -191,6 +198,21 @@ export function deliverTrap(s: usize, bits: u32): u32 {
   return deliverEvent(s, EXC_DB, 0, EXCF_TRAP, load<u64>(s, CPU_RIP))
 }
 
+/** Delivers the event that a memory fault or a full dirty ring kept from being delivered. 0, or STOP_*. */
+export function deliverAgain(s: usize): u32 {
+  const k = s + VCPU_KVM
+  store<u32>(k, 0, VKVM_AGAIN)
+  store<u32>(s, 0, CPU_LEAVE)
+  store<u32>(s, 0, CPU_STOP_REASON)
+  return deliverEvent(
+    s,
+    load<u32>(k, VKVM_AGAIN_VECTOR),
+    load<u32>(k, VKVM_AGAIN_ERROR),
+    load<u32>(k, VKVM_AGAIN_FLAGS),
+    load<u64>(s, CPU_RIP),
+  )
+}
+
 function deliverEvent(s: usize, vector: u32, error: u32, flags: u32, ret: u64): u32 {
   store<u32>(s, 0, CPU_INTERRUPT_SHADOW)
   store<u32>(s, 0, CPU_PENDING_DB)
@@ -209,6 +231,14 @@ function deliverEvent(s: usize, vector: u32, error: u32, flags: u32, ret: u64): 
     if (load<u32>(s, CPU_LEAVE) != LEAVE_FAULT) {
       // Out of memory, a named stop, or a descriptor or stack in MMIO (KVM_INTERNAL_ERROR_DELIVERY_EV).
       const why = load<u32>(s, CPU_STOP_REASON)
+      if (why == STOP_MEMORY_FAULT || why == STOP_RING_FULL) {
+        // As KVM injects again what the exit interrupted (svm_complete_interrupts).
+        const k = s + VCPU_KVM
+        store<u32>(k, 1, VKVM_AGAIN)
+        store<u32>(k, vector, VKVM_AGAIN_VECTOR)
+        store<u32>(k, error, VKVM_AGAIN_ERROR)
+        store<u32>(k, flags, VKVM_AGAIN_FLAGS)
+      }
       if (why == 0 || why == STOP_EXIT) unimplementedFeature(s, 0, UNIMPLEMENTED_DELIVERY_MMIO)
       return load<u32>(s, CPU_STOP_REASON)
     }

@@ -1,6 +1,7 @@
 /** Exits to userspace: the bytes of struct kvm_run (Linux 7.3 uapi/linux/kvm.h; offsets in spec/exits.ts). */
 import { getFlags } from '../cpu/flags'
 import {
+  KVM_EXIT_DIRTY_RING_FULL,
   KVM_EXIT_FAIL_ENTRY,
   KVM_EXIT_HLT,
   KVM_EXIT_INTERNAL_ERROR,
@@ -8,12 +9,14 @@ import {
   KVM_EXIT_IO,
   KVM_EXIT_IOAPIC_EOI,
   KVM_EXIT_IRQ_WINDOW_OPEN,
+  KVM_EXIT_MEMORY_FAULT,
   KVM_EXIT_MMIO,
   KVM_EXIT_SHUTDOWN,
   KVM_EXIT_SYSTEM_EVENT,
   KVM_INTERNAL_EMULATION,
   KVM_INTERNAL_DELIVERY_EV,
   KVM_INTERNAL_UNEXPECTED_EXIT_REASON,
+  KVM_MEMORY_EXIT_PRIVATE,
   KVM_SYSTEM_EVENT_SEV_TERM,
   RUN_APIC_BASE,
   RUN_CR8,
@@ -34,6 +37,9 @@ import {
   RUN_IO_DIRECTION,
   RUN_IO_PORT,
   RUN_IO_SIZE,
+  RUN_MEMORY_FLAGS,
+  RUN_MEMORY_GPA,
+  RUN_MEMORY_SIZE,
   RUN_MMIO_ADDRESS,
   RUN_MMIO_DATA,
   RUN_MMIO_IS_WRITE,
@@ -97,6 +103,20 @@ export function exitIntr(s: usize): void {
 }
 export function exitWindow(s: usize): void {
   stopForExit(s, KVM_EXIT_IRQ_WINDOW_OPEN)
+}
+
+/** kvm_prepare_memory_fault_exit; KVM_RUN returns -EFAULT. */
+export function exitMemoryFault(s: usize, page: u64, secret: bool): void {
+  const run = runOf(s)
+  store<u64>(run, secret ? KVM_MEMORY_EXIT_PRIVATE : 0, RUN_MEMORY_FLAGS)
+  store<u64>(run, page & ~0xfff, RUN_MEMORY_GPA)
+  store<u64>(run, 4096, RUN_MEMORY_SIZE)
+  store<u32>(run, KVM_EXIT_MEMORY_FAULT, RUN_EXIT_REASON)
+}
+
+/** kvm_dirty_ring_check_request. */
+export function exitRingFull(s: usize): void {
+  store<u32>(runOf(s), KVM_EXIT_DIRTY_RING_FULL, RUN_EXIT_REASON)
 }
 
 /** Split irqchip: userspace's IOAPIC must see this EOI. */

@@ -2,7 +2,7 @@
  * KVM_RUN: completes what userspace was asked for, runs, and fills struct kvm_run (kvm_arch_vcpu_ioctl_run and vcpu_run of
  * Linux 7.3 arch/x86/kvm/x86.c). Blocking is virtual: a halted vCPU lets time jump to the next deadline.
  */
-import { deliverException } from '../cpu/exceptions'
+import { deliverAgain, deliverException } from '../cpu/exceptions'
 import { getFlags } from '../cpu/flags'
 import { execute } from '../generated/execute'
 import { RUN_IMMEDIATE_EXIT, RUN_REQUEST_INTERRUPT_WINDOW } from '../generated/kvm'
@@ -16,6 +16,7 @@ import {
   CPU_RIP,
   CPU_SLICE_END,
   CPU_STOP_DETAIL,
+  CPU_STOP_INFO,
   CPU_STOP_REASON,
   CPU_STOP_NAME,
   CPU_TRIPLE_FAULT,
@@ -26,10 +27,13 @@ import {
   STOP_EVENT,
   STOP_EXIT,
   STOP_FETCH_MMIO,
+  STOP_MEMORY_FAULT,
   STOP_OUT_OF_MEMORY,
+  STOP_RING_FULL,
   STOP_SHUTDOWN,
   STOP_UNIMPLEMENTED,
   UNIMPLEMENTED_DELIVERY_MMIO,
+  VKVM_AGAIN,
   VKVM_BLOCKED_AT,
   VKVM_BLOCKED_ONCE,
   VKVM_INJECT_GP,
@@ -52,15 +56,28 @@ import { apReset } from './ap'
 import { complete } from './complete'
 import { exitStep, singleStepping } from './debug'
 import { acceptInit, expireTimers, injected, injectedEvents, nearestDeadline, rearm, wakes } from './events'
-import { exitEmulation, exitIntr, exitShutdown, exitVectoring, exitWindow, saveRunState, userApic, windowOpen } from './exits'
+import {
+  exitEmulation,
+  exitIntr,
+  exitMemoryFault,
+  exitRingFull,
+  exitShutdown,
+  exitVectoring,
+  exitWindow,
+  saveRunState,
+  userApic,
+  windowOpen,
+} from './exits'
 import { unmapGhcb } from './ghcb'
 import { esEnter, esLeave } from './vmsa'
 import { chipOf, clearEvent, isSevEs, NEVER, runOf, signal, vkvm, vmOf } from './state'
 import { giveClock, now, takeClock } from './time'
+import { ringFull, ringRun } from '../memory/dirty-ring'
 
 const EINTR: i32 = -4
 const IF: u64 = 0x200
 const ENOMEM: i32 = -12
+const EFAULT: i32 = -14
 
 /** Timers that fire without waking a halted vCPU, per call: then the host looks after the others. */
 const FUTILE_SKIPS: u32 = 10000
@@ -167,6 +184,10 @@ function loop(s: usize, started: u64): i32 {
       clearEvent(s, EVENT_KICK)
       return interrupted(s, WHY_KICK)
     }
+    if (ringFull(vmOf(s), s)) {
+      exitRingFull(s)
+      return 0
+    }
     if (load<u8>(runOf(s), RUN_REQUEST_INTERRUPT_WINDOW) != 0 && userApic(s)) {
       if (windowOpen(s)) {
         exitWindow(s)
@@ -187,6 +208,7 @@ function loop(s: usize, started: u64): i32 {
       store<u32>(k, 0, VKVM_INJECT_GP)
       stop = deliverException(s, EXC_GP, true, 0)
     }
+    if (stop == 0 && load<u32>(k, VKVM_AGAIN)) stop = deliverAgain(s)
     if (stop == 0) {
       execute(s)
       stop = load<u32>(s, CPU_STOP_REASON)
@@ -210,6 +232,12 @@ function loop(s: usize, started: u64): i32 {
         return 0
       case STOP_OUT_OF_MEMORY: // the size budget: as when the host has no page for a fault
         return ENOMEM
+      case STOP_MEMORY_FAULT:
+        exitMemoryFault(s, load<u64>(s, CPU_STOP_DETAIL), load<u64>(s, CPU_STOP_INFO) != 0)
+        return EFAULT
+      case STOP_RING_FULL:
+        exitRingFull(s)
+        return 0
       case STOP_SHUTDOWN: {
         exitShutdown(s)
         // shutdown_interception: the VMCB is undefined now, an ordinary vCPU gets INIT; RIP stays readable for the report
@@ -239,6 +267,7 @@ export function vcpuRun(s: usize, maxInstructions: u64): i32 {
   const immediate = load<u8>(runOf(s), RUN_IMMEDIATE_EXIT) != 0
   store<i32>(k, WHY_NONE, VKVM_WHY)
   takeClock(s)
+  ringRun(s)
   if (chip) store<u32>(chip, <u32>s, CHIP_RUNNING)
   const icount = load<u64>(s, CPU_ICOUNT)
   const room = NEVER - icount
@@ -253,6 +282,7 @@ export function vcpuRun(s: usize, maxInstructions: u64): i32 {
   }
   saveRunState(s)
   esLeave(s)
+  ringRun(0)
   if (chip) store<u32>(chip, 0, CHIP_RUNNING)
   giveClock(s)
   return result

@@ -25,6 +25,7 @@ import {
   VM_VCPUS,
 } from '../generated/layout'
 import { allocArena, allocPages, freeArena, freePages, pagesFor } from '../memory/frames'
+import { ringCreate, ringFree } from '../memory/dirty-ring'
 import { slotsFree } from '../memory/slots'
 import { vcpuRegister, vcpuUnregister } from '../memory/vcpus'
 import { isBsp } from './ap'
@@ -77,7 +78,8 @@ export function vcpuCreate(vm: usize, id: u32): usize {
   store<u32>(s, <u32>vm, CPU_VM)
   store<u32>(s, id, CPU_ID)
   store<u32>(s, count, CPU_INDEX)
-  if (!vcpuRegister(s)) {
+  if (!ringCreate(vm, s) || !vcpuRegister(s)) {
+    ringFree(vm, s)
     freeArena(s)
     return 0
   }
@@ -99,6 +101,7 @@ export function vcpuDestroy(s: usize): void {
   const vm = vmOf(s)
   store<u32>(vm + VM_VCPUS + ((<usize>load<u32>(s, CPU_INDEX)) << 2), 0)
   vmsaFree(s)
+  ringFree(vm, s)
   vcpuUnregister(s)
   freeArena(s)
 }

@@ -68,3 +68,17 @@ export function backingFrame(b: usize, page: u32): usize {
   }
   return frame
 }
+
+/** Allocates a page range (fallocate); false = out of memory. */
+export function backingFill(b: usize, first: u32, count: u32): bool {
+  for (let i: u32 = 0; i < count; i++) if (backingFrame(b, first + i) == 0) return false
+  return true
+}
+
+/** FALLOC_FL_PUNCH_HOLE: the part of the range that lies in the backing reads as zero afterwards. */
+export function backingPunch(b: usize, first: u32, count: u32): void {
+  const pages = load<u32>(b, BACKING_PAGES)
+  if (first >= pages) return
+  flushEverywhere()
+  backingDiscard(b, first, count < pages - first ? count : pages - first)
+}

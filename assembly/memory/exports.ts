@@ -1,8 +1,10 @@
 /** Exports of the memory room. */
 export { allocArena, allocPages, frameAlloc, frameFree, freeArena, freePages, memoryInit, memoryTop } from './frames'
 export { vcpuRegister, vcpuUnregister } from './vcpus'
-export { backingCreate, backingDiscard, backingFree, backingRetain } from './backing'
-export { dirtyLog, slotFind, slotSet, slotsFree } from './slots'
+export { backingCreate, backingDiscard, backingFill, backingFree, backingPunch, backingRetain } from './backing'
+export { dirtyClear, dirtyLog, gpaFault, slotBind, slotFind, slotSet, slotsFree, slotUnbind } from './slots'
+export { isPrivate, privateSet } from './attributes'
+export { ringReset } from './dirty-ring'
 export { flushEverywhere, flushTlb, flushTlbLocal, invalidatePage, selectTlb } from './tlb'
 export { setKey } from './views'
 export { backingInfo, backingRead, backingWrite, gpaRead, gpaWrite, pspDecrypt, pspEncrypt, pspRead, pspWrite } from './physical'

@@ -7,7 +7,7 @@ import { BACKING_PAGES, FRAME_CODE, FRAME_FLAGS, FRAME_KEY, FRAME_TAMPERED, FRAM
 import { invalidateLines } from '../decode/cache'
 import { backingFrame, backingPeek } from './backing'
 import { frameInfo } from './frames'
-import { dirtyMark, MEM_READONLY, slotFind, slotFrame, slotPeek } from './slots'
+import { dirtyMark, hasShared, MEM_READONLY, slotFind, slotFrame, slotPeek } from './slots'
 import { convert, relabel, viewRead, viewWrite } from './views'
 
 const EFAULT: i32 = -14
@@ -149,7 +149,7 @@ export function gpaRead(vm: usize, gpa: u64, to: usize, n: u32): bool {
   while (n != 0) {
     const size = pieceOf(gpa, n)
     const slot = slotFind(vm, gpa)
-    if (slot == 0) return false
+    if (slot == 0 || !hasShared(slot)) return false
     const frame = slotPeek(slot, gpa)
     if (frame == 0) memory.fill(to, 0, <usize>size)
     else viewRead(frame + <usize>(gpa & 0xfff), to, <usize>size, 0)
@@ -165,10 +165,10 @@ export function gpaWrite(vm: usize, gpa: u64, from: usize, n: u32): bool {
   while (n != 0) {
     const size = pieceOf(gpa, n)
     const slot = slotFind(vm, gpa)
-    if (slot == 0 || load<u32>(slot, SLOT_FLAGS) & MEM_READONLY) return false
+    if (slot == 0 || load<u32>(slot, SLOT_FLAGS) & MEM_READONLY || !hasShared(slot)) return false
     const frame = slotFrame(slot, gpa)
     if (frame == 0) return false
-    dirtyMark(slot, gpa)
+    dirtyMark(vm, slot, gpa)
     put(frame + <usize>(gpa & 0xfff), from, size, 0)
     from += <usize>size
     gpa += <u64>size

@@ -12,17 +12,25 @@ import {
   SLOT_GPA,
   SLOT_ID,
   SLOT_OFFSET_PAGES,
+  SLOT_PRIVATE,
+  SLOT_PRIVATE_OFFSET,
   SLOT_SIZE,
+  VM_MANUAL_PROTECT,
+  VM_RING_ENTRIES,
+  VM_SLOT_CAPACITY,
   VM_SLOTS,
   VM_SLOT_COUNT,
   VM_SLOT_MAP,
 } from '../generated/layout'
+import { isPrivate, privateFree } from './attributes'
 import { backingFrame, backingFree, backingPeek, backingRetain } from './backing'
+import { ringPush } from './dirty-ring'
 import { allocPages, freePages, pagesFor } from './frames'
 import { flushEverywhere } from './tlb'
 
-const SLOTS_MAX: u32 = 512
-const SLOTS_PAGES: u32 = 8 // 512 * 64 bytes
+const SLOTS_FIRST: u32 = 512
+/** KVM_USER_MEM_SLOTS. */
+const SLOTS_MAX: u32 = 32764
 const MAP_PAGES: u32 = 2 // 4096 * u16
 const MAP_REACH: u64 = 0x200000000 // 8 GiB
 const SEVERAL: u16 = 0xffff
@@ -30,9 +38,15 @@ const SEVERAL: u16 = 0xffff
 /** KVM_MEM_* (include/uapi/linux/kvm.h). */
 export const MEM_LOG_DIRTY: u32 = 1
 export const MEM_READONLY: u32 = 2
+/** Our own: no memory of the VMM behind userspace_addr; all accesses go to the guest_memfd (KVM_MEMSLOT_GMEM_ONLY). */
+export const SLOT_NO_SHARED: u32 = 1 << 30
+export const SLOT_GMEM_ONLY: u32 = 1 << 31
+/** No frame: memory the page should come from is not there (see memoryFrame). */
+export const MISMATCH: usize = 1
 
 const ENOENT: i32 = -2
 const ENOMEM: i32 = -12
+const EFAULT: i32 = -14
 const EEXIST: i32 = -17
 const EINVAL: i32 = -22
 const ENOSPC: i32 = -28
@@ -82,6 +96,31 @@ export function slotFrame(slot: usize, gpa: u64): usize {
   return backingFrame(<usize>load<u32>(slot, SLOT_BACKING), page)
 }
 
+/**
+ * Frame of `gpa` for an access of the guest: of the guest_memfd if the page's attribute is private, else of the VMM's mapping
+ * (kvm_mmu_faultin_pfn). 0 = out of memory, MISMATCH = nothing there.
+ */
+export function memoryFrame(vm: usize, slot: usize, gpa: u64): usize {
+  const flags = load<u32>(slot, SLOT_FLAGS)
+  if ((flags & SLOT_GMEM_ONLY) == 0 && !isPrivate(vm, gpa)) return flags & SLOT_NO_SHARED ? MISMATCH : slotFrame(slot, gpa)
+  const b = <usize>load<u32>(slot, SLOT_PRIVATE)
+  if (b == 0) return MISMATCH
+  return backingFrame(b, <u32>((gpa - load<u64>(slot, SLOT_GPA)) >> 12) + load<u32>(slot, SLOT_PRIVATE_OFFSET))
+}
+
+/** kvm_write_guest and kvm_read_guest go through the VMM's mapping. */
+export function hasShared(slot: usize): bool {
+  return (load<u32>(slot, SLOT_FLAGS) & SLOT_NO_SHARED) == 0
+}
+
+/** KVM_PRE_FAULT_MEMORY of one page: 0, -ENOENT (MMIO), -EFAULT or -ENOMEM. */
+export function gpaFault(vm: usize, gpa: u64): i32 {
+  const slot = slotFind(vm, gpa)
+  if (slot == 0) return isPrivate(vm, gpa) ? EFAULT : ENOENT
+  const frame = memoryFrame(vm, slot, gpa)
+  return frame == 0 ? ENOMEM : frame == MISMATCH ? EFAULT : 0
+}
+
 /** The same without allocating: 0 = never touched. */
 export function slotPeek(slot: usize, gpa: u64): usize {
   const page = <u32>((gpa - load<u64>(slot, SLOT_GPA)) >> 12) + load<u32>(slot, SLOT_OFFSET_PAGES)
@@ -124,10 +163,15 @@ function overlaps(vm: usize, self: usize, gpa: u64, size: u64): bool {
 /** What KVM_SET_USER_MEMORY_REGION allows (__kvm_set_memory_region): create, delete (size 0), move, change LOG_DIRTY. */
 export function slotSet(vm: usize, id: u32, gpa: u64, size: u64, flags: u32, backing: usize, offsetPages: u32): i32 {
   if (load<u32>(vm, VM_SLOTS) == 0) {
-    const slots = allocPages(SLOTS_PAGES)
+    const slots = allocPages(slotPages(SLOTS_FIRST))
     const map = allocPages(MAP_PAGES)
-    if (slots == 0 || map == 0) return ENOMEM
+    if (slots == 0 || map == 0) {
+      freePages(slots, slotPages(SLOTS_FIRST))
+      freePages(map, MAP_PAGES)
+      return ENOMEM
+    }
     store<u32>(vm, <u32>slots, VM_SLOTS)
+    store<u32>(vm, SLOTS_FIRST, VM_SLOT_CAPACITY)
     store<u32>(vm, <u32>map, VM_SLOT_MAP)
   }
   let slot = slotById(vm, id)
@@ -165,6 +209,10 @@ export function slotSet(vm: usize, id: u32, gpa: u64, size: u64, flags: u32, bac
     if (bitmap == 0) {
       store<u32>(slot, flags & ~MEM_LOG_DIRTY, SLOT_FLAGS)
       result = ENOMEM
+    } else if (load<u32>(vm, VM_MANUAL_PROTECT) & 2) {
+      const pages = size >> 12
+      memory.fill(bitmap, 0xff, <usize>(pages >> 3))
+      if (pages & 7) store<u8>(bitmap + <usize>(pages >> 3), ((<u8>1) << (<u8>(pages & 7))) - 1)
     }
     store<u32>(slot, <u32>bitmap, SLOT_DIRTY_BITMAP)
   }
@@ -181,19 +229,61 @@ function unused(vm: usize): usize {
     if (load<u32>(slot, SLOT_BACKING) == 0) return slot
   }
   if (n == SLOTS_MAX) return 0
+  if (n == load<u32>(vm, VM_SLOT_CAPACITY) && !grow(vm)) return 0
   store<u32>(vm, n + 1, VM_SLOT_COUNT)
-  return slots + <usize>n * SIZEOF_SLOT
+  return <usize>load<u32>(vm, VM_SLOTS) + <usize>n * SIZEOF_SLOT
+}
+
+/** Twice as many slots. */
+function grow(vm: usize): bool {
+  const have = load<u32>(vm, VM_SLOT_CAPACITY)
+  const old = <usize>load<u32>(vm, VM_SLOTS)
+  const slots = allocPages(slotPages(have * 2))
+  if (slots == 0) return false
+  memory.copy(slots, old, <usize>have * SIZEOF_SLOT)
+  freePages(old, slotPages(have))
+  store<u32>(vm, <u32>slots, VM_SLOTS)
+  store<u32>(vm, have * 2, VM_SLOT_CAPACITY)
+  return true
+}
+
+function slotPages(entries: u32): u32 {
+  return pagesFor(<u64>entries * <u64>SIZEOF_SLOT)
+}
+
+/** Binds a guest_memfd to a slot just made (kvm_gmem_bind); `flags` SLOT_NO_SHARED, SLOT_GMEM_ONLY. */
+export function slotBind(vm: usize, id: u32, gmem: usize, offsetPages: u32, flags: u32): void {
+  const slot = slotById(vm, id)
+  if (slot == 0 || gmem == 0) return
+  backingRetain(gmem)
+  store<u32>(slot, <u32>gmem, SLOT_PRIVATE)
+  store<u32>(slot, offsetPages, SLOT_PRIVATE_OFFSET)
+  store<u32>(slot, load<u32>(slot, SLOT_FLAGS) | (flags & (SLOT_NO_SHARED | SLOT_GMEM_ONLY)), SLOT_FLAGS)
+  flushEverywhere()
+}
+
+/** The guest_memfd is closed: its slots lose their private memory (kvm_gmem_release). */
+export function slotUnbind(vm: usize, id: u32): void {
+  const slot = slotById(vm, id)
+  if (slot == 0) return
+  const gmem = <usize>load<u32>(slot, SLOT_PRIVATE)
+  store<u32>(slot, 0, SLOT_PRIVATE)
+  flushEverywhere()
+  if (gmem != 0) backingFree(gmem)
 }
 
 function remove(slot: usize): void {
   dropBitmap(slot)
   const b = <usize>load<u32>(slot, SLOT_BACKING)
+  const gmem = <usize>load<u32>(slot, SLOT_PRIVATE)
   memory.fill(slot, 0, SIZEOF_SLOT)
   backingFree(b)
+  if (gmem != 0) backingFree(gmem)
 }
 
 /** Takes all slots of a dying VM down. */
 export function slotsFree(vm: usize): void {
+  privateFree(vm)
   const slots = <usize>load<u32>(vm, VM_SLOTS)
   if (slots == 0) return
   const n = load<u32>(vm, VM_SLOT_COUNT)
@@ -202,7 +292,7 @@ export function slotsFree(vm: usize): void {
     if (load<u32>(slot, SLOT_BACKING) != 0) remove(slot)
   }
   flushEverywhere()
-  freePages(slots, SLOTS_PAGES)
+  freePages(slots, slotPages(load<u32>(vm, VM_SLOT_CAPACITY)))
   freePages(<usize>load<u32>(vm, VM_SLOT_MAP), MAP_PAGES)
   store<u32>(vm, 0, VM_SLOTS)
   store<u32>(vm, 0, VM_SLOT_MAP)
@@ -210,8 +300,8 @@ export function slotsFree(vm: usize): void {
 }
 
 /**
- * Copies bytes [offset, offset + most) of a slot's dirty bitmap to `to` and clears them (KVM_GET_DIRTY_LOG; a multiple of
- * 8 bytes in all, as the kernel copies whole longs). Bytes copied, or a negative errno.
+ * Copies bytes [offset, offset + most) of a slot's dirty bitmap to `to` and, without manual protection, clears them
+ * (KVM_GET_DIRTY_LOG; a multiple of 8 bytes in all, as the kernel copies whole longs). Bytes copied, or a negative errno.
  */
 export function dirtyLog(vm: usize, id: u32, to: usize, offset: u32, most: u32): i32 {
   const slot = slotById(vm, id)
@@ -222,16 +312,46 @@ export function dirtyLog(vm: usize, id: u32, to: usize, offset: u32, most: u32):
   if (offset >= all) return 0
   const n = all - offset < most ? all - offset : most
   memory.copy(to, bitmap + <usize>offset, <usize>n)
+  if (load<u32>(vm, VM_MANUAL_PROTECT) & 1) return <i32>n
   memory.fill(bitmap + <usize>offset, 0, <usize>n)
   flushEverywhere() // the next store to each page must take the slow path again
   return <i32>n
 }
 
-/** Notes a store to `gpa`, when its slot logs. */
-export function dirtyMark(slot: usize, gpa: u64): void {
+/** KVM_CLEAR_DIRTY_LOG: clears the bits set in the `n` bytes at `from`, which stand for the pages from byte `offset` of the bitmap on. */
+export function dirtyClear(vm: usize, id: u32, from: usize, offset: u32, n: u32): i32 {
+  const slot = slotById(vm, id)
+  if (slot == 0) return ENOENT
+  const bitmap = <usize>load<u32>(slot, SLOT_DIRTY_BITMAP)
+  if (bitmap == 0) return ENOENT
+  const all = bitmapPages(slot) << 12
+  for (let i: u32 = 0; i < n && offset + i < all; i++) {
+    const at = bitmap + <usize>(offset + i)
+    store<u8>(at, load<u8>(at) & ~load<u8>(from + <usize>i))
+  }
+  flushEverywhere()
+  return 0
+}
+
+/** Write-protects one page again (kvm_reset_dirty_gfn). The caller flushes. */
+export function dirtyReset(vm: usize, id: u32, page: u64): void {
+  const slot = slotById(vm, id)
+  if (slot == 0 || page >= load<u64>(slot, SLOT_SIZE) >> 12) return
+  const bitmap = <usize>load<u32>(slot, SLOT_DIRTY_BITMAP)
+  if (bitmap == 0) return
+  const at = bitmap + <usize>(page >> 3)
+  store<u8>(at, load<u8>(at) & ~(<u8>(1 << ((page & 7) as u8))))
+}
+
+/** Notes a store to `gpa`, when its slot logs. With a dirty ring the bitmap is what is not write-protected. */
+export function dirtyMark(vm: usize, slot: usize, gpa: u64): void {
   const bitmap = <usize>load<u32>(slot, SLOT_DIRTY_BITMAP)
   if (bitmap == 0) return
   const page = (gpa - load<u64>(slot, SLOT_GPA)) >> 12
   const at = bitmap + <usize>(page >> 3)
-  store<u8>(at, load<u8>(at) | <u8>(1 << ((page & 7) as u8)))
+  const bit = <u8>(1 << ((page & 7) as u8))
+  const old = load<u8>(at)
+  if (old & bit) return
+  store<u8>(at, old | bit)
+  if (load<u32>(vm, VM_RING_ENTRIES)) ringPush(vm, load<u32>(slot, SLOT_ID), page)
 }

@@ -19,15 +19,34 @@ import {
   SLOT_DIRTY_BITMAP,
   SLOT_FLAGS,
   SLOT_GPA,
+  CPU_STOP_INFO,
   STOP_FETCH_MMIO,
+  STOP_MEMORY_FAULT,
   STOP_OUT_OF_MEMORY,
+  STOP_RING_FULL,
   VM_ASID,
   VM_IRQCHIP,
 } from '../generated/layout'
 import { raiseError, raisePageFault } from '../cpu/exceptions'
-import { EXEC, READ, walk, walkData, walkDirty, walkError, walkGpa, walkRestricted, WALK_FAULT, WALK_OK, WRITE } from '../paging/walk'
+import {
+  EXEC,
+  READ,
+  walk,
+  walkData,
+  walkDirty,
+  walkError,
+  walkGpa,
+  walkMissing,
+  WALK_MISSING,
+  walkRestricted,
+  WALK_FAULT,
+  WALK_OK,
+  WRITE,
+} from '../paging/walk'
 import { frameInfo } from './frames'
-import { dirtyMark, MEM_READONLY, slotFind, slotFrame } from './slots'
+import { isPrivate } from './attributes'
+import { ringNews } from './dirty-ring'
+import { dirtyMark, MEM_READONLY, memoryFrame, MISMATCH, slotFind } from './slots'
 import {
   CR0_WP,
   CR4_SMEP,
@@ -75,6 +94,12 @@ function stop(s: usize, reason: u32, detail: u64): u32 {
   store<u64>(s, detail, CPU_STOP_DETAIL)
   store<u32>(s, LEAVE_EXIT_RETRY, CPU_LEAVE)
   return LEFT
+}
+
+/** KVM_EXIT_MEMORY_FAULT: the access is private exactly where the attribute says so, and finds no such memory. */
+function memoryFault(s: usize, page: u64): u32 {
+  store<u64>(s, isPrivate(<usize>load<u32>(s, CPU_VM), page) ? 1 : 0, CPU_STOP_INFO)
+  return stop(s, STOP_MEMORY_FAULT, page)
 }
 
 /** Whether `va` is canonical for the paging mode; always true outside of long mode. */
@@ -158,6 +183,7 @@ export function translate(s: usize, va: u64, how: u32): u32 {
 
   const walked = walk(s, va, access, array == USER, array == SMAP, false)
   if (walked != WALK_OK) {
+    if (walked == WALK_MISSING) return memoryFault(s, walkMissing)
     if (walked != WALK_FAULT) return stop(s, STOP_OUT_OF_MEMORY, va)
     raisePageFault(s, va, walkError)
     return LEFT
@@ -165,17 +191,23 @@ export function translate(s: usize, va: u64, how: u32): u32 {
   const page = walkGpa
   gpa = page | (va & 0xfff)
   const slot: usize = isApicPage(s, page) ? 0 : slotFind(<usize>load<u32>(s, CPU_VM), page)
-  if (slot == 0) return access == EXEC ? stop(s, STOP_FETCH_MMIO, gpa) : MMIO
+  const vm = <usize>load<u32>(s, CPU_VM)
+  if (slot == 0) {
+    if (isPrivate(vm, page)) return memoryFault(s, page)
+    return access == EXEC ? stop(s, STOP_FETCH_MMIO, gpa) : MMIO
+  }
+  const frame = memoryFrame(vm, slot, page)
+  if (frame == MISMATCH) return memoryFault(s, page)
+  if (frame == 0) return stop(s, STOP_OUT_OF_MEMORY, gpa)
   const readonly = (load<u32>(slot, SLOT_FLAGS) & MEM_READONLY) != 0
   if (readonly && access == WRITE) return MMIO
-  const frame = slotFrame(slot, page)
-  if (frame == 0) return stop(s, STOP_OUT_OF_MEMORY, gpa)
 
   const info = frameInfo(frame)
   if (access == WRITE) {
-    dirtyMark(slot, page)
+    dirtyMark(vm, slot, page)
     store<u8>(info, load<u8>(info, FRAME_DIRTY) | 1, FRAME_DIRTY)
   }
+  if (ringNews(s)) return stop(s, STOP_RING_FULL, gpa) // pushed and full: the access is made after userspace has collected
   let data = walkData | <u32>frame | L2_VALID
   if (walkDirty && !readonly && (access == WRITE || ((load<u8>(info, FRAME_DIRTY) & 1) != 0 && isLogged(slot, page)))) data |= L2_STORE
   if (walkRestricted) return finish(s, va, data, array, access, false)

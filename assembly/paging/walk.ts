@@ -22,7 +22,8 @@ import {
   VM_PHYS_MASK,
 } from '../generated/layout'
 import { frameInfo } from '../memory/frames'
-import { dirtyMark, MEM_READONLY, slotFind, slotFrame } from '../memory/slots'
+import { dirtyMark, MEM_READONLY, memoryFrame, MISMATCH, slotFind } from '../memory/slots'
+import { isPrivate } from '../memory/attributes'
 import { CR0_WP, CR4_SMEP, L2_GLOBAL, L2_LARGE, L2_PRIVATE, L2_U, L2_W, L2_X, noteLarge, pscEntry, pscTag } from '../memory/tlb'
 import { convert, matches } from '../memory/views'
 import { invalidateLines } from '../decode/cache'
@@ -37,6 +38,10 @@ export const WALK_OK: u32 = 0
 export const WALK_FAULT: u32 = 1
 /** No frame for a page table: the budget is spent. */
 export const WALK_MEMORY: u32 = 2
+
+/** A page table lies in memory that is not there (walkMissing): private without guest_memfd, or the reverse. */
+export const WALK_MISSING: u32 = 5
+export let walkMissing: u64 = 0
 
 /** Word 12 of a PSC entry holds L2_W, L2_U and L2_X of the way there, and this: it leads to the directory of a 2 MiB page. */
 const PSC_LEVEL2: u32 = 1
@@ -93,11 +98,15 @@ function reserved(level: u32, leaf: bool, long: bool): u64 {
   return level == 2 && leaf ? 0x1fe000 : 0
 }
 
-/** Linear address of the table page at `gpa`, in the form the walker reads; 0 = no slot, 1 = out of memory. */
+/** Linear address of the table page at `gpa`, in the form the walker reads; 0 = no slot, 1 = out of memory, 2 = WALK_MISSING. */
 function tableFrame(vm: usize, gpa: u64, key: u32): usize {
   const slot = slotFind(vm, gpa)
+  const frame = slot != 0 ? memoryFrame(vm, slot, gpa) : isPrivate(vm, gpa) ? MISMATCH : 0
+  if (frame == MISMATCH) {
+    walkMissing = gpa
+    return 2
+  }
   if (slot == 0) return 0
-  const frame = slotFrame(slot, gpa)
   if (frame == 0) return 1
   if (!matches(frame, key)) convert(frame, key)
   return frame
@@ -107,7 +116,7 @@ function tableFrame(vm: usize, gpa: u64, key: u32): usize {
 function tableStore(vm: usize, gpa: u64, at: usize): bool {
   const slot = slotFind(vm, gpa)
   if (load<u32>(slot, SLOT_FLAGS) & MEM_READONLY) return false
-  dirtyMark(slot, gpa)
+  dirtyMark(vm, slot, gpa)
   const info = frameInfo(at)
   store<u8>(info, load<u8>(info, FRAME_DIRTY) | 1, FRAME_DIRTY)
   const lines = load<u32>(info, FRAME_CODE) & (1 << (((at >> 7) & 31) as u32))
@@ -188,7 +197,7 @@ export function walk(s: usize, va: u64, access: u32, user: bool, smap: bool, qui
   let usePsc = true
   while (true) {
     const result = attempt(s, vm, va, access, user, smap, quiet, physical, always, usePsc)
-    if (result < AGAIN) return result
+    if (result < AGAIN || result == WALK_MISSING) return result
     if (result == AGAIN_UNCACHED) usePsc = false
   }
 }
@@ -227,6 +236,7 @@ function attempt(
     if (!cached) {
       table = tableFrame(vm, tableGpa & ~0xfff, key)
       if (table == 1) return WALK_MEMORY
+      if (table == 2) return WALK_MISSING
       if (table == 0) return fault(s, ERROR_P | ERROR_RSVD, access, user) // reads as all ones
       table += <usize>(tableGpa & 0xfff) // PAE: 32-byte aligned PDPT
       if (level <= 2 && !quiet) {
@@ -299,6 +309,7 @@ function walk32(s: usize, vm: usize, va: u64, access: u32, user: bool, smap: boo
     while (!retry) {
       const table = tableFrame(vm, tableGpa, key)
       if (table == 1) return WALK_MEMORY
+      if (table == 2) return WALK_MISSING
       if (table == 0) return fault(s, ERROR_P, access, user)
       const at = table + ((<usize>((va >> (level == 2 ? 22 : 12)) & 1023)) << 2)
       const entry = load<u32>(at)

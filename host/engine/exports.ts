@@ -10,6 +10,15 @@ export interface CoreExports {
   backingWrite(backing: number, offset: bigint, from: number, n: number): number
   slotSet(vm: number, id: number, gpa: bigint, size: bigint, flags: number, backing: number, offsetPages: number): number
   dirtyLog(vm: number, id: number, to: number, offset: number, most: number): number
+  dirtyClear(vm: number, id: number, from: number, offset: number, n: number): number
+  ringReset(vm: number): number
+  slotBind(vm: number, id: number, gmem: number, offsetPages: number, flags: number): void
+  slotUnbind(vm: number, id: number): void
+  gpaFault(vm: number, gpa: bigint): number
+  privateSet(vm: number, first: bigint, count: bigint, on: number): number
+  backingRetain(backing: number): void
+  backingFill(backing: number, first: number, count: number): number
+  backingPunch(backing: number, first: number, count: number): void
   pspEncrypt(backing: number, offset: bigint, n: number, asid: number): number
   pspRead(backing: number, offset: bigint, to: number, n: number, asid: number): number
   pspWrite(backing: number, offset: bigint, from: number, n: number, asid: number): number
@@ -72,6 +81,15 @@ export const CORE_EXPORTS = [
   'backingWrite',
   'slotSet',
   'dirtyLog',
+  'dirtyClear',
+  'ringReset',
+  'slotBind',
+  'slotUnbind',
+  'gpaFault',
+  'privateSet',
+  'backingRetain',
+  'backingFill',
+  'backingPunch',
   'pspEncrypt',
   'pspRead',
   'pspWrite',

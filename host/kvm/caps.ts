@@ -1,5 +1,6 @@
 /** KVM_CHECK_EXTENSION (virt/kvm/kvm_main.c, arch/x86/kvm/x86.c): answers of the system, and those that depend on the VM (facts/kvm.md 2.3). */
 import { CAP } from '../generated/kvm-abi.ts'
+import { guestMemfdFlags } from './guest-memfd.ts'
 import type { Kernel } from './kernel.ts'
 import { supportedVmTypes } from './vm-types.ts'
 import type { VmFd } from './vm.ts'
@@ -75,6 +76,9 @@ const PLAIN: Readonly<Record<number, number>> = {
   [CAP.KVM_CAP_MEMORY_FAULT_INFO]: 1,
   [CAP.KVM_CAP_USER_MEMORY2]: 1,
   [CAP.KVM_CAP_PRE_FAULT_MEMORY]: 1,
+  [CAP.KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2]: 3,
+  [CAP.KVM_CAP_DIRTY_LOG_RING]: 65536 * 16,
+  [CAP.KVM_CAP_DIRTY_LOG_RING_ACQ_REL]: 65536 * 16,
   [CAP.KVM_CAP_SET_GUEST_DEBUG2]: 0x1f0003,
 }
 
@@ -97,7 +101,7 @@ export function checkExtension(kernel: Kernel, vm: VmFd | null, cap: number): nu
     case CAP.KVM_CAP_GUEST_MEMFD:
       return old && vm !== null && !vm.hasPrivateMem ? 0 : 1
     case CAP.KVM_CAP_GUEST_MEMFD_FLAGS:
-      return old ? 0 : vm?.hasPrivateMem ? 1 : 3
+      return guestMemfdFlags(kernel, vm)
     case CAP.KVM_CAP_MULTI_ADDRESS_SPACE:
       return vm?.hasPrivateMem ? 1 : 2
     case CAP.KVM_CAP_MAX_VCPUS:

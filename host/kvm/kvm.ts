@@ -6,6 +6,7 @@ import { CAP, ERRNO, REQUEST, SEV_ISSUE_CMD, VM_TYPE } from '../generated/kvm-ab
 import { PROFILES, type Profile, type ProfileData } from '../policy/profiles.ts'
 import { type Linux, parseProfile, type PolicyType } from '../policy/table.ts'
 import { EventFd } from './eventfd.ts'
+import { GuestMemfd } from './guest-memfd.ts'
 import { type Host, type IoctlArgument, Kernel } from './kernel.ts'
 import type { Mapping } from './mapping.ts'
 import { SevFd } from './sev.ts'
@@ -116,8 +117,11 @@ export class Kvm {
     return 0
   }
 
-  /** `fd` -1: anonymous memory for slots and pointers; a vCPU: its `kvm_run` pages. */
-  mmap(fd: number, length: number): Mapping {
+  /**
+   * `fd` -1: anonymous memory for slots and pointers; a vCPU: its `kvm_run` pages, or from `offset` 64 pages on its dirty
+   * ring; a guest_memfd with GUEST_MEMFD_FLAG_MMAP.
+   */
+  mmap(fd: number, length: number, offset = 0): Mapping {
     const kernel = this.#kernel
     if (!(length > 0)) throw this.#error(kernel.refuse('EINVAL', 'mmap', 'length must be positive', 'mm/mmap.c'))
     if (fd === -1) {
@@ -126,7 +130,16 @@ export class Kvm {
       return mapping
     }
     const file = kernel.file(fd)
-    if (file instanceof VcpuFd) return file.mmap()
+    if (file instanceof VcpuFd) {
+      const mapping = file.mmap(length, offset)
+      if (typeof mapping === 'number') throw this.#error(mapping)
+      return mapping
+    }
+    if (file instanceof GuestMemfd) {
+      const mapping = file.mmap(length)
+      if (typeof mapping === 'number') throw this.#error(mapping)
+      return mapping
+    }
     throw this.#error(kernel.refuse(file === null ? 'EBADF' : 'ENODEV', 'mmap', `file descriptor ${fd} cannot be mapped`, 'mm/mmap.c'))
   }
 
@@ -134,9 +147,12 @@ export class Kvm {
     this.#kernel.memory.unmap(mapping)
   }
 
-  fallocate(fd: number, _mode: number, _offset: number | bigint, _length: number | bigint): number {
-    if (this.#kernel.file(fd) === null) return this.#kernel.refuse('EBADF', 'fallocate', `no file descriptor ${fd}`, 'fs/open.c')
-    return this.#kernel.unimplemented('fallocate', 'guest_memfd')
+  /** fallocate(2) on a guest_memfd: FALLOC_FL_KEEP_SIZE 1, FALLOC_FL_PUNCH_HOLE 2. */
+  fallocate(fd: number, mode: number, offset: number | bigint, length: number | bigint): number {
+    const file = this.#kernel.file(fd)
+    if (file === null) return this.#kernel.refuse('EBADF', 'fallocate', `no file descriptor ${fd}`, 'fs/open.c')
+    if (file instanceof GuestMemfd) return file.fallocate(mode, BigInt(offset), BigInt(length))
+    return this.#kernel.refuse('ENODEV', 'fallocate', 'not a regular file', 'fs/open.c vfs_fallocate')
   }
 
   /** Statistics and event file descriptors. */

@@ -36,7 +36,7 @@ export class Mapping {
   read(offset: number | bigint, n: number): Uint8Array<ArrayBuffer> {
     this.#check(Number(offset), n)
     const out = new Uint8Array(n)
-    this.readInto(Number(offset), out)
+    if (!this.readInto(Number(offset), out)) throw new CloisterError('ERR_FAULT', 'SIGBUS: these pages are not shared with the VMM')
     return out
   }
 
@@ -111,6 +111,12 @@ export class AddressSpace {
     const backing = this.#core.call.backingCreate(pages) >>> 0
     if (backing === 0) return null
     return this.#add(new Mapping(this.#core, this.#next, pages * PAGE, backing))
+  }
+
+  /** A mapping of a file's pages, which live in `backing`; 0: nothing that may be touched. */
+  file(length: number, backing: number): Mapping {
+    if (backing !== 0) this.#core.call.backingRetain(backing)
+    return this.#add(new Mapping(this.#core, this.#next, Math.ceil(length / PAGE) * PAGE, backing))
   }
 
   /** The pages of a vCPU. */

@@ -171,26 +171,35 @@ export const miscHandlers: readonly VcpuRow[] = [
         : tdxVcpuCommand(vcpu, bytes),
     { row: 'KVM_MEMORY_ENCRYPT_OP@vcpu', size: 24, nullable: true },
   ],
-  [
-    'KVM_PRE_FAULT_MEMORY',
-    (vcpu, bytes) => {
-      const view = viewOf(bytes)
-      const [gpa, size, flags] = [view.getBigUint64(0, true), view.getBigUint64(8, true), view.getBigUint64(16, true)]
-      const source = 'virt/kvm/kvm_main.c kvm_vcpu_pre_fault_memory'
-      if (flags !== 0n || (gpa & 0xfffn) !== 0n || (size & 0xfffn) !== 0n || size === 0n || gpa + size > 1n << 64n) {
-        return vcpu.kernel.refuse('EINVAL', 'KVM_PRE_FAULT_MEMORY', 'flags, alignment or range', source)
-      }
-      for (let done = 0n; done < size; done += 4096n) {
-        const at = gpa + done
-        const covered = [...vcpu.vm.slots.values()].some((slot) => at >= slot.gpa && at < slot.gpa + slot.size)
-        if (covered) continue
-        if (done === 0n) return vcpu.kernel.refuse('ENOENT', 'KVM_PRE_FAULT_MEMORY', 'no slot there', source)
-        break
-      }
-      // Frames are allocated on first touch: nothing is left to do. The struct tells what remains.
-      view.setBigUint64(0, gpa + size, true)
-      view.setBigUint64(8, 0n, true)
-      return 0
-    },
-  ],
+  ['KVM_PRE_FAULT_MEMORY', preFault],
 ]
+
+/** struct kvm_pre_fault_memory: gpa, size, flags u64; the struct tells what remains. */
+function preFault(vcpu: VcpuFd, bytes: Uint8Array): number {
+  const { kernel, vm } = vcpu
+  const view = viewOf(bytes)
+  const [gpa, size, flags] = [view.getBigUint64(0, true), view.getBigUint64(8, true), view.getBigUint64(16, true)]
+  const source = 'virt/kvm/kvm_main.c kvm_vcpu_pre_fault_memory'
+  if (flags !== 0n || (gpa & 0xfffn) !== 0n || (size & 0xfffn) !== 0n || size === 0n || gpa + size >= 1n << 64n)
+    return kernel.refuse('EINVAL', 'KVM_PRE_FAULT_MEMORY', 'flags, alignment or range', source)
+  if (!vm.preFaultAllowed) {
+    return kernel.refuse(
+      'EOPNOTSUPP',
+      'KVM_PRE_FAULT_MEMORY',
+      'the guest is still being built',
+      'arch/x86/kvm/mmu/mmu.c kvm_arch_vcpu_pre_fault_memory',
+      {
+        switch: 'pre_fault_allowed',
+      },
+    )
+  }
+  let done = 0n
+  let failed = 0
+  for (; done < size && failed === 0; done += failed === 0 ? 4096n : 0n) failed = kernel.core.call.gpaFault(vm.address, gpa + done)
+  view.setBigUint64(0, gpa + done, true)
+  view.setBigUint64(8, size - done, true)
+  if (done !== 0n || failed === 0) return 0
+  const code = failed === -2 ? 'ENOENT' : failed === -14 ? 'EFAULT' : 'ENOMEM'
+  const why = failed === -2 ? 'no slot there' : failed === -14 ? 'no memory of the kind that the attributes say' : 'no memory left'
+  return kernel.refuse(code, 'KVM_PRE_FAULT_MEMORY', why, source)
+}

@@ -13,11 +13,14 @@ import {
   VCPU_RUN,
   VCPU_STATE_SIZE,
   VKVM_PENDING,
+  VKVM_RING,
   VKVM_WHY,
+  VM_RING_ENTRIES,
   WHY_BUDGET,
   WHY_HOST,
 } from '../generated/layout.ts'
 import type { PolicyEntry } from '../policy/table.ts'
+import { RING_PAGE } from './dirty-log.ts'
 import { dispatch, type IoctlTable, type Target } from './dispatch.ts'
 import { RUN } from './exits.ts'
 import type { FileDescriptor, IoctlArgument, Kernel } from './kernel.ts'
@@ -78,6 +81,7 @@ export class VcpuFd implements FileDescriptor, Target {
   readonly #table: IoctlTable<VcpuFd>
   #entries = 0
   mapping: Mapping | null = null
+  ringMapping: Mapping | null = null
 
   // KVM's state of the vCPU that the core does not hold.
   #guestStateProtected = false
@@ -196,6 +200,14 @@ export class VcpuFd implements FileDescriptor, Target {
   #explain(result: number): void {
     const { kernel } = this
     if (result === -ERRNO.ENOMEM) kernel.refuse('ENOMEM', 'KVM_RUN', 'the memory budget of this device (openKvm) is spent', 'cloister')
+    else if (result === -ERRNO.EFAULT && this.runView.getUint32(RUN.EXIT_REASON, true) === EXIT.KVM_EXIT_MEMORY_FAULT)
+      kernel.refuse(
+        'EFAULT',
+        'KVM_RUN',
+        `no ${(this.runView.getUint8(32) & 8) !== 0 ? 'private memory (guest_memfd)' : 'shared memory'} behind guest-physical 0x${this.runView.getBigUint64(40, true).toString(16)}: see the exit, set memory attributes or slots, run again`,
+        'arch/x86/kvm/mmu/mmu.c kvm_mmu_faultin_pfn (kvm_prepare_memory_fault_exit)',
+        { switch: 'has_private_mem' },
+      )
     else if (result === -ERRNO.EFAULT)
       kernel.refuse('EFAULT', 'KVM_RUN', 'memory that KVM needs is not mapped', 'arch/x86/kvm/svm/sev.c, mmu.c')
     else if (result === -ERRNO.EINVAL)
@@ -296,9 +308,23 @@ export class VcpuFd implements FileDescriptor, Target {
     return BigInt.asUintN(64, this.#longs[CPU_ICOUNT >> 3] as bigint)
   }
 
-  mmap(): Mapping {
-    this.mapping ??= this.kernel.memory.live(this.runBytes)
-    return this.mapping
+  /** kvm_vcpu_mmap: the kvm_run pages, or from page 64 on the dirty ring. */
+  mmap(length = VCPU_MMAP_SIZE, offset = 0): Mapping | number {
+    if (offset === 0) {
+      this.mapping ??= this.kernel.memory.live(this.runBytes)
+      return this.mapping
+    }
+    const ring = this.kvm.getUint32(VKVM_RING, true)
+    const size = this.vm.view.getUint32(VM_RING_ENTRIES, true) * 16
+    if (offset !== RING_PAGE * 4096 || ring === 0 || length > size)
+      return this.kernel.refuse(
+        'EINVAL',
+        'mmap',
+        'only kvm_run at 0 and the dirty ring at page 64 can be mapped',
+        'virt/kvm/kvm_main.c kvm_vcpu_mmap',
+      )
+    this.ringMapping ??= this.kernel.memory.live(this.kernel.core.bytes(ring, size))
+    return this.ringMapping
   }
 
   /** The host's view of the sealed VMSA page. */

@@ -1,12 +1,12 @@
 /** Capabilities, clock, TSC and the small rest of VM requests (arch/x86/kvm/x86.c, virt/kvm/kvm_main.c). */
 import { CAP } from '../generated/kvm-abi.ts'
-import { STAGING, STAGING_SIZE, VM_BSP_ID, VM_HYPERCALL_EXITS, VM_TSC_KHZ, VM_USER_MSR_MASK } from '../generated/layout.ts'
+import { STAGING, VM_BSP_ID, VM_HYPERCALL_EXITS, VM_TSC_KHZ, VM_USER_MSR_MASK } from '../generated/layout.ts'
 import { checkExtension, EXIT_HYPERCALL_MASK, MAX_IRQ_ROUTES } from './caps.ts'
 import { viewOf } from './dispatch.ts'
 import { sevCommand } from './sev-commands.ts'
 import { copyContext, moveContext } from './sev-move.ts'
+import { enableDirtyRing, enableManualProtect } from './dirty-log.ts'
 import { tdxVmCommand } from './tdx.ts'
-import { KVM_MEM_LOG_DIRTY_PAGES } from './vm-memory.ts'
 import type { VmRow } from './vm-ioctls.ts'
 import type { VmFd } from './vm.ts'
 
@@ -56,8 +56,10 @@ function enableCap(vm: VmFd, bytes: Uint8Array): number {
       kernel.core.call.x2apicApi(vm.address, vm.x2apicApi)
       return 0
     case CAP.KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2:
-      if ((value & ~3n) !== 0n) return refuse('flags above 3')
-      return value === 0n ? 0 : kernel.unimplemented('KVM_ENABLE_CAP', 'manual dirty-log protection')
+      return enableManualProtect(vm, value)
+    case CAP.KVM_CAP_DIRTY_LOG_RING:
+    case CAP.KVM_CAP_DIRTY_LOG_RING_ACQ_REL:
+      return enableDirtyRing(vm, Number(value & 0xffffffffn))
     case CAP.KVM_CAP_X86_BUS_LOCK_EXIT:
       if (value > 2n) return refuse('OFF 1 or EXIT 2')
       return value === 2n ? kernel.unimplemented('KVM_ENABLE_CAP', 'exits on bus locks') : 0
@@ -115,60 +117,6 @@ function setTscKhz(vm: VmFd, _bytes: Uint8Array, khz: number): number {
   return 0
 }
 
-/** struct kvm_dirty_log: slot, padding u32, bitmap pointer u64. */
-function getDirtyLog(vm: VmFd, bytes: Uint8Array): number {
-  const { kernel } = vm
-  const { call, staging } = kernel.core
-  const view = viewOf(bytes)
-  const id = view.getUint32(0, true)
-  const target = view.getBigUint64(8, true)
-  const slot = vm.slots.get(id)
-  if (id >>> 16 > 1 || (id & 0xffff) >= 0x7fff)
-    return kernel.refuse('EINVAL', 'KVM_GET_DIRTY_LOG', `no slot 0x${id.toString(16)}`, `${MAIN} kvm_get_dirty_log_protect`)
-  if (slot === undefined || (slot.flags & KVM_MEM_LOG_DIRTY_PAGES) === 0) {
-    return kernel.refuse('ENOENT', 'KVM_GET_DIRTY_LOG', 'the slot does not log', `${MAIN} kvm_get_dirty_log_protect`)
-  }
-  const size = Number((((slot.size >> 12n) + 63n) / 64n) * 8n)
-  if (kernel.memory.find(target, size) === null)
-    return kernel.badPointer('KVM_GET_DIRTY_LOG', 'the bitmap is not (wholly) inside a mapping')
-  for (let done = 0; done < size; ) {
-    const n = call.dirtyLog(vm.address, id & 0xffff, STAGING, done, Math.min(STAGING_SIZE, size - done))
-    if (n <= 0) break
-    kernel.memory.copyOut(target + BigInt(done), staging.subarray(0, n))
-    done += n
-  }
-  return 0
-}
-
-/** struct kvm_memory_attributes: address, size, attributes, flags u64. */
-function setMemoryAttributes(vm: VmFd, bytes: Uint8Array): number {
-  const { kernel } = vm
-  const view = viewOf(bytes)
-  const [address, size, attributes, flags] = [0, 8, 16, 24].map((at) => view.getBigUint64(at, true)) as [bigint, bigint, bigint, bigint]
-  const refuse = (reason: string): number =>
-    kernel.refuse('EINVAL', 'KVM_SET_MEMORY_ATTRIBUTES', reason, `${MAIN} kvm_vm_ioctl_set_mem_attributes`, { switch: 'has_private_mem' })
-  if (flags !== 0n) return refuse('flags must be 0')
-  if ((attributes & ~(vm.hasPrivateMem ? 8n : 0n)) !== 0n)
-    return refuse(`attributes 0x${attributes.toString(16)} are not possible for this VM type`)
-  if (size === 0n || address + size > 1n << 64n) return refuse('size 0 or a wrapping range')
-  if ((address & 0xfffn) !== 0n || (size & 0xfffn) !== 0n) return refuse('address and size must be page aligned')
-  return attributes === 0n && !vm.hasPrivateMem ? 0 : kernel.unimplemented('KVM_SET_MEMORY_ATTRIBUTES', 'private memory')
-}
-
-/** struct kvm_create_guest_memfd: size, flags u64. */
-function createGuestMemfd(vm: VmFd, bytes: Uint8Array): number {
-  const { kernel } = vm
-  const view = viewOf(bytes)
-  const size = view.getBigInt64(0, true)
-  const flags = view.getBigUint64(8, true)
-  const valid = kernel.options.linux === '6.12' ? 0n : vm.hasPrivateMem ? 1n : 3n
-  const refuse = (reason: string): number =>
-    kernel.refuse('EINVAL', 'KVM_CREATE_GUEST_MEMFD', reason, 'virt/kvm/guest_memfd.c kvm_gmem_create', { switch: 'has_private_mem' })
-  if ((flags & ~valid) !== 0n) return refuse(`flags 0x${flags.toString(16)}`)
-  if (size <= 0n || (size & 0xfffn) !== 0n) return refuse('size must be a positive multiple of the page size')
-  return kernel.unimplemented('KVM_CREATE_GUEST_MEMFD', 'guest_memfd')
-}
-
 function encRegion(vm: VmFd, name: string, bytes: Uint8Array, register: boolean): number {
   const { kernel } = vm
   const view = viewOf(bytes)
@@ -197,19 +145,6 @@ export const miscVmHandlers: readonly VmRow[] = [
   ['KVM_SET_CLOCK', setClock],
   ['KVM_SET_TSC_KHZ', setTscKhz],
   ['KVM_GET_TSC_KHZ', (vm) => Number(vm.view.getBigUint64(VM_TSC_KHZ, true))],
-  ['KVM_GET_DIRTY_LOG', getDirtyLog],
-  [
-    'KVM_CLEAR_DIRTY_LOG',
-    (vm) =>
-      vm.kernel.refuse(
-        'ENOENT',
-        'KVM_CLEAR_DIRTY_LOG',
-        'manual dirty-log protection is not enabled',
-        `${MAIN} kvm_clear_dirty_log_protect`,
-      ),
-  ],
-  ['KVM_SET_MEMORY_ATTRIBUTES', setMemoryAttributes],
-  ['KVM_CREATE_GUEST_MEMFD', createGuestMemfd],
   [
     'KVM_SET_BOOT_CPU_ID',
     (vm, _bytes, id) => {

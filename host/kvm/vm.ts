@@ -37,6 +37,8 @@ export class VmFd implements FileDescriptor, Target {
   preFaultAllowed: boolean
   needInit: boolean
   dead = false
+  /** Its core structure is gone. */
+  released = false
   /** What happened when it died. */
   deathReason = ''
 
@@ -161,6 +163,7 @@ export class VmFd implements FileDescriptor, Target {
     for (const vcpu of this.vcpus.values()) call.vcpuDestroy(vcpu.s)
     this.vcpus.clear()
     call.vmDestroy(this.address)
+    this.released = true
     if (this.sev?.owner) this.sev.owner.release()
     else if (this.sev) {
       if (this.sev.guest) this.kernel.psp.decommission(this.sev.guest)

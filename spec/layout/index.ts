@@ -58,6 +58,9 @@ export const constants: Readonly<Record<string, number>> = {
   // the size budget is spent (STOP_DETAIL = guest-physical address); instruction fetch outside of memory slots
   STOP_OUT_OF_MEMORY: 6,
   STOP_FETCH_MMIO: 7,
+  // no memory of the kind that the attribute says (STOP_DETAIL = guest-physical page, STOP_INFO = 1 private); dirty ring soft-full
+  STOP_MEMORY_FAULT: 8,
+  STOP_RING_FULL: 9,
   // OP flags
   OPF_MEM: 1,
   OPF_LOCK: 2,
