@@ -15,6 +15,7 @@ export interface CoreExports {
   slotBind(vm: number, id: number, gmem: number, offsetPages: number, flags: number): void
   slotUnbind(vm: number, id: number): void
   gpaFault(vm: number, gpa: bigint): number
+  isPrivate(vm: number, gpa: bigint): number
   privateSet(vm: number, first: bigint, count: bigint, on: number): number
   backingRetain(backing: number): void
   backingFill(backing: number, first: number, count: number): number
@@ -86,6 +87,7 @@ export const CORE_EXPORTS = [
   'slotBind',
   'slotUnbind',
   'gpaFault',
+  'isPrivate',
   'privateSet',
   'backingRetain',
   'backingFill',

@@ -105,8 +105,8 @@ export class VmFd implements FileDescriptor, Target {
   }
 
   /** The private attribute of a page (KVM_SET_MEMORY_ATTRIBUTES). */
-  isPrivate(_gpa: bigint): boolean {
-    return false
+  isPrivate(gpa: bigint): boolean {
+    return this.kernel.core.call.isPrivate(this.address, gpa) !== 0
   }
 
   becomeLegacy(type: 'sev-legacy' | 'sev-es-legacy'): void {

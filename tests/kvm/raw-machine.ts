@@ -24,6 +24,7 @@ export class RawMachine {
   readonly type: VmType
   readonly system: number
   readonly sev: number
+  guestMemfd = -1
   readonly vm: number
   readonly memory: Mapping
   readonly scratch: Mapping
@@ -159,7 +160,7 @@ export class RawMachine {
       case 'default':
         return
       case 'snp': {
-        const fd = must(this.ioctl('KVM_CREATE_GUEST_MEMFD', this.struct(64, `u64@0=${PAGES * 4096}`)))
+        const fd = (this.guestMemfd = must(this.ioctl('KVM_CREATE_GUEST_MEMFD', this.struct(64, `u64@0=${PAGES * 4096}`))))
         must(
           this.ioctl(
             'KVM_SET_USER_MEMORY_REGION2',
@@ -191,6 +192,7 @@ export class RawMachine {
 
   close(): void {
     for (const vcpu of this.vcpus) this.kvm.close(vcpu)
+    if (this.guestMemfd >= 0) this.kvm.close(this.guestMemfd) // it holds the VM
     this.kvm.close(this.vm)
     if (this.sev >= 0) this.kvm.close(this.sev)
     this.kvm.close(this.system)

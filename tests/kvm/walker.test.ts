@@ -133,7 +133,9 @@ function call(machine: RawMachine, entry: PolicyEntry): number {
   if (pair !== undefined) kvm.ioctl(fd, REQUEST[pair], bytes)
   if (name === 'KVM_X86_SET_MCE') kvm.ioctl(fd, REQUEST.KVM_X86_SETUP_MCE, machine.struct(8, 'u64@0=10'))
   if (name.endsWith('UNREG_REGION')) machine.ioctl('KVM_MEMORY_ENCRYPT_REG_REGION', bytes)
-  return kvm.ioctl(fd, request, bytes)
+  const result = kvm.ioctl(fd, request, bytes)
+  if (name === 'KVM_CREATE_GUEST_MEMFD' && result >= 0) kvm.close(result) // it holds the VM
+  return result
 }
 
 function bring(
