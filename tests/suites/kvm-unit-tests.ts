@@ -138,7 +138,8 @@ for (const [folder, bits] of [
 ] as const) {
   if (folder === undefined) continue
   for (const entry of table) {
-    if ((entry.bits ?? bits) !== bits || (entry.long && !long) || (names.length > 0 && !names.some((n) => entry.title.includes(n)))) continue
+    if ((entry.bits ?? bits) !== bits || (entry.long && !long) || (names.length > 0 && !names.some((n) => entry.title.includes(n))))
+      continue
     jobs.push([folder, bits, entry])
   }
 }

@@ -1,0 +1,15 @@
+/** Debian's 6.12 kernel: by bzImage with two CPUs, and by PVH. */
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { boot, when } from './boot.ts'
+
+when(test, ['vmlinuz-6.12'], 'Linux 6.12, bzImage, two CPUs', async () => {
+  const { output } = await boot('vmlinuz-6.12', { smp: 2 })
+  assert.match(output, /^release 6\.12\./m)
+})
+
+when(test, ['vmlinux-6.12'], 'Linux 6.12, vmlinux by its PVH note', async () => {
+  await boot('vmlinux-6.12')
+})
+
+test.run()
