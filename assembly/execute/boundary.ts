@@ -244,6 +244,7 @@ export function boundary(s: usize, b: usize, op: usize): usize {
 
 /** After a single-stepped instruction retired: ends the shadow that was active before it, notes the #DB trap of TF. */
 function stepped(s: usize, step: u32): usize {
+  store<u32>(s, 0, CPU_LINK)
   if (step & STEP_SHADOW) store<u32>(s, 0, CPU_INTERRUPT_SHADOW)
   instructionRetired(s, (step & STEP_TRAP) != 0, (step & STEP_RESUME) != 0)
   return enter(s)
