@@ -43,7 +43,11 @@ const vm = struct(
     ['BSP_ID', 'u32', 'KVM_SET_BOOT_CPU_ID'],
     ['VMSA_FEATURES', 'u64', 'SEV_FEATURES of its VMSAs'],
     ['SLOT_CAPACITY', 'u32', 'entries of the SLOT array'],
-    ['PRIVATE_RANGES', 'u32', 'address of the page ranges with KVM_MEMORY_ATTRIBUTE_PRIVATE: sorted pairs of u64 page numbers [first, end)'],
+    [
+      'PRIVATE_RANGES',
+      'u32',
+      'address of the page ranges with KVM_MEMORY_ATTRIBUTE_PRIVATE: sorted pairs of u64 page numbers [first, end)',
+    ],
     ['PRIVATE_COUNT', 'u32', 'ranges in use'],
     ['PRIVATE_CAPACITY', 'u32', 'pages allocated for them'],
     ['MANUAL_PROTECT', 'u32', 'KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: 1 KVM_GET_DIRTY_LOG clears nothing, 2 new bitmaps start all set'],
