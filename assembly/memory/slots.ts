@@ -212,7 +212,7 @@ export function slotSet(vm: usize, id: u32, gpa: u64, size: u64, flags: u32, bac
     } else if (load<u32>(vm, VM_MANUAL_PROTECT) & 2) {
       const pages = size >> 12
       memory.fill(bitmap, 0xff, <usize>(pages >> 3))
-      if (pages & 7) store<u8>(bitmap + <usize>(pages >> 3), ((<u8>1) << (<u8>(pages & 7))) - 1)
+      if (pages & 7) store<u8>(bitmap + <usize>(pages >> 3), ((<u8>1) << ((pages & 7) as u8)) - 1)
     }
     store<u32>(slot, <u32>bitmap, SLOT_DIRTY_BITMAP)
   }
