@@ -338,7 +338,7 @@ function build(hot: boolean): ReadonlyMap<string, string> {
     put(`JMP_r_${z}`, `rip = <u64>load<${u}>(${rm}); store<u64>(s, rip, CPU_RIP); break`)
   }
 
-  put('SETCC_r', condition, `store<u8>(${rm}, <u8>yes);`, done)
+  put('SETCC_r', condition, `store<u8>(${rm}, u8(yes));`, done)
   put('NOP', done)
 
   const taken = `{ ${jump('load<u64>(op, OP_IMM)')} ${chain('OP_DISP', 1)} }`
