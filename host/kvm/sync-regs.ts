@@ -23,9 +23,9 @@ export function loadSyncRegs(vcpu: VcpuFd, dirty: number): number {
   return 0
 }
 
-/** Nothing is stored back once the guest's state is protected. */
+/** Nothing is stored back once the guest's state is protected; rfc-2020 still gives its events (A6). */
 export function storeSyncRegs(vcpu: VcpuFd, valid: number): void {
-  if (vcpu.guestStateProtected) return
+  if (vcpu.guestStateProtected && !vcpu.vm.rfc2020) return
   for (const [bit, at, size, get] of SETS) {
     if ((valid & bit) === 0) continue
     const bytes = new Uint8Array(size)

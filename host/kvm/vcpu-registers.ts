@@ -22,6 +22,35 @@ import type { SealedCopies, VcpuFd } from './vcpu.ts'
 
 const IA32_APIC_BASE = 0x1b
 
+/** __cr4_reserved_bits: CR4 bits that need a CPUID feature {leaf, register offset in the entry, bit}. */
+const CR4_FEATURES: readonly (readonly [cr4: number, leaf: number, at: number, bit: number])[] = [
+  [11, 7, 20, 2],
+  [12, 7, 20, 16],
+  [13, 1, 20, 5],
+  [16, 7, 16, 0],
+  [17, 1, 20, 17],
+  [18, 1, 20, 26],
+  [20, 7, 16, 7],
+  [21, 7, 16, 20],
+  [22, 7, 20, 3],
+]
+
+/** cr4_guest_rsvd_bits: nothing before KVM_SET_CPUID2. */
+function guestReservedCr4({ cpuid }: VcpuFd): bigint {
+  if (cpuid.length === 0) return 0n
+  const view = viewOf(cpuid)
+  const has = new Map<number, number>()
+  for (let at = 0; at < cpuid.length; at += CPUID_ENTRY_SIZE) {
+    if (view.getUint32(at + 4, true) === 0) has.set(view.getUint32(at, true), at)
+  }
+  let reserved = 0n
+  for (const [cr4, leaf, offset, bit] of CR4_FEATURES) {
+    const at = has.get(leaf)
+    if (at === undefined || ((view.getUint32(at + offset, true) >>> bit) & 1) === 0) reserved |= 1n << BigInt(cr4)
+  }
+  return reserved
+}
+
 /** Legacy SEV-ES: only what the write traps and the GHCB told KVM is valid (facts/kvm.md 2.1). */
 function getProtectedSregs(vcpu: VcpuFd, out: DataView): void {
   for (const [from, at] of [
@@ -84,6 +113,11 @@ function storeSregs(vcpu: VcpuFd, name: string, from: DataView): number {
     if ((flags & ~PDPTRS_VALID) !== 0n || (flags !== 0n && (vcpu.guestStateProtected || !paePaging(from)))) {
       return kernel.refuse('EINVAL', name, `flags 0x${flags.toString(16)}`, 'arch/x86/kvm/regs.c __set_sregs2')
     }
+  }
+  const absent = from.getBigUint64(SREGS.CR4, true) & guestReservedCr4(vcpu)
+  if (absent !== 0n) {
+    const reason = `CR4 0x${absent.toString(16)}: the vCPU's CPUID lacks the feature`
+    return vcpu.kernel.refuse('EINVAL', name, reason, 'arch/x86/kvm/regs.c kvm_is_valid_sregs (cr4_guest_rsvd_bits)')
   }
   if (!validSregs(from, (1n << bits) - 1n)) {
     return kernel.refuse('EINVAL', name, 'CR0, CR3, CR4, EFER and CS do not fit together', 'arch/x86/kvm/regs.c kvm_is_valid_sregs')

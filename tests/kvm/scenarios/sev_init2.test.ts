@@ -6,8 +6,8 @@ import { RawMachine } from '../raw-machine.ts'
 
 const KVM_X86_GRP_SEV = 1
 const KVM_X86_SEV_VMSA_FEATURES = 0
-const init = (machine: RawMachine, features = 0n, flags = 0, version = 0): number =>
-  machine.command(SEV_COMMAND.KVM_SEV_INIT2, machine.struct(48, `u64@0=${features} u32@8=${flags} u16@12=${version}`))
+const init = (machine: RawMachine, vmsa = 0n, flags = 0, version = 0): number =>
+  machine.command(SEV_COMMAND.KVM_SEV_INIT2, machine.struct(48, `u64@0=${vmsa} u32@8=${flags} u16@12=${version}`))
 
 async function each(type: VmType, run: (make: () => RawMachine) => void): Promise<void> {
   const kvm = await openKvm({ memory: 256 << 20 })
