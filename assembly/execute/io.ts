@@ -48,6 +48,7 @@ import {
   VKVM_PIO_SIZE,
 } from '../generated/layout'
 import { exitHlt } from '../kvm/exits'
+import { coalescedWrite } from '../kvm/coalesced'
 import { ioeventWrite } from '../kvm/ioevent'
 import { busRead, busWrite, chargeAccess, inKernelPort, pioData, pioExit, pollEnd, pollRead, pollWindow } from '../kvm/pio'
 import { isSevEs, kernelApic, vkvm } from '../kvm/state'
@@ -131,7 +132,7 @@ function output(s: usize, op: usize, port: u32): u32 {
     busWrite(s, port, size, value)
     return LEAVE_NEXT
   }
-  if (ioeventWrite(s, true, <u64>port, size, <u64>value)) return LEAVE_NEXT
+  if (ioeventWrite(s, true, <u64>port, size, <u64>value) || coalescedWrite(s, true, <u64>port, size, <u64>value)) return LEAVE_NEXT
   store<u32>(pioData(s), value)
   pioExit(s, true, port, size, 1)
   // KVM_X86_QUIRK_OUT_7E_INC_RIP: for port 0x7e RIP is already past the instruction at the exit
@@ -238,7 +239,7 @@ export function outs(s: usize, op: usize): u32 {
     chargeAccess(s)
     if (kernel) {
       busWrite(s, port, size, value)
-    } else if (!ioeventWrite(s, true, <u64>port, size, <u64>value)) {
+    } else if (!ioeventWrite(s, true, <u64>port, size, <u64>value) && !coalescedWrite(s, true, <u64>port, size, <u64>value)) {
       store<u32>(pioData(s), value)
       pioExit(s, true, port, size, 1)
       return repeat && (load<u64>(s, CPU_GPR + RCX) & mask) != 0 ? LEAVE_EXIT_RETRY : LEAVE_EXIT_NEXT

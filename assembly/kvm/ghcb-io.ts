@@ -33,6 +33,7 @@ import {
 import { gpaRead, gpaWrite } from '../memory/physical'
 import { exitIo, exitMmio } from './exits'
 import { badInput, refuse } from './ghcb'
+import { coalescedWrite } from './coalesced'
 import { ioeventWrite } from './ioevent'
 import { DONE, LEFT } from './ghcb-common'
 import { busHas, busMmioRead, busMmioWrite } from './mmio'
@@ -124,7 +125,7 @@ export function ghcbIo(s: usize): u32 {
     busWrite(s, port, size, value)
     return DONE
   }
-  if (ioeventWrite(s, true, <u64>port, size, <u64>value)) return DONE
+  if (ioeventWrite(s, true, <u64>port, size, <u64>value) || coalescedWrite(s, true, <u64>port, size, <u64>value)) return DONE
   store<u32>(pioData(s), value)
   exitIo(s, true, port, size, 1)
   store<u32>(k, PENDING_GHCB_OUT, VKVM_PENDING)
@@ -209,7 +210,7 @@ function mmioPieces(s: usize): u32 {
       store<u64>(k, gpa + <u64>n, VKVM_GHCB_ADDRESS)
       continue
     }
-    if (write && ioeventWrite(s, false, gpa, n, load<u64>(at))) {
+    if (write && (ioeventWrite(s, false, gpa, n, load<u64>(at)) || coalescedWrite(s, false, gpa, n, load<u64>(at)))) {
       moved(s, n, 1)
       store<u64>(k, gpa + <u64>n, VKVM_GHCB_ADDRESS)
       continue

@@ -4,6 +4,7 @@
  */
 import { raiseError, unimplementedFeature } from '../cpu/exceptions'
 import { exitMmio } from './exits'
+import { coalescedWrite } from './coalesced'
 import { ioeventWrite } from './ioevent'
 import { ioapicHas, ioapicRead, ioapicWrite } from './ioapic'
 import { lapicHas, lapicMmioRead, lapicMmioWrite } from './lapic'
@@ -106,7 +107,7 @@ export function mmioWrite(s: usize, gpa: u64, size: u32, value: u64): u32 {
   }
   pollEnd(s)
   advance(s, DEVICE_NS)
-  if (ioeventWrite(s, false, gpa, size, value)) return 0
+  if (ioeventWrite(s, false, gpa, size, value) || coalescedWrite(s, false, gpa, size, value)) return 0
   exitMmio(s, true, gpa, size, size == 8 ? value : value & (((1 as u64) << ((size << 3) as u64)) - 1))
   leave(s, PENDING_MMIO_WRITE, size)
   return LEAVE_EXIT_RETRY

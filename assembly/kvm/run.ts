@@ -53,6 +53,7 @@ import {
   WHY_WAIT_SIPI,
 } from '../generated/layout'
 import { apReset } from './ap'
+import { ringSync } from './coalesced'
 import { complete } from './complete'
 import { exitStep, singleStepping } from './debug'
 import { acceptInit, expireTimers, injected, injectedEvents, nearestDeadline, rearm, wakes } from './events'
@@ -268,6 +269,7 @@ export function vcpuRun(s: usize, maxInstructions: u64): i32 {
   store<i32>(k, WHY_NONE, VKVM_WHY)
   takeClock(s)
   ringRun(s)
+  ringSync(vmOf(s))
   if (chip) store<u32>(chip, <u32>s, CHIP_RUNNING)
   const icount = load<u64>(s, CPU_ICOUNT)
   const room = NEVER - icount

@@ -30,6 +30,7 @@ import { slotsFree } from '../memory/slots'
 import { vcpuRegister, vcpuUnregister } from '../memory/vcpus'
 import { isBsp } from './ap'
 import { ioapicCreate } from './ioapic'
+import { ringJoin, zonesFree } from './coalesced'
 import { ioeventFree } from './ioevent'
 import { routingFree } from './irq'
 import { lapicReset } from './lapic'
@@ -63,6 +64,7 @@ export function vmCreate(): usize {
 export function vmDestroy(vm: usize): void {
   msrFilterFree(vm)
   ioeventFree(vm)
+  zonesFree(vm)
   routingFree(vm)
   slotsFree(vm)
   freePages(chipOf(vm), pagesFor(<u64>SIZEOF_CHIP))
@@ -85,6 +87,7 @@ export function vcpuCreate(vm: usize, id: u32): usize {
   }
   store<u32>(vm + VM_VCPUS + ((<usize>count) << 2), <u32>s)
   store<u32>(vm, count + 1, VM_VCPU_COUNT)
+  ringJoin(vm, s)
   const kernel = load<u32>(vm, VM_IRQCHIP) != 0
   store<u64>(lapicOf(s), NEVER, LAPIC_TIMER_DEADLINE)
   store<u32>(lapicOf(s), kernel ? 1 : 0, LAPIC_PRESENT)

@@ -15,6 +15,8 @@ export interface CoreExports {
   slotBind(vm: number, id: number, gmem: number, offsetPages: number, flags: number): void
   slotUnbind(vm: number, id: number): void
   gpaFault(vm: number, gpa: bigint): number
+  zoneAdd(vm: number, address: bigint, size: number, pio: number): number
+  zoneRemove(vm: number, address: bigint, size: number, pio: number): void
   isPrivate(vm: number, gpa: bigint): number
   privateSet(vm: number, first: bigint, count: bigint, on: number): number
   backingRetain(backing: number): void
@@ -87,6 +89,8 @@ export const CORE_EXPORTS = [
   'slotBind',
   'slotUnbind',
   'gpaFault',
+  'zoneAdd',
+  'zoneRemove',
   'isPrivate',
   'privateSet',
   'backingRetain',

@@ -1,5 +1,6 @@
 /** KVM_CHECK_EXTENSION (virt/kvm/kvm_main.c, arch/x86/kvm/x86.c): answers of the system, and those that depend on the VM (facts/kvm.md 2.3). */
 import { CAP } from '../generated/kvm-abi.ts'
+import { COALESCED_PAGE } from './coalesced.ts'
 import { guestMemfdFlags } from './guest-memfd.ts'
 import type { Kernel } from './kernel.ts'
 import { supportedVmTypes } from './vm-types.ts'
@@ -76,6 +77,8 @@ const PLAIN: Readonly<Record<number, number>> = {
   [CAP.KVM_CAP_MEMORY_FAULT_INFO]: 1,
   [CAP.KVM_CAP_USER_MEMORY2]: 1,
   [CAP.KVM_CAP_PRE_FAULT_MEMORY]: 1,
+  [CAP.KVM_CAP_COALESCED_MMIO]: COALESCED_PAGE,
+  [CAP.KVM_CAP_COALESCED_PIO]: 1,
   [CAP.KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2]: 3,
   [CAP.KVM_CAP_DIRTY_LOG_RING]: 65536 * 16,
   [CAP.KVM_CAP_DIRTY_LOG_RING_ACQ_REL]: 65536 * 16,

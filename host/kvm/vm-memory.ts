@@ -4,6 +4,7 @@
  */
 import { VM_PHYS_MASK } from '../generated/layout.ts'
 import { viewOf } from './dispatch.ts'
+import { coalescedHandlers } from './coalesced.ts'
 import { dirtyHandlers } from './dirty-log.ts'
 import { createGuestMemfd, GuestMemfd } from './guest-memfd.ts'
 import type { Kernel } from './kernel.ts'
@@ -154,4 +155,5 @@ export const memoryHandlers: readonly VmRow[] = [
   createGuestMemfd,
   ['KVM_SET_MEMORY_ATTRIBUTES', setMemoryAttributes],
   ...dirtyHandlers,
+  ...coalescedHandlers,
 ]
