@@ -1,7 +1,21 @@
 /** Profile rfc-2020 by value: the deny list of mail 000, and A3, A4, A6, E3 for legacy SEV-ES; every other type inherits upstream. */
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { ERRNO, type Kvm, openKvm, policyLines, policyTable, POLICY_TYPES, REQUEST, RUN, type Vcpu, type Vm, type VmType } from 'cloister'
+import {
+  CAP,
+  ERRNO,
+  type Kvm,
+  openKvm,
+  policyLines,
+  policyTable,
+  POLICY_TYPES,
+  REQUEST,
+  RUN,
+  type Vcpu,
+  type Vm,
+  type VmType,
+} from 'cloister'
+import { RawMachine } from './raw-machine.ts'
 
 const DENIED = (
   'INTERRUPT SMI X86_SETUP_MCE X86_SET_MCE GET_DEBUGREGS SET_DEBUGREGS GET_XSAVE SET_XSAVE GET_XCRS SET_XCRS GET_REGS SET_REGS ' +
@@ -118,6 +132,33 @@ test('E3: FPU state is refused from time zero, upstream only after the seal', as
       const up = await sealed('sev-es-legacy', 'upstream', seal)
       assert.is(up.kvm.ioctl(up.vcpu.fd, REQUEST[name], new Uint8Array(4096)), 0, name)
     }
+  }
+})
+
+test('A1, A2, A4, A6 on a real TD, before and after it is sealed', async () => {
+  for (const seal of [false, true]) {
+    const kvm = await openKvm({ memory: 128 << 20, host: 'intel', profile: 'rfc-2020' })
+    const machine = new RawMachine(kvm, 'tdx')
+    machine.do('init')
+    machine.do('vcpu')
+    if (seal) machine.do('seal')
+    for (const name of DENIED as readonly (keyof typeof REQUEST)[]) {
+      assert.is(kvm.ioctl(machine.vcpu, REQUEST[name], new Uint8Array(4096)), -ERRNO.EINVAL, name)
+      assert.match(kvm.lastRefusal()?.source ?? '', /mail 000/, name)
+    }
+    const events = new Uint8Array(64)
+    assert.is(kvm.ioctl(machine.vcpu, REQUEST.KVM_GET_VCPU_EVENTS, events), 0)
+    assert.is(new DataView(events.buffer).getUint32(20, true), 1)
+    assert.is(kvm.ioctl(machine.vcpu, REQUEST.KVM_SET_VCPU_EVENTS, events), 0)
+    assert.is(kvm.ioctl(machine.vcpu, REQUEST.KVM_SET_VCPU_EVENTS, machine.struct(64, 'u32@20=5')), -ERRNO.EINVAL)
+    // A7: no exception is injected.
+    assert.is(kvm.ioctl(machine.vcpu, REQUEST.KVM_SET_VCPU_EVENTS, machine.struct(64, 'u8@0=1 u8@1=13 u32@20=1')), -ERRNO.EINVAL)
+    assert.is(kvm.ioctl(machine.vm, REQUEST.KVM_CHECK_EXTENSION, CAP.KVM_CAP_SYNC_REGS), 4)
+    // A8: no EOI interception, no read-only slots.
+    assert.is(
+      kvm.ioctl(machine.vm, REQUEST.KVM_SET_USER_MEMORY_REGION, machine.struct(32, 'u32@4=2 u64@16=0x1000 u64@24=$mem')),
+      -ERRNO.EINVAL,
+    )
   }
 })
 
