@@ -18,7 +18,7 @@ export { decodeExit, type Exit, type ExitReason, exitName, RUN } from './kvm/exi
 export { Kvm, type KvmOptions, openKvm, type VmType } from './kvm/kvm.ts'
 export type { Mapping } from './kvm/mapping.ts'
 export type { Regs, Segment, Sregs, TableRegister } from './kvm/registers.ts'
-export { type MsrValue, Vcpu } from './kvm/typed-vcpu.ts'
+export { kickVcpu, type MsrValue, Vcpu } from './kvm/typed-vcpu.ts'
 export { type LaunchStart, type MemoryRegion, type SevResult, Vm } from './kvm/typed-vm.ts'
 export * from './policy/index.ts'
 export const version = '0.1.0'

@@ -3,8 +3,9 @@
  * sev_vm_copy_enc_context_from): a guest moves to another VM of this host, or a mirror VM shares its ASID.
  */
 import { VM_TYPE } from '../generated/kvm-abi.ts'
-import { VM_SEV } from '../generated/layout.ts'
-import { activateSev, SevInfo } from './sev-vm.ts'
+import { CPU_ID, CPU_INDEX, CPU_TIME_BASE, CPU_VM, VKVM_PROTECTED, VKVM_VMSA_FRAME, VM_SEV } from '../generated/layout.ts'
+import { activateSev, initSevVcpu, SevInfo } from './sev-vm.ts'
+import type { VcpuFd } from './vcpu.ts'
 import { VmFd } from './vm.ts'
 
 const SEV_C = 'arch/x86/kvm/svm/sev.c'
@@ -34,12 +35,21 @@ export function moveContext(vm: VmFd, fd: bigint): number {
     if (vm.vcpus.size !== source.vcpus.size) return refuse(`${source.vcpus.size} vCPUs at the source, ${vm.vcpus.size} here`, check)
     for (const vcpu of source.vcpus.values())
       if (!vcpu.guestStateProtected) return refuse(`vCPU ${vcpu.id} of the source has no encrypted VMSA yet`, check)
-    if (vm.vcpus.size > 0) return kernel.unimplemented('KVM_ENABLE_CAP', 'moving encrypted vCPU state to another VM')
   }
   source.sev = null
   source.sevActive = false
   source.view.setUint32(VM_SEV, 0, true)
   activateSev(vm, info)
+  const targets = [...vm.vcpus.values()]
+  for (const vcpu of targets) initSevVcpu(vcpu)
+  if (info.es) [...source.vcpus.values()].forEach((vcpu, i) => moveVcpu(vcpu, targets[i] as VcpuFd))
+  // Mirrors of the source are mirrors of the target now.
+  for (const file of kernel.files) {
+    if (!(file instanceof VmFd) || file.sev?.owner !== source) continue
+    file.sev.owner = vm
+    vm.retain()
+    source.release()
+  }
   source.kill('its encryption context was moved to another VM (KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM)')
   return 0
 }
@@ -64,4 +74,22 @@ export function copyContext(vm: VmFd, fd: bigint): number {
   source.retain()
   activateSev(vm, mirror)
   return 0
+}
+
+/** sev_migrate_from: the VMSA changes hands; the emulator's state behind it goes along. */
+function moveVcpu(from: VcpuFd, to: VcpuFd): void {
+  const keep = [CPU_VM, CPU_ID, CPU_INDEX].map((field) => [field, to.cpu.getUint32(field, true)] as const)
+  const bytes = (view: DataView): Uint8Array => new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
+  const base = to.cpu.getBigUint64(CPU_TIME_BASE, true)
+  bytes(to.cpu).set(bytes(from.cpu))
+  bytes(to.kvm).set(bytes(from.kvm))
+  for (const [field, value] of keep) to.cpu.setUint32(field, value, true)
+  to.cpu.setBigUint64(CPU_TIME_BASE, base, true)
+  from.kvm.setUint32(VKVM_VMSA_FRAME, 0, true)
+  from.kvm.setUint32(VKVM_PROTECTED, 0, true)
+  to.guestStateProtected = true
+  to.fpstateConfidential = true
+  for (const [field, value] of from.sealedControl) to.sealedControl.set(field, value)
+  to.sealed = from.sealed
+  to.kernel.core.call.cpuModeChanged(to.s)
 }

@@ -1,12 +1,16 @@
 /** The /dev/sev file descriptor: platform commands (drivers/crypto/ccp/sev-dev.c sev_ioctl). */
 import { SEV_ISSUE, SEV_ISSUE_CMD } from '../generated/kvm-abi.ts'
-import { FIRMWARE_STATUS as FW, SEV_SIZE } from '../generated/psp.ts'
+import { FIRMWARE_STATUS as FW, SEV_API, SEV_SIZE } from '../generated/psp.ts'
 import { viewOf } from './dispatch.ts'
 import type { FileDescriptor, IoctlArgument, Kernel } from './kernel.ts'
+import { VmFd } from './vm.ts'
 
 const SEV_DEV = 'drivers/crypto/ccp/sev-dev.c'
 /** struct sev_issue_cmd is packed: cmd u32, data u64, error u32. */
 const ISSUE_SIZE = 16
+/** SNP ABI of the modelled firmware, and its TCB: boot loader 4, SNP 22, microcode 211. */
+const SNP_API = { MAJOR: 1, MINOR: 55 } as const
+const TCB = 0xd316000000000004n
 
 export class SevFd implements FileDescriptor {
   readonly kind = 'sev'
@@ -56,6 +60,18 @@ export class SevFd implements FileDescriptor {
         return this.#exportPdh(name, data)
       case SEV_ISSUE.SEV_GET_ID2:
         return this.#chipId(name, data)
+      case SEV_ISSUE.SEV_PEK_CSR:
+        return this.#csr(name, data)
+      case SEV_ISSUE.SEV_PEK_CERT_IMPORT:
+        return this.#importPek(name, data)
+      case SEV_ISSUE.SNP_PLATFORM_STATUS:
+        return copied(memory.copyOut(data, this.#snpStatus()))
+      case SEV_ISSUE.SNP_COMMIT:
+        return { errno: 0, status: FW.SUCCESS }
+      case SEV_ISSUE.SNP_SET_CONFIG:
+        return this.#snpConfig(name, data)
+      case SEV_ISSUE.SNP_VLEK_LOAD:
+        return this.#loadVlek(name, data)
       default:
         return { errno: kernel.unimplemented(name, name), status: FW.SUCCESS }
     }
@@ -88,6 +104,86 @@ export class SevFd implements FileDescriptor {
     const { pdh, chain } = psp.certificates()
     const ok = memory.copyOut(pdhAddress, pdh) && memory.copyOut(chainAddress, chain)
     return { errno: ok ? 0 : refuse.badPointer(name), status: FW.SUCCESS }
+  }
+
+  /** address u64, length u32 (packed): the PEK without signatures. */
+  #csr(name: string, data: bigint): { errno: number; status: number } {
+    const { kernel } = this
+    const input = kernel.memory.copyIn(data, 12)
+    if (input === null) return { errno: kernel.badPointer(name), status: FW.SUCCESS }
+    const view = viewOf(input)
+    const [address, length] = [view.getBigUint64(0, true), view.getUint32(8, true)]
+    if (address !== 0n && length > SEV_SIZE.BLOB_MAX)
+      return { errno: kernel.refuse('EFAULT', name, `a buffer of ${length} bytes`, `${SEV_DEV} sev_ioctl_do_pek_csr`), status: FW.SUCCESS }
+    const csr = kernel.psp.csr()
+    view.setUint32(8, csr.length, true)
+    if (!kernel.memory.copyOut(data, input)) return { errno: kernel.badPointer(name), status: FW.SUCCESS }
+    if (address === 0n || length < csr.length) return { errno: 0, status: FW.INVALID_LEN }
+    return { errno: kernel.memory.copyOut(address, csr) ? 0 : kernel.badPointer(name), status: FW.SUCCESS }
+  }
+
+  /** PEK address u64, length u32, OCA address u64, length u32 (packed). */
+  #importPek(name: string, data: bigint): { errno: number; status: number } {
+    const { kernel } = this
+    const input = kernel.memory.copyIn(data, 24)
+    if (input === null) return { errno: kernel.badPointer(name), status: FW.SUCCESS }
+    const view = viewOf(input)
+    for (const at of [0, 12]) {
+      const [address, length] = [view.getBigUint64(at, true), view.getUint32(at + 8, true)]
+      if (address === 0n || length === 0 || length > SEV_SIZE.BLOB_MAX)
+        return {
+          errno: kernel.refuse('EINVAL', name, 'a certificate without address or length', `${SEV_DEV} psp_copy_user_blob`),
+          status: FW.SUCCESS,
+        }
+      if (kernel.memory.copyIn(address, length) === null) return { errno: kernel.badPointer(name), status: FW.SUCCESS }
+    }
+    if (kernel.psp.guests.size > 0) return { errno: 0, status: FW.INVALID_PLATFORM_STATE }
+    return { errno: kernel.unimplemented(name, 'ownership of the platform by another OCA'), status: FW.SUCCESS }
+  }
+
+  /** struct sev_user_data_snp_status: version, state, RMP flag, build, masks, guests, TCB versions. */
+  #snpStatus(): Uint8Array<ArrayBuffer> {
+    const bytes = new Uint8Array(32)
+    const view = viewOf(bytes)
+    const guests = this.kernel.files.filter((file) => file instanceof VmFd && file.sev !== null && file.sev.snp !== null)
+    view.setUint8(0, SNP_API.MAJOR)
+    view.setUint8(1, SNP_API.MINOR)
+    // SNP_INIT was done when the driver loaded.
+    view.setUint8(2, 1)
+    view.setUint8(3, 1)
+    view.setUint32(4, SEV_API.BUILD, true)
+    view.setUint32(8, this.kernel.psp.snpConfig.maskChipId ? 1 : 0, true)
+    view.setUint32(12, guests.length, true)
+    view.setBigUint64(16, TCB, true)
+    view.setBigUint64(24, this.kernel.psp.snpConfig.reportedTcb || TCB, true)
+    return bytes
+  }
+
+  /** struct sev_user_data_snp_config: reported_tcb u64, mask_chip_id, mask_chip_key bits, reserved. */
+  #snpConfig(name: string, data: bigint): { errno: number; status: number } {
+    const { kernel } = this
+    const input = kernel.memory.copyIn(data, 64)
+    if (input === null) return { errno: kernel.badPointer(name), status: FW.SUCCESS }
+    const view = viewOf(input)
+    const [tcb, flags] = [view.getBigUint64(0, true), view.getUint32(8, true)]
+    if ((flags & ~3) !== 0 || input.subarray(12).some((b) => b !== 0)) return { errno: 0, status: FW.INVALID_PARAM }
+    // A reported TCB is never above the committed one, part by part.
+    for (let at = 0n; at < 64n; at += 8n) if (((tcb >> at) & 0xffn) > ((TCB >> at) & 0xffn)) return { errno: 0, status: FW.INVALID_PARAM }
+    kernel.psp.snpConfig = { reportedTcb: tcb, maskChipId: (flags & 1) !== 0 }
+    return { errno: 0, status: FW.SUCCESS }
+  }
+
+  /** struct sev_user_data_snp_vlek_load: length u32, version u8, reserved, address u64 of 432 wrapped bytes. */
+  #loadVlek(name: string, data: bigint): { errno: number; status: number } {
+    const { kernel } = this
+    const source = `${SEV_DEV} sev_ioctl_do_snp_vlek_load`
+    const input = kernel.memory.copyIn(data, 16)
+    if (input === null) return { errno: kernel.badPointer(name), status: FW.SUCCESS }
+    const view = viewOf(input)
+    if (view.getUint32(0, true) !== 16 || view.getUint8(4) !== 0)
+      return { errno: kernel.refuse('EINVAL', name, 'len must be 16 and vlek_wrapped_version 0', source), status: FW.SUCCESS }
+    if (kernel.memory.copyIn(view.getBigUint64(8, true), 432) === null) return { errno: kernel.badPointer(name), status: FW.SUCCESS }
+    return { errno: kernel.unimplemented(name, 'unwrapping of a VLEK'), status: FW.SUCCESS }
   }
 
   /** address u64, length u32 (packed). */

@@ -13,6 +13,11 @@ export interface MsrValue {
   readonly value: bigint
 }
 
+/** vcpu.kick() from another thread, by the handle of `vcpu.kickHandle`. */
+export function kickVcpu(handle: Int32Array): void {
+  Atomics.store(handle, 0, 1)
+}
+
 export class Vcpu {
   readonly kvm: Kvm
   readonly vm: Vm
@@ -66,6 +71,14 @@ export class Vcpu {
   /** Makes the running (or next) `run` return -EINTR. */
   kick(): void {
     this.#file.kick()
+  }
+
+  /**
+   * What another thread needs to kick this vCPU: post it there and call `kickVcpu(handle)`. KVM_RUN then returns -EINTR at
+   * the end of its slice (a few milliseconds), or at once if it begins later.
+   */
+  get kickHandle(): Int32Array {
+    return this.#file.kickHandle
   }
 
   /** Instructions this vCPU has retired. */

@@ -6,7 +6,7 @@ import { eventHandlers } from './vcpu-events.ts'
 import { fpuHandlers } from './vcpu-fpu.ts'
 import { miscHandlers } from './vcpu-misc.ts'
 import { oneRegHandlers } from './one-reg.ts'
-import { StatsFd } from './stats.ts'
+import { StatsFd, vcpuStatistics } from './stats.ts'
 import { msrHandlers } from './vcpu-msrs.ts'
 import { registerHandlers } from './vcpu-registers.ts'
 import type { VcpuFd } from './vcpu.ts'
@@ -26,13 +26,7 @@ const run: VcpuRow = [
 
 const statsFd: VcpuRow = [
   'KVM_GET_STATS_FD',
-  (vcpu) =>
-    vcpu.kernel.install(
-      new StatsFd(vcpu.kernel, `kvm-1/vcpu-${vcpu.id}`, [
-        ['exits', () => vcpu.exits],
-        ['instructions', () => vcpu.instructions],
-      ]),
-    ),
+  (vcpu) => vcpu.kernel.install(new StatsFd(vcpu.kernel, `kvm-1/vcpu-${vcpu.id}`, vcpuStatistics(vcpu))),
 ]
 
 export function vcpuTable(kernel: Kernel): IoctlTable<VcpuFd> {

@@ -36,6 +36,8 @@ import type { VmFd } from './vm.ts'
 const COLD_SLICE = 200_000
 const WARM_SLICE = 1_000_000
 const COLD_ENTRIES = 64
+/** More than the highest KVM_EXIT_*. */
+const EXIT_REASONS = 64
 const COLD_SLICE_BIG = BigInt(COLD_SLICE)
 const WARM_SLICE_BIG = BigInt(WARM_SLICE)
 
@@ -76,10 +78,13 @@ export class VcpuFd implements FileDescriptor, Target {
   /** Indices into #words. */
   readonly #why = (VCPU_KVM + VKVM_WHY) >> 2
   readonly #valid = (VCPU_RUN + RUN.VALID_REGS) >> 2
+  readonly #reason = (VCPU_RUN + RUN.EXIT_REASON) >> 2
   readonly #dirty = (VCPU_RUN + RUN.DIRTY_REGS) >> 2
   readonly #run: (s: number, maxInstructions: bigint) => number
   readonly #table: IoctlTable<VcpuFd>
   #entries = 0
+  /** Returns of KVM_RUN by exit reason. */
+  readonly exitCounts = new Float64Array(EXIT_REASONS)
   mapping: Mapping | null = null
   ringMapping: Mapping | null = null
 
@@ -168,6 +173,7 @@ export class VcpuFd implements FileDescriptor, Target {
     if (this.#dummyRunState) this.runBytes[RUN.REQUEST_INTERRUPT_WINDOW] = 0
     let left = maxInstructions
     for (;;) {
+      if (this.#kickWord !== null && Atomics.exchange(this.#kickWord, 0, 0) !== 0) this.kick()
       const warm = this.#entries >= COLD_ENTRIES
       const slice = warm ? WARM_SLICE : COLD_SLICE
       const short = left < slice
@@ -187,6 +193,8 @@ export class VcpuFd implements FileDescriptor, Target {
         words[this.#why] !== WHY_BUDGET ||
         this.runBytes[RUN.IMMEDIATE_EXIT] !== 0
       ) {
+        const reason = words[this.#reason] as number
+        if (reason < EXIT_REASONS) (this.exitCounts[reason] as number)++
         if (valid !== 0) storeSyncRegs(this, valid)
         if (this.#dummyRunState) this.#clearRunState(window)
         if (result < 0 && result !== -ERRNO.EINTR) this.#explain(result)
@@ -296,6 +304,14 @@ export class VcpuFd implements FileDescriptor, Target {
   /** Stops the running vCPU with -EINTR, as a signal would. Callable from another thread. */
   kick(): void {
     this.signal(EVENT_KICK)
+  }
+
+  /** Word of its own shared buffer that another thread may set (kickVcpu): memory of the machine is not handed out. */
+  #kickWord: Int32Array | null = null
+
+  get kickHandle(): Int32Array {
+    this.#kickWord ??= new Int32Array(typeof SharedArrayBuffer === 'undefined' ? new ArrayBuffer(4) : new SharedArrayBuffer(4))
+    return this.#kickWord
   }
 
   /** Times the core was entered. */

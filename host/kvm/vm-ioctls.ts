@@ -4,7 +4,7 @@ import type { Kernel } from './kernel.ts'
 import { MAX_VCPUS } from './caps.ts'
 import { initSevVcpu } from './sev-vm.ts'
 import { irqHandlers } from './vm-irq.ts'
-import { StatsFd } from './stats.ts'
+import { StatsFd, vmStatistics } from './stats.ts'
 import { tdxVcpuRefusal } from './tdx.ts'
 import { memoryHandlers } from './vm-memory.ts'
 import { miscVmHandlers } from './vm-misc.ts'
@@ -38,16 +38,7 @@ const createVcpu: VmRow = [
   },
 ]
 
-const statsFd: VmRow = [
-  'KVM_GET_STATS_FD',
-  (vm) =>
-    vm.kernel.install(
-      new StatsFd(vm.kernel, 'kvm-1', [
-        ['vcpus', () => BigInt(vm.vcpus.size)],
-        ['slots', () => BigInt(vm.slots.size)],
-      ]),
-    ),
-]
+const statsFd: VmRow = ['KVM_GET_STATS_FD', (vm) => vm.kernel.install(new StatsFd(vm.kernel, 'kvm-1', vmStatistics(vm)))]
 
 const tables = new WeakMap<Kernel, IoctlTable<VmFd>>()
 

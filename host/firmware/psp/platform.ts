@@ -92,6 +92,14 @@ export class Platform {
     return this.#chain
   }
 
+  /** SNP_SET_CONFIG. */
+  snpConfig = { reportedTcb: 0n, maskChipId: false }
+
+  /** PEK_CSR: the PEK's certificate before anybody signed it. */
+  csr(): Uint8Array<ArrayBuffer> {
+    return encodeCertificate(this.keys().pek.point, USAGE.PEK, ALGORITHM.ECDSA_SHA256)
+  }
+
   /** FACTORY_RESET, PEK_GEN: only without guests. */
   generatePek(): number {
     if (this.guests.size > 0) return FW.INVALID_PLATFORM_STATE

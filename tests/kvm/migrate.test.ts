@@ -1,0 +1,210 @@
+/** Mirrors and moves of SEV contexts (selftest sev_migrate_tests), /dev/sev, statistics, kicks by handle. */
+import { readFileSync } from 'node:fs'
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { ERRNO, kickVcpu, type Kvm, openKvm, REQUEST, type Vcpu, type Vm } from 'cloister'
+import { Machine } from 'cloister/vmm'
+
+const open = (): Promise<Kvm> => openKvm({ memory: 256 << 20 })
+const COPY = 197
+const MOVE = 206
+
+function cap(kvm: Kvm, vm: Vm, which: number, fd: number): number {
+  const bytes = new Uint8Array(104)
+  const view = new DataView(bytes.buffer)
+  view.setUint32(0, which, true)
+  view.setBigUint64(8, BigInt(fd), true)
+  return kvm.ioctl(vm.fd, REQUEST.KVM_ENABLE_CAP, bytes)
+}
+
+function guest(kvm: Kvm, type: 'sev' | 'sev-es', vcpus = 0): Vm {
+  const vm = kvm.createVm(type)
+  vm.sevInit()
+  for (let i = 0; i < vcpus; i++) vm.createVcpu(i)
+  vm.launchStart({ policy: type === 'sev' ? 1 : 5 })
+  return vm
+}
+
+test('mirrors: rules, few commands, and the source outlives its descriptor', async () => {
+  const kvm = await open()
+  const source = guest(kvm, 'sev')
+  const mirror = kvm.createVm('sev')
+  assert.is(cap(kvm, mirror, COPY, 99), -ERRNO.EBADF)
+  assert.is(cap(kvm, mirror, COPY, kvm.eventfd()), -ERRNO.EBADF)
+  assert.is(cap(kvm, mirror, COPY, mirror.fd), -ERRNO.EINVAL)
+  assert.is(cap(kvm, mirror, COPY, kvm.createVm('default').fd), -ERRNO.EINVAL)
+  const busy = kvm.createVm('sev')
+  busy.createVcpu(0)
+  assert.is(cap(kvm, busy, COPY, source.fd), -ERRNO.EINVAL)
+  assert.is(cap(kvm, mirror, COPY, source.fd), 0)
+  assert.is(cap(kvm, mirror, COPY, source.fd), -ERRNO.EINVAL)
+  const third = kvm.createVm('sev')
+  assert.is(cap(kvm, third, COPY, mirror.fd), -ERRNO.EINVAL)
+  assert.is(mirror.guestStatus().handle, source.guestStatus().handle)
+  assert.is(mirror.memoryEncrypt('KVM_SEV_LAUNCH_FINISH').errno, -ERRNO.EINVAL)
+  assert.is(kvm.ioctl(mirror.fd, REQUEST.KVM_MEMORY_ENCRYPT_REG_REGION, new Uint8Array(16)), -ERRNO.EINVAL)
+  kvm.close(source.fd)
+  assert.is(mirror.guestStatus().state, 1)
+  kvm.close(mirror.fd)
+  assert.is(kvm.kernel.asids.size, 0)
+  assert.is(kvm.kernel.psp.guests.size, 0)
+  assert.equal(kvm.kernel.internalErrors, [])
+})
+
+test('moves: rules, the source is dead, mirrors follow', async () => {
+  const kvm = await open()
+  const source = guest(kvm, 'sev')
+  const mirror = kvm.createVm('sev')
+  assert.is(cap(kvm, mirror, COPY, source.fd), 0)
+  assert.is(cap(kvm, kvm.createVm('sev-es'), MOVE, source.fd), -ERRNO.EINVAL, 'types')
+  assert.is(cap(kvm, guest(kvm, 'sev'), MOVE, source.fd), -ERRNO.EINVAL, 'a SEV guest already')
+  const target = kvm.createVm('sev')
+  const { handle } = source.guestStatus()
+  assert.is(cap(kvm, target, MOVE, source.fd), 0)
+  assert.is(target.guestStatus().handle, handle)
+  assert.is(mirror.guestStatus().handle, handle)
+  assert.is(source.memoryEncrypt('KVM_SEV_GUEST_STATUS', new Uint8Array(12)).errno, -ERRNO.EIO)
+  const es = guest(kvm, 'sev-es', 2)
+  const other = kvm.createVm('sev-es')
+  other.createVcpu(0)
+  assert.is(cap(kvm, other, MOVE, es.fd), -ERRNO.EINVAL, 'numbers of vCPUs')
+  other.createVcpu(1)
+  assert.is(cap(kvm, other, MOVE, es.fd), -ERRNO.EINVAL, 'not protected')
+  es.launchUpdateVmsa()
+  assert.is(cap(kvm, other, MOVE, es.fd), 0)
+  assert.is(kvm.ioctl(other.vcpus[1]?.fd ?? -1, REQUEST.KVM_GET_REGS, new Uint8Array(144)), -ERRNO.EINVAL)
+  for (const vm of [source, mirror, target, es, other]) kvm.close(vm.fd)
+  assert.equal(kvm.kernel.internalErrors, [])
+})
+
+test('a running SEV-ES guest goes on in another VM', async () => {
+  const image = new Uint8Array(readFileSync(new URL('../../../tests/guests/sev-es.bin', import.meta.url)))
+  const machine = await Machine.create({
+    type: 'sev-es',
+    image: { bytes: image, load: 0x200000, entry: 0x200000, mode: 'long64' },
+    memory: 16 << 20,
+  })
+  await machine.launch()
+  const { kvm } = machine
+  let vcpu = machine.vcpus[0] as Vcpu
+  let text = ''
+  const read = (exits: number): void => {
+    for (; exits > 0; exits--) {
+      const exit = vcpu.run({ maxInstructions: 1_000_000 })
+      if (exit.reason !== 'KVM_EXIT_IO' || exit.direction !== 'out') return
+      text += new TextDecoder().decode(exit.data)
+    }
+  }
+  read(5)
+  const before = text
+  const target = kvm.createVm('sev-es')
+  if (machine.vm.file.irqchip === 'full') target.createIrqchip()
+  for (const slot of machine.vm.file.slots.values())
+    target.setUserMemoryRegion({
+      slot: slot.id,
+      flags: slot.flags,
+      guestPhysAddr: slot.gpa,
+      memorySize: slot.size,
+      userspaceAddr: slot.userspaceAddr,
+    })
+  const moved = target.createVcpu(0)
+  assert.is(cap(kvm, target, MOVE, machine.vm.fd), 0)
+  assert.is(vcpu.runRaw(10), -ERRNO.EIO)
+  vcpu = moved
+  read(50)
+  assert.ok(text.length > before.length + 5, text)
+  const whole = await Machine.create({
+    type: 'sev-es',
+    image: { bytes: image, load: 0x200000, entry: 0x200000, mode: 'long64' },
+    memory: 16 << 20,
+  })
+  await whole.launch()
+  vcpu = whole.vcpus[0] as Vcpu
+  const moving = text
+  text = ''
+  read(55)
+  assert.is(moving.slice(0, 40), text.slice(0, 40))
+  assert.equal(kvm.kernel.internalErrors, [])
+})
+
+test('/dev/sev: CSR, import, SNP status, config and VLEK', async () => {
+  const kvm = await open()
+  const memory = kvm.mmap(-1, 0x4000)
+  const pointer = (length: number): Uint8Array => {
+    const bytes = new Uint8Array(12)
+    new DataView(bytes.buffer).setBigUint64(0, length === 0 ? 0n : memory.address, true)
+    new DataView(bytes.buffer).setUint32(8, length, true)
+    return bytes
+  }
+  const query = kvm.sevIssue(3, pointer(0))
+  assert.is(query.errno, -ERRNO.EIO)
+  const needed = new DataView(query.data.buffer).getUint32(8, true)
+  assert.is(needed, 2084)
+  assert.is(kvm.sevIssue(3, pointer(needed)).errno, 0)
+  assert.is(memory.read(0, 4)[0], 1)
+  assert.is(kvm.sevIssue(6, new Uint8Array(24)).errno, -ERRNO.EINVAL)
+  const status = kvm.sevIssue(9, new Uint8Array(32))
+  assert.is(status.errno, 0)
+  assert.equal([status.data[0], status.data[2]], [1, 1])
+  assert.is(kvm.sevIssue(10, new Uint8Array(0)).errno, 0)
+  const config = new Uint8Array(64)
+  new DataView(config.buffer).setBigUint64(0, 0xd200000000000003n, true)
+  assert.is(kvm.sevIssue(11, config).errno, 0)
+  assert.is(new DataView(kvm.sevIssue(9, new Uint8Array(32)).data.buffer).getBigUint64(24, true), 0xd200000000000003n)
+  config[0] = 9
+  assert.is(kvm.sevIssue(11, config).errno, -ERRNO.EIO)
+  assert.is(kvm.sevIssue(12, new Uint8Array(16)).errno, -ERRNO.EINVAL)
+})
+
+test('statistics as Linux lays them out', async () => {
+  const kvm = await open()
+  const vm = kvm.createVm('default')
+  const memory = kvm.mmap(-1, 0x1000)
+  vm.setUserMemoryRegion({ slot: 0, guestPhysAddr: 0xfffff000, memorySize: 0x1000, userspaceAddr: memory.address })
+  memory.write(0xff0, new Uint8Array([0xe6, 0x55, 0xf4]))
+  const vcpu = vm.createVcpu(0)
+  vcpu.run({ maxInstructions: 10 })
+  vcpu.run({ maxInstructions: 10 })
+  const fd = kvm.ioctl(vcpu.fd, REQUEST.KVM_GET_STATS_FD, 0)
+  const bytes = new Uint8Array(8192)
+  const n = kvm.read(fd, bytes)
+  const view = new DataView(bytes.buffer)
+  const [flags, name, entries, id, descriptors, data] = [0, 4, 8, 12, 16, 20].map((at) => view.getUint32(at, true)) as [
+    number,
+    number,
+    number,
+    number,
+    number,
+    number,
+  ]
+  assert.equal([flags, name, id, descriptors], [0, 48, 24, 72])
+  assert.is(data, 72 + entries * 64)
+  const text = (at: number): string => new TextDecoder().decode(bytes.subarray(at, bytes.indexOf(0, at)))
+  assert.match(text(id), /^kvm-\d+\/vcpu-0$/)
+  const values = new Map<string, bigint>()
+  let end = 0
+  for (let i = 0; i < entries; i++) {
+    const at = descriptors + i * 64
+    const offset = view.getUint32(at + 8, true)
+    assert.is(offset, end)
+    end += view.getUint16(at + 6, true) * 8
+    values.set(text(at + 16), view.getBigUint64(data + offset, true))
+  }
+  assert.is(n, data + end)
+  assert.is(values.get('io_exits'), 1n)
+  assert.is(values.get('halt_exits'), 1n)
+  assert.is(kvm.read(fd, bytes), 0)
+})
+
+test('kickVcpu by handle', async () => {
+  const kvm = await open()
+  const vm = kvm.createVm('default')
+  const memory = kvm.mmap(-1, 0x1000)
+  vm.setUserMemoryRegion({ slot: 0, guestPhysAddr: 0xfffff000, memorySize: 0x1000, userspaceAddr: memory.address })
+  memory.write(0xff0, new Uint8Array([0xeb, 0xfe]))
+  const vcpu = vm.createVcpu(0)
+  kickVcpu(vcpu.kickHandle)
+  assert.is(vcpu.runRaw(Number.POSITIVE_INFINITY), -ERRNO.EINTR)
+})
+
+test.run()
