@@ -27,6 +27,7 @@ build bench/guests/loops 0x100000 "${1:-}"
 build bench/guests/boot 0x7c00 "${1:-}"
 build bench/guests/system 0x100000 "${1:-}"
 build bench/guests/ghcb 0x100000 "${1:-}"
+build bench/guests/memory-loops 0x100000 "${1:-}"
 build tests/guests/flat 0x100000 "${1:-}"
 build tests/guests/sev-es 0x200000 "${1:-}"
 exit $status

@@ -115,6 +115,7 @@ for (const style of styles) {
       }
       if (found.length > 0) failures.set(c.row.text, [...(failures.get(c.row.text) ?? []), describe(c, found)])
     })
+    console.log(`simd: ${cases.length} cases over ${rows.length} rows, exceptions ${style}, seed ${seed}`)
     const report = [...failures].map(([row, list]) => `${row}: ${list.length} of ${perRow}\n  ${list.slice(0, 2).join('\n  ')}`)
     if (report.length > 0) throw new Error(`${report.length} of ${rows.length} rows differ\n${report.slice(0, 20).join('\n')}`)
   })
