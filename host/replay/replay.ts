@@ -557,7 +557,7 @@ class Replayer {
       const same = result < 0 && knownErrno(call.errno) && result === -ERRNO[call.errno as keyof typeof ERRNO]
       // A refusal may lie in contents that the log does not show.
       verdict = same ? 'same' : assumed !== null ? 'unknown' : 'differs'
-    } else if (result < 0) verdict = 'differs'
+    } else if (result < 0) verdict = name === 'KVM_ENABLE_CAP' && assumed !== null ? 'unknown' : 'differs'
     else verdict = VALUES.has(name.split(' ')[0] as string) && BigInt(result) !== call.result ? 'value' : 'same'
     this.#push(call, kind, name, loggedText(call), result, verdict, assumed)
   }
