@@ -99,7 +99,7 @@ export function coalescedWrite(s: usize, port: bool, address: u64, size: u32, va
   const zones = load<u32>(vm, VM_ZONE_COUNT)
   if (zones == 0) return false
   const pio: u32 = port ? 1 : 0
-  let found = false
+  let found: bool = false
   for (let i: u32 = 0; i < zones && !found; i++) found = holds(<usize>load<u32>(vm, VM_ZONES) + <usize>i * ZONE, address, size, pio)
   if (!found) return false
   ringSync(vm)
