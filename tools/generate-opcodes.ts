@@ -100,7 +100,7 @@ export function buildTables(): Tables {
       throw new Error(`opcode map: ${describe(first)} and ${describe(second)} both claim ${where}`)
     return first ? (index.get(first) ?? 0) : 0
   }
-  for (let map = 0; map < 4; map++) {
+  for (let map = 0; map < 7; map++) {
     for (const cls of classes) {
       for (let opcode = 0; opcode < 256; opcode++) {
         const rows = (byOpcode.get(`${map}:${opcode}`) ?? []).filter((o) => o.prefix === 'any' || o.prefix === cls)
@@ -169,7 +169,7 @@ export function opcodesSource(files: ReadonlyMap<string, string>): string {
 
 /** docs/opcodes.md: every row, and how it runs. */
 export function coverageDocument(): string {
-  const maps = ['', '0F ', '0F 38 ', '0F 3A ']
+  const maps = ['', '0F ', '0F 38 ', '0F 3A ', 'VEX 0F ', 'VEX 0F 38 ', 'VEX 0F 3A ']
   const rows = opcodes.map((o) => {
     const name = (o.prefix === 'any' ? '' : `${o.prefix} `) + maps[o.map] + o.opcode.toString(16).toUpperCase().padStart(2, '0')
     const ext =

@@ -148,9 +148,29 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
       break
     } else break
   }
+  let vex: u32 = 0
+  if ((byte == 0xc4 || byte == 0xc5) && (long || load<u8>(p) >= 0xc0)) {
+    // VEX (SDM vol 2, 2.3.5): no other prefix but segments and 67 may come before it; only L = 0 has rows.
+    if (prefix66 || repeat != 0 || rex != 0 || (flags & OPF_LOCK) != 0) return finish(op, H_UD, <u32>(p - start), at, ENDS)
+    const first = <u32>load<u8>(p++)
+    vex = byte == 0xc4 ? <u32>load<u8>(p++) : first
+    rex = ((first >> 5) & 4) ^ 4
+    map = 4
+    if (byte == 0xc4) {
+      rex |= (((first >> 5) & 3) ^ 3) | (long ? (vex >> 4) & 8 : 0)
+      map = (first & 31) + 3
+    }
+    if (!long) rex = 0
+    if (map < 4 || map > 6 || (vex & 4) != 0) return finish(op, H_UD, <u32>(p - start), at, ENDS)
+    vex |= 0x100
+    const pp = vex & 3
+    prefix66 = pp == 1
+    repeat = pp == 2 ? 0xf3 : pp == 3 ? 0xf2 : 0
+    byte = <u32>load<u8>(p++)
+  }
   if (repeat == 0xf3) flags |= OPF_REP
   else if (repeat == 0xf2) flags |= OPF_REPNE
-  if (byte == 0x0f) {
+  if (vex == 0 && byte == 0x0f) {
     byte = <u32>load<u8>(p++)
     map = 1
     if (byte == 0x38) {
@@ -354,6 +374,11 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
     default:
       break
   }
+  if (vex != 0) {
+    const vvvv = ((vex >> 3) & 15) ^ 15
+    if (<u32>load<u8>(d, 2) == 0) imm = <i64>((long ? vvvv : vvvv & 7) << 3)
+    else if (vvvv != 0) return finish(op, H_UD, <u32>(p - start), at, ENDS)
+  }
   const length = <u32>(p - start)
   if (length > 15) return finish(op, H_GP, 15, at, ENDS)
   const next = at + length
@@ -373,7 +398,7 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
   if (flags & OPF_LOCK) {
     if ((bits & D_LOCK) == 0 || !isMemory) return finish(op, H_UD, length, at, ENDS)
   }
-  if (map == 0 && byte == 0x90 && (rex & 1) == 0 && repeat != 0xf3) id = H_NOP
+  if (vex == 0 && map == 0 && byte == 0x90 && (rex & 1) == 0 && repeat != 0xf3) id = H_NOP
   store<u8>(op, <u8>flags, OP_FLAGS)
   return finish(op, id, length, at, (bits & D_END) != 0 ? ENDS : 0)
 }

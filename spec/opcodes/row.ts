@@ -3,7 +3,7 @@
  *
  * `<encoding> <MNEMONIC> <operands> <attributes>`
  *
- * encoding    optional class `NP.` `66.` `F3.` `F2.` (none: every prefix that no other row of the opcode
+ * encoding    optional `VEX.` (L = 0; `By` is vvvv), optional class `NP.` `66.` `F3.` `F2.` (none: every prefix that no other row of the opcode
  *             claims), map (none, `0F`, `0F38`, `0F3A`) and opcode byte; `+r` register in the opcode;
  *             `/3` ModRM.reg, `/3r` only mod 3, `/3m` only memory; `:D9` one exact ModRM byte
  * operands    Intel's opcode-map notation (SDM vol 2, appendix A.2), `Ub` for an unsigned Ib
@@ -16,8 +16,8 @@ export type SizeRule = 'byte' | 'v' | 'd64' | 'f64' | 'y' | 'native' | 1 | 2 | 4
 export interface Opcode {
   readonly text: string
   readonly prefix: PrefixClass
-  /** 0 one-byte, 1 0F, 2 0F38, 3 0F3A. */
-  readonly map: 0 | 1 | 2 | 3
+  /** 0 one-byte, 1 0F, 2 0F38, 3 0F3A; 4, 5, 6 the last three behind a VEX prefix (L = 0). */
+  readonly map: 0 | 1 | 2 | 3 | 4 | 5 | 6
   readonly opcode: number
   readonly embedded: boolean
   readonly ext: number | undefined
@@ -32,7 +32,7 @@ export interface Opcode {
   readonly flags: ReadonlySet<string>
 }
 
-const encoding = /^(?:(NP|66|F3|F2)\.)?(?:(0F38|0F3A|0F)\.)?([0-9A-F]{2})(\+r)?(?:\/([0-7])([rm])?)?(?::([0-9A-F]{2}))?$/
+const encoding = /^(?:(VEX)\.)?(?:(NP|66|F3|F2)\.)?(?:(0F38|0F3A|0F)\.)?([0-9A-F]{2})(\+r)?(?:\/([0-7])([rm])?)?(?::([0-9A-F]{2}))?$/
 const immediates: Record<string, ImmediateKind> = {
   Ib: 'Ib',
   Ub: 'Ub',
@@ -64,6 +64,12 @@ function sizeOf(operands: readonly string[], flags: ReadonlySet<string>, fixed: 
   return !wide && operands.some((o) => ['Eb', 'Gb', 'Zb', 'AL', 'Ob'].includes(o)) ? 'byte' : 'v'
 }
 
+function mapOf(vex: string | undefined, map: string | undefined): Opcode['map'] {
+  if (map === undefined) return 0
+  const n = map === '0F' ? 1 : map === '0F38' ? 2 : 3
+  return vex === undefined ? n : ((n + 3) as 4 | 5 | 6)
+}
+
 export function parseRow(text: string): Opcode {
   const parts = text.trim().split(/\s+/)
   const m = encoding.exec(parts[0] ?? '')
@@ -83,16 +89,16 @@ export function parseRow(text: string): Opcode {
   }
   return {
     text,
-    prefix: (m[1] as PrefixClass | undefined) ?? 'any',
-    map: m[2] === undefined ? 0 : m[2] === '0F' ? 1 : m[2] === '0F38' ? 2 : 3,
-    opcode: Number.parseInt(m[3] ?? '', 16),
-    embedded: m[4] !== undefined,
-    ext: m[5] === undefined ? undefined : Number(m[5]),
-    mod: m[6] === 'r' || flags.has('reg') ? 'reg' : m[6] === 'm' || flags.has('mem') ? 'mem' : 'any',
-    exact: m[7] === undefined ? undefined : Number.parseInt(m[7], 16),
+    prefix: (m[2] as PrefixClass | undefined) ?? 'any',
+    map: mapOf(m[1], m[3]),
+    opcode: Number.parseInt(m[4] ?? '', 16),
+    embedded: m[5] !== undefined,
+    ext: m[6] === undefined ? undefined : Number(m[6]),
+    mod: m[7] === 'r' || flags.has('reg') ? 'reg' : m[7] === 'm' || flags.has('mem') ? 'mem' : 'any',
+    exact: m[8] === undefined ? undefined : Number.parseInt(m[8], 16),
     mnemonic,
     operands,
-    modrm: m[5] !== undefined || m[7] !== undefined || operands.some(inModrm),
+    modrm: m[6] !== undefined || m[8] !== undefined || operands.some(inModrm),
     immediate: immediateOf(operands),
     size: sizeOf(operands, flags, fixed),
     handler,

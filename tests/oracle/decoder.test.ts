@@ -55,7 +55,11 @@ function bytesFor(r: Random, i: number): Uint8Array {
   if (row.prefix === 'F3') bytes[at++] = 0xf3
   if (row.prefix === 'F2') bytes[at++] = 0xf2
   if (r.chance(40)) bytes[at++] = 0x40 | r.below(16)
-  if (row.map > 0) bytes[at++] = 0x0f
+  if (row.map >= 4) {
+    bytes[at++] = 0xc4
+    bytes[at++] = (r.below(8) << 5) | (row.map - 3)
+    bytes[at++] = (r.below(32) << 3) | { any: 0, NP: 0, '66': 1, F3: 2, F2: 3 }[row.prefix]
+  } else if (row.map > 0) bytes[at++] = 0x0f
   if (row.map === 2) bytes[at++] = 0x38
   if (row.map === 3) bytes[at++] = 0x3a
   bytes[at++] = row.opcode + (row.embedded ? r.below(8) : 0)

@@ -136,16 +136,19 @@ export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits, wit
   // Now and then across a page boundary.
   const slot = within ? within.slot : r.chance(4) ? SLOT - 1 - r.below(14) : SLOT
 
-  // Prefixes.
+  // Prefixes; behind VEX the class is in its pp field.
+  const vex = row.map >= 4
   let operand16 = false
-  if (row.prefix === '66') {
+  if (vex) {
+    // none of 66, F2, F3
+  } else if (row.prefix === '66') {
     prefixes.push(0x66)
     operand16 = true
   } else if (row.prefix === 'any' && r.chance(branch ? 5 : 25) && !claims.has(row, '66')) {
     prefixes.push(0x66)
     operand16 = true
   }
-  if (row.prefix === 'F3' || row.prefix === 'F2') {
+  if (!vex && (row.prefix === 'F3' || row.prefix === 'F2')) {
     prefixes.push(row.prefix === 'F3' ? 0xf3 : 0xf2)
     if (r.chance(20) && row.map !== 0 && /v/.test(row.operands.join('')) && !operand16) {
       prefixes.push(0x66)
@@ -473,10 +476,16 @@ export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits, wit
     prefixes[j] = t
   }
   const bytes: number[] = [...prefixes]
-  if (rex) bytes.push(modrmRex)
-  if (row.map > 0) bytes.push(0x0f)
-  if (row.map === 2) bytes.push(0x38)
-  if (row.map === 3) bytes.push(0x3a)
+  if (vex) {
+    const pp = { any: 0, NP: 0, '66': 1, F3: 2, F2: 3 }[row.prefix]
+    const vvvv = row.operands.includes('By') ? r.below(long ? 16 : 8) : 0
+    bytes.push(0xc4, ((~modrmRex & 7) << 5) | (row.map - 3), ((modrmRex & 8) << 4) | ((~vvvv & 15) << 3) | pp)
+  } else {
+    if (rex) bytes.push(modrmRex)
+    if (row.map > 0) bytes.push(0x0f)
+    if (row.map === 2) bytes.push(0x38)
+    if (row.map === 3) bytes.push(0x3a)
+  }
   bytes.push(row.embedded ? row.opcode + r.below(8) : row.opcode)
   const tailAt = bytes.length
   bytes.push(...tail, ...immediate)

@@ -6,6 +6,7 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { opcodes } from '../../spec/opcodes/index.ts'
 import type { Opcode } from '../../spec/opcodes/index.ts'
+import { bmi } from '../../spec/opcodes/bmi.ts'
 import { integerCold } from '../../spec/opcodes/integer-cold.ts'
 import { integer } from '../../spec/opcodes/integer.ts'
 import { io } from '../../spec/opcodes/io.ts'
@@ -24,6 +25,7 @@ const atRing3 =
   /^(PUSH|PUSHA|POPA|ENTER|LEAVE|BOUND|PUSHF|POPF|SAHF|LAHF|CMC|CLC|STC|CLD|STD|CLI|STI|HLT|IN|OUT|INS|OUTS|LLDT|LTR|LGDT|LIDT|LMSW|CLTS|INVLPG|WRMSR|RDMSR|INVD|WBINVD)$/
 const texts = new Set([
   ...integer,
+  ...bmi,
   ...integerCold,
   ...[...system, ...io].filter((text) => atRing3.test(text.split(' ')[1] ?? '') || text.startsWith('8C ')),
 ])

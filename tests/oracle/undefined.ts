@@ -77,6 +77,14 @@ function architectural(c: Case): number {
     case 'XOR':
     case 'TEST':
       return AF
+    case 'ANDN':
+    case 'BLSR':
+    case 'BLSMSK':
+    case 'BLSI':
+    case 'BZHI':
+      return AF | PF
+    case 'BEXTR':
+      return AF | SF | PF
     case 'BT':
     case 'BTS':
     case 'BTR':
