@@ -21,6 +21,7 @@ import { condition, rotateFlags } from '../cpu/flags'
 import { commitModify, slowModify, slowRead, slowWrite } from '../memory/access'
 import { eaGeneral, STACK_OP } from '../execute/operands'
 import { callRelative, callRm, popRegister, pushImmediate, pushRegister, ret } from '../execute/basic'
+import { refill } from '../execute/refill'
 import { boundary, overBudget, quickLookup, resume } from '../execute/boundary'
 
 const coldBase: u32 = ${coldBase}
@@ -29,6 +30,8 @@ const JCC: u32 = ${hotIds.get('JCC_0')}
 /** Runs the vCPU until CPU_STOP_REASON says why it stopped. */
 export function execute(s: usize): void {
   let n = resume(s)
+  let triedOp: u32 = 0
+  let triedAt: u64 = 0
   while (n) {
     let count: u64 = load<u64>(s, CPU_ICOUNT) + <u64>load<u32>(n, BLOCK_COUNT)
     while (count > atomic.load<u64>(s, CPU_BUDGET)) {
@@ -49,6 +52,14 @@ export function execute(s: usize): void {
     for (;;) {
       n = fast(s)
       if (n) break
+      // Once per op and block: what misses again is not a matter of the TLB.
+      const at = load<u32>(s, CPU_SAVED_OP)
+      const now = load<u64>(s, CPU_ICOUNT)
+      if ((at != triedOp || now != triedAt) && refill(s, <usize>at)) {
+        triedOp = at
+        triedAt = now
+        continue
+      }
       n = slow(s)
       if (n != 1) break
     }
