@@ -43,10 +43,9 @@ export function refill(s: usize, op: usize): bool {
     va = load<u64>(s, RSP) - (writes ? <u64>size : 0)
     if (size == 4) va &= 0xffffffff
   } else {
-    va =
-      load<u64>(s + <usize>load<u8>(op, OP_BASE)) +
-      (load<u64>(s + <usize>load<u8>(op, OP_INDEX)) << (load<u8>(op, OP_SCALE) as u64)) +
-      <u64>(<i64>load<i32>(op, OP_DISP))
+    const shift = <u64>load<u8>(op, OP_SCALE)
+    const index = load<u64>(s + <usize>load<u8>(op, OP_INDEX))
+    va = load<u64>(s + <usize>load<u8>(op, OP_BASE)) + (index << shift) + <u64>(<i64>load<i32>(op, OP_DISP))
     const kind = load<u8>(op, OP_EA)
     if (kind == 1) va &= 0xffffffff
     else if (kind == 3) va += load<u64>(s + ((<usize>load<u8>(op, OP_SEG)) << 4), CPU_SEGMENTS)
