@@ -169,12 +169,13 @@ test('an x87 access that faults leaves the x87 environment alone', () => {
     assert.is(m.u32(L.CPU_FSW), 0)
   }
 })
-test('VEX and EVEX do not exist on this CPU model', () => {
-  // VZEROUPPER, VPXOR, ANDN, an AVX-512 move
+test('vector VEX and EVEX do not exist on this CPU model', () => {
+  // VZEROUPPER, VPXOR, ANDN with L = 1 and behind 66 (the plain form exists), an AVX-512 move
   for (const code of [
     [0xc5, 0xf8, 0x77],
     [0xc5, 0xf9, 0xef, 0xc0],
-    [0xc4, 0xe2, 0x78, 0xf2, 0xc1],
+    [0xc4, 0xe2, 0x7c, 0xf2, 0xc1],
+    [0x66, 0xc4, 0xe2, 0x78, 0xf2, 0xc1],
     [0x62, 0xf1, 0x7c, 0x48, 0x28, 0xc1],
   ]) {
     assert.is(outcome(machine(), ...code), UD)
