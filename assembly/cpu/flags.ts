@@ -53,7 +53,7 @@ export function sign(s: usize): bool {
   return <i64>(load<u64>(s, CPU_FLAG_RESULT) << (<u64>load<u32>(s, CPU_FLAG_SHIFT))) < 0
 }
 
-export function parity(s: usize): bool {
+function parity(s: usize): bool {
   if (load<u32>(s, CPU_FLAG_KIND) == FLAG_EAGER) return (<u32>load<u64>(s, CPU_EFLAGS) & PF) != 0
   return (popcnt<u32>(<u32>load<u64>(s, CPU_FLAG_RESULT) & 0xff) & 1) == 0
 }
@@ -146,7 +146,7 @@ export function condition(s: usize, code: u32): bool {
 }
 
 /** SF != OF. */
-export function less(s: usize): bool {
+function less(s: usize): bool {
   if (load<u32>(s, CPU_FLAG_KIND) == FLAG_SUB) {
     const shift = <u64>load<u32>(s, CPU_FLAG_SHIFT)
     return <i64>(load<u64>(s, CPU_FLAG_B) << shift) > <i64>(load<u64>(s, CPU_FLAG_A) << shift)

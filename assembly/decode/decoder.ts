@@ -295,6 +295,7 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
   let imm: i64 = 0
   switch (<u32>load<u8>(d, 2)) {
     case IMM_Ib:
+    case IMM_Jb:
       imm = <i64>load<i8>(p)
       p += 1
       break
@@ -310,6 +311,7 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
       p += 2
       break
     case IMM_Iz:
+    case IMM_Jz:
       if (size == 1) {
         imm = <i64>load<i16>(p)
         p += 2
@@ -328,19 +330,6 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
       } else {
         imm = load<i64>(p)
         p += 8
-      }
-      break
-    case IMM_Jb:
-      imm = <i64>load<i8>(p)
-      p += 1
-      break
-    case IMM_Jz:
-      if (size == 1) {
-        imm = <i64>load<i16>(p)
-        p += 2
-      } else {
-        imm = <i64>load<i32>(p)
-        p += 4
       }
       break
     case IMM_Ap:

@@ -92,7 +92,7 @@ export function cmov(s: usize, op: usize): u32 {
 }
 
 /** Overflow of a signed 64 x 64 bit product. */
-export function mulOverflows(a: i64, b: i64): bool {
+function mulOverflows(a: i64, b: i64): bool {
   if (a == <i64>(<i32>a) && b == <i64>(<i32>b)) return false
   if (a == 0 || b == 0) return false
   const r = a * b

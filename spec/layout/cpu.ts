@@ -128,7 +128,7 @@ export const cpu = struct(
     ['FEATURES', 'u32', 'derived CPUID feature words that execution depends on (see cpu/features.ts)', 16],
     ['TLB_GENERATION', 'u32', 'L2 TLB generation (6 bits)'],
     ['STOP_REASON', 'u32', 'why execute() returned (STOP_*)'],
-    ['STOP_DETAIL', 'u64', 'unimplemented: linear RIP; see execute/loop.ts'],
+    ['STOP_DETAIL', 'u64', 'RIP or guest-physical address that STOP_REASON is about (execute/operands.ts, memory/translate.ts)'],
     ['STOP_INFO', 'u64', 'unimplemented: first opcode bytes, little endian'],
     ['OP', 'u32', 'op inside a slow or cold call (exact time), 0 at block boundaries'],
     ['POLL_COUNT', 'u32', 'consecutive reads of one timer (poll-loop recognition)'],
