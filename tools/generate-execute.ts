@@ -20,7 +20,7 @@ import {
 import { condition, rotateFlags } from '../cpu/flags'
 import { commitModify, slowModify, slowRead, slowWrite } from '../memory/access'
 import { eaGeneral, STACK_OP } from '../execute/operands'
-import { callRelative, callRm, popRegister, pushImmediate, pushRegister, ret } from '../execute/basic'
+import { callRelative, callRm, jumpRm, popRegister, pushImmediate, pushRegister, ret } from '../execute/basic'
 import { refill } from '../execute/refill'
 import { boundary, overBudget, quickLookup, resume } from '../execute/boundary'
 

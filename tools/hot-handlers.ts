@@ -310,6 +310,9 @@ function build(hot: boolean): ReadonlyMap<string, string> {
     const leaveCall = hot ? '' : 'if (c) { store<u32>(s, LEAVE_BRANCH, CPU_LEAVE); break }'
     const branchCold = (handler: string): string => `store<u32>(s, <u32>op, CPU_OP); store<u32>(s, ${handler}(s, op), CPU_LEAVE); break`
     const next = `<${u}>(rip + <u64>load<u16>(op, OP_NEXT))`
+    /** A target that is not canonical (or, with LA57, beyond 48 bits) is for the cold handler: the branch itself faults. */
+    const near = (target: string, cold: string): string =>
+      z === 8 ? `if ((${target} + 0x800000000000) >> 48) ${hot ? miss : `{ ${branchCold(cold)} }`}` : ''
     put(
       `CALL_rel_${z}`,
       flat(branchCold('callRelative')),
@@ -323,6 +326,7 @@ function build(hot: boolean): ReadonlyMap<string, string> {
       `CALL_r_${z}`,
       flat(branchCold('callRm')),
       `const target: ${u} = load<${u}>(${rm});`,
+      near('target', 'callRm'),
       push(next),
       'rip = <u64>target; store<u64>(s, rip, CPU_RIP);',
       leaveCall,
@@ -333,9 +337,17 @@ function build(hot: boolean): ReadonlyMap<string, string> {
       flat(branchCold('ret')),
       `const va: u64 = ${sp};`,
       readable(z, 'STACK_OP'),
-      `rip = <u64>load<${u}>(h); store<u64>(s, rip, CPU_RIP); store<u64>(s, ${z === 8 ? 'va + 8' : '<u64>(<u32>va + 4)'}, 32); break`,
+      `const target: ${u} = load<${u}>(h);`,
+      near('target', 'ret'),
+      `rip = <u64>target; store<u64>(s, rip, CPU_RIP); store<u64>(s, ${z === 8 ? 'va + 8' : '<u64>(<u32>va + 4)'}, 32); break`,
     )
-    put(`JMP_r_${z}`, `rip = <u64>load<${u}>(${rm}); store<u64>(s, rip, CPU_RIP); break`)
+    put(
+      `JMP_r_${z}`,
+      flat(branchCold('jumpRm')),
+      `const target: ${u} = load<${u}>(${rm});`,
+      near('target', 'jumpRm'),
+      'rip = <u64>target; store<u64>(s, rip, CPU_RIP); break',
+    )
   }
 
   put('SETCC_r', condition, `store<u8>(${rm}, u8(yes));`, done)

@@ -206,7 +206,10 @@ let stackLimit: u32 = 0
 let stackAttrib: u32 = 0
 let stackError: u32 = 0
 let stackLong: bool = false
-let stackUser: bool = false
+/** Accesses are those of the instruction at its own privilege; else of the system, whatever the CPL. */
+let stackExplicit: bool = false
+/** A push changed code of the running block: the instruction ends it (stackDone). */
+let stackHit: bool = false
 let pendingSelector: u32 = 0
 let pendingDescriptor: u64 = 0
 
@@ -219,8 +222,9 @@ export function beginStackCurrent(s: usize, error: u32): void {
   stackMask = load<u64>(s, CPU_STACK_MASK)
   stackSp = load<u64>(s, RSP)
   stackLong = code64(s)
-  stackUser = load<u32>(s, CPU_CPL) == 3
+  stackExplicit = true
   stackError = error
+  stackHit = false
 }
 
 /** A 64-bit stack at privilege `cpl`. */
@@ -228,7 +232,7 @@ export function beginStack64(rsp: u64, cpl: u32, error: u32): void {
   stackMask = ~(<u64>0)
   stackSp = rsp
   stackLong = true
-  stackUser = cpl == 3
+  stackExplicit = cpl == 3
   stackError = error
 }
 
@@ -240,7 +244,7 @@ export function beginStack(sp: u64, selector: u32, d: u64, cpl: u32, error: u32)
   stackMask = (stackAttrib & ATTR_DB) != 0 ? 0xffffffff : 0xffff
   stackSp = sp
   stackLong = false
-  stackUser = cpl == 3
+  stackExplicit = cpl == 3
   stackError = error
   pendingSelector = selector
   pendingDescriptor = d
@@ -264,11 +268,19 @@ export function stackPush(s: usize, size: u32, value: u64): bool {
   const sp = (stackSp - <u64>size) & stackMask
   const va = stackLinear(s, sp, size)
   if (load<u32>(s, CPU_LEAVE)) return false
-  const leave = stackUser ? writeMem(s, STACK_OP, va, size, value) : sysWrite(s, va, size, value)
+  const leave = stackExplicit ? writeMem(s, STACK_OP, va, size, value) : sysWrite(s, va, size, value)
   if (leave != 0 && leave != LEAVE_NEXT) return false
+  if (leave) stackHit = true
   store<u32>(s, 0, CPU_LEAVE)
   stackSp = sp
   return true
+}
+
+/** The end of an instruction that pushed and goes on behind itself: 0, or LEAVE_NEXT if it stored into its own block. */
+export function stackDone(s: usize): u32 {
+  if (!stackHit) return 0
+  store<u32>(s, LEAVE_NEXT, CPU_LEAVE)
+  return LEAVE_NEXT
 }
 
 /** Check CPU_LEAVE. */

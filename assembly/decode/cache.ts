@@ -56,6 +56,7 @@ import {
   VCPU_PARTIAL,
 } from '../generated/layout'
 import { fetchAddress } from '../memory/access'
+import { canonical } from '../memory/translate'
 import { dropWriteTags } from '../memory/tlb'
 import { decode, ENDS } from './decoder'
 
@@ -97,7 +98,7 @@ export function lookup(s: usize): usize {
       raiseError(s, EXC_GP, 0)
       return 0
     }
-  } else if (<u64>(<i64>(linear << 16) >> 16) != linear) {
+  } else if (!canonical(s, linear)) {
     raiseError(s, EXC_GP, 0)
     return 0
   }

@@ -379,8 +379,8 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
   let id = <u32>load<u16>(d + 8 + <usize>((size * 2 + isMemory) << 1))
   if (bits & D_BRANCH) {
     imm += <i64>next
-    // A 16-bit operand size outside 16-bit code truncates EIP: the cold form does that.
-    if (size == 1 && code != MODE_CS16) id = <u32>load<u16>(d, 4)
+    // A 16-bit operand size outside 16-bit code truncates EIP, and 32-bit code that is not flat has a limit: the cold form looks.
+    if (size == 1 ? code != MODE_CS16 : code == MODE_CS32 && (mode & MODE_FLAT) == 0) id = <u32>load<u16>(d, 4)
     if (chained(id)) store<u32>(op, 0, OP_EXTRA)
   }
   store<i64>(op, imm, OP_IMM)

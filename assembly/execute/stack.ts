@@ -22,7 +22,7 @@ import {
   virtual8086,
   windowOpened,
 } from '../cpu/mode'
-import { applyStack, beginStackCurrent, loadSegment, stackPop, stackPush, stackSkip, stackTop } from '../cpu/segments'
+import { applyStack, beginStackCurrent, loadSegment, stackDone, stackPop, stackPush, stackSkip, stackTop } from '../cpu/segments'
 import {
   CPU_CPL,
   CPU_CR4,
@@ -84,10 +84,9 @@ function pushSreg(s: usize, op: usize, n: u32): u32 {
   const size = operandSize(op)
   beginStackCurrent(s, 0)
   // Zero-extended, also with 32 bits, of which Intel's CPUs leave the upper half alone (measured on Zen 4).
-  stackPush(s, size, <u64>load<u16>(segment(s, n), SEG_SELECTOR))
-  if (left(s)) return load<u32>(s, CPU_LEAVE)
+  if (!stackPush(s, size, <u64>load<u16>(segment(s, n), SEG_SELECTOR))) return load<u32>(s, CPU_LEAVE)
   applyStack(s)
-  return 0
+  return stackDone(s)
 }
 
 function popSreg(s: usize, op: usize, n: u32): u32 {
@@ -178,7 +177,7 @@ export function pusha(s: usize, op: usize): u32 {
   beginStackCurrent(s, 0)
   for (let i: usize = 0; i < 8; i++) if (!stackPush(s, size, load<u64>(s + (i << 3)))) return load<u32>(s, CPU_LEAVE)
   applyStack(s)
-  return 0
+  return stackDone(s)
 }
 
 export function popa(s: usize, op: usize): u32 {
@@ -230,7 +229,7 @@ export function enter(s: usize, op: usize): u32 {
   if (!modifyMem(s, STACK_OP, va, size)) return load<u32>(s, CPU_LEAVE)
   writeRegister(s + RBP, size, frame)
   applyStack(s)
-  return 0
+  return stackDone(s)
 }
 
 export function leave(s: usize, op: usize): u32 {
@@ -265,7 +264,7 @@ export function pushf(s: usize, op: usize): u32 {
   beginStackCurrent(s, 0)
   if (!stackPush(s, operandSize(op), getFlags(s) & ~(FLAG_RF | FLAG_VM))) return load<u32>(s, CPU_LEAVE)
   applyStack(s)
-  return 0
+  return stackDone(s)
 }
 
 export function popf(s: usize, op: usize): u32 {

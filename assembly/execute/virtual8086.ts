@@ -16,7 +16,7 @@ import {
   updateMode,
   windowOpened,
 } from '../cpu/mode'
-import { applyStack, beginStackCurrent, setRealCache, stackPop, stackPush } from '../cpu/segments'
+import { applyStack, beginStackCurrent, setRealCache, stackDone, stackPop, stackPush } from '../cpu/segments'
 import {
   CPU_CPL,
   CPU_CR4,
@@ -79,7 +79,7 @@ export function pushfVirtual(s: usize, size: u32): u32 {
   beginStackCurrent(s, 0)
   if (!stackPush(s, size, (real ? flags : virtualImage(flags)) & ~(FLAG_RF | FLAG_VM))) return load<u32>(s, CPU_LEAVE)
   applyStack(s)
-  return 0
+  return stackDone(s)
 }
 
 export function popfVirtual(s: usize, size: u32): u32 {

@@ -35,14 +35,21 @@ function kick(s: usize, id: u32): void {
   }
 }
 
-/** kvm_pv_send_ipi: a bitmap of APIC ids from `first`. */
-function sendIpis(s: usize, low: u64, high: u64, first: u64, icr: u64): i64 {
+/** kvm_pv_send_ipi: two words of a bitmap of APIC ids from `first`, each 64 bits wide in 64-bit mode, else 32; no id wraps round. */
+function sendIpis(s: usize, low: u64, high: u64, first: u32, icr: u64, wide: bool): i64 {
   if (icr & 0xc0800) return EINVAL
+  const vm = vmOf(s)
+  const width: u64 = wide ? 64 : 32
   let count: i64 = 0
-  for (let i: u32 = 0; i < 128; i++) {
-    const word = i < 64 ? low : high
-    if (((word >> <u64>(i & 63)) & 1) == 0) continue
-    const taken = lapicDeliver(vmOf(s), s, <u32>(icr >> 8) & 7, <u32>icr & 0xff, false, <u32>first + i, (icr & 0x8000) != 0, true)
+  for (let i: u32 = 0; i < load<u32>(vm, VM_VCPU_COUNT); i++) {
+    const target: usize = load<u32>(vm + VM_VCPUS + ((<usize>i) << 2))
+    if (!target) continue
+    const id = apicId(target)
+    if (id < first) continue
+    const bit = <u64>(id - first)
+    const named = bit < width ? low >> bit : bit < width * 2 ? high >> (bit - width) : 0
+    if ((named & 1) == 0) continue
+    const taken = lapicDeliver(vm, s, <u32>(icr >> 8) & 7, <u32>icr & 0xff, false, id, (icr & 0x8000) != 0, true)
     if (taken > 0) count += <i64>taken
   }
   return count
@@ -68,7 +75,7 @@ export function hypercall(s: usize, nr: u64, a0: u64, a1: u64, a2: u64, a3: u64,
   } else if (nr == 9) {
     if (wide) result = EOPNOTSUPP
   } else if (nr == 10) {
-    if (wide) result = sendIpis(s, a0, a1, a2, a3)
+    result = sendIpis(s, a0, a1, <u32>a2, a3, wide)
   } else if (nr == 12 && (load<u32>(vmOf(s), VM_HYPERCALL_EXITS) & (1 << 12)) != 0) {
     if ((a0 & 0xfff) != 0 || a1 == 0 || (a0 >> 12) + a1 <= a0 >> 12) {
       result = EINVAL
