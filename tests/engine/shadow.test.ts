@@ -13,7 +13,9 @@ const bytes = (hex: string): number[] => (hex.match(/../g) ?? []).map((b) => Num
 
 /** push bp; mov bp,sp; push ax; mov ax,[bp+2]; cmp ax,POST; jne 1f; inc word [3000]; 1: inc word [3002]; pop ax; pop bp; iret */
 const handler = (post: number): number[] =>
-  bytes(`5589e5508b46023d${(post & 255).toString(16).padStart(2, '0')}${(post >> 8).toString(16).padStart(2, '0')}7504ff060030ff060230585dcf`)
+  bytes(
+    `5589e5508b46023d${(post & 255).toString(16).padStart(2, '0')}${(post >> 8).toString(16).padStart(2, '0')}7504ff060030ff060230585dcf`,
+  )
 
 interface Shape {
   name: string
