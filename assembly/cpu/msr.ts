@@ -18,6 +18,7 @@ import {
   CPU_PAT,
   CPU_PKRS,
   CPU_SEV_STATUS,
+  CPU_SMBASE,
   CPU_TSC_ADJUST,
   CPU_TSC_AUX,
   CPU_TSC_OFFSET,
@@ -96,6 +97,7 @@ export function resetMsrs(s: usize): void {
   store<u64>(s, 0, CPU_TSC_AUX)
   store<u64>(s, 0, CPU_TSC_ADJUST)
   store<u64>(s, 0, CPU_HWCR)
+  store<u64>(s, 0x30000, CPU_SMBASE)
 }
 
 function bankAddress(s: usize, index: u32): usize {
@@ -169,6 +171,8 @@ function specialRead(s: usize, index: u32, host: bool): bool {
       return found(s, load<u64>(s, CPU_APIC_BASE))
     case 0x3b:
       return found(s, load<u64>(s, CPU_TSC_ADJUST))
+    case 0x9e:
+      return host ? found(s, load<u64>(s, CPU_SMBASE)) : false
     case 0x17b:
       return host || (load<u64>(s, CPU_MCG_CAP) & 0x100) != 0 ? found(s, load<u64>(s, CPU_MCG_CTL)) : false
     case 0x277:
@@ -288,6 +292,11 @@ function specialWrite(s: usize, index: u32, value: u64, host: bool): bool {
       return (value & ~(<u64>0x81)) == 0
     case 0x10b:
       return (value & ~(<u64>1)) == 0
+    case 0x9e: {
+      if (!host) return false
+      store<u64>(s, value, CPU_SMBASE)
+      return true
+    }
     case 0x17b: {
       if ((load<u64>(s, CPU_MCG_CAP) & 0x100) == 0 && (value != 0 || !host)) return false
       if (value != 0 && value != ~(<u64>0)) return false

@@ -32,10 +32,15 @@ import {
   CPU_EFER,
   CPU_EFLAGS,
   CPU_LEAVE,
+  CPU_STOP_REASON,
+  CPU_TRIPLE_FAULT,
   CPU_XCR0,
   EXC_GP,
   EXC_UD,
+  LEAVE_BRANCH,
+  LEAVE_EXIT_BRANCH,
   LEAVE_NEXT,
+  STOP_SHUTDOWN,
   OPF_LOCK,
   OP_FLAGS,
   OP_MODRM,
@@ -47,6 +52,7 @@ import { flushTlb, flushTlbLocal, invalidatePage, selectTlb } from '../memory/tl
 import { readMem, writeMem } from '../memory/access'
 import { vmmcall } from './vmgexit'
 import { pollPause } from '../kvm/pio'
+import { inSmm, leaveSmm } from '../kvm/smm'
 import { addressMask, ea, getRm, isMemory, operandSize, setRm, writeRegister } from './operands'
 
 const RAX: usize = 0
@@ -274,10 +280,14 @@ export function svm(s: usize, op: usize): u32 {
   return vmmCommunication(s, modrm == 0xdf ? 0x7a : 0x80 + (modrm - 0xd8))
 }
 
-/** RSM outside system management mode. */
+/** RSM: #UD outside of system management mode; a save area that cannot be loaded is a triple fault (em_rsm). */
 export function rsm(s: usize, op: usize): u32 {
   if (sevEs(s)) return vmmCommunication(s, 0x73)
-  return raise(s, EXC_UD)
+  if (!inSmm(s)) return raise(s, EXC_UD)
+  if (leaveSmm(s)) return LEAVE_BRANCH
+  store<u32>(s, 2, CPU_TRIPLE_FAULT)
+  store<u32>(s, STOP_SHUTDOWN, CPU_STOP_REASON)
+  return LEAVE_EXIT_BRANCH
 }
 
 /** UD0, UD1, UD2. */

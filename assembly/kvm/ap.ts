@@ -7,11 +7,13 @@ import {
   CPU_NMI_BLOCKED,
   CPU_RIP,
   CPU_SEGMENTS,
+  CPU_SMI_COUNT,
   SEG_BASE,
   SEG_CS,
   SEG_SELECTOR,
   VKVM_FIRST_SIPI,
   VKVM_PROTECTED,
+  VKVM_SMI_PENDING,
   VM_BSP_ID,
 } from '../generated/layout'
 import { releaseAp } from './ghcb'
@@ -30,6 +32,8 @@ export function apReset(s: usize): void {
     updateMode(s)
     store<u32>(s, 0, CPU_INTERRUPT_SHADOW)
     store<u32>(s, 0, CPU_NMI_BLOCKED)
+    store<u32>(vkvm(s), 0, VKVM_SMI_PENDING)
+    store<u64>(s, 0, CPU_SMI_COUNT)
   }
   store<u32>(s, isBsp(s) ? 0 : 2, CPU_HALTED)
 }

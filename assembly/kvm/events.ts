@@ -23,10 +23,12 @@ import {
   EVENT_KICK,
   EVENT_NMI,
   EVENT_SIPI,
+  EVENT_SMI,
   EVENT_TIMER,
   EVENT_WINDOW,
   LAPIC_TIMER_DEADLINE,
   STOP_BUDGET,
+  STOP_DEAD,
   STOP_EVENT,
   STOP_EXIT,
   VKVM_EOI_EXIT,
@@ -40,6 +42,8 @@ import { RUN_REQUEST_INTERRUPT_WINDOW } from '../generated/kvm'
 import { exitEoi, exitWindow, windowOpen } from './exits'
 import { apReset, apSipi } from './ap'
 import { lapicAccept, lapicAcceptsPic, lapicHasInterrupt } from './lapic'
+import { heldWakes } from './held'
+import { enterSmm, inSmm, smiDue } from './smm'
 import { timerExpire } from './lapic-timer'
 import { picOutput, picRead } from './pic'
 import { pitExpire } from './pit'
@@ -108,13 +112,19 @@ function takeVector(s: usize): u32 {
 /** A halted vCPU has something to wake up for. */
 export function wakes(s: usize): bool {
   const event = atomic.load<u32>(s + CPU_EVENT)
-  if ((event & (EVENT_INIT | EVENT_SIPI)) != 0) return true
+  if ((event & (EVENT_INIT | EVENT_SIPI)) != 0 && !inSmm(s)) return true
+  if (smiDue(s) || heldWakes(s)) return true
   if (load<u32>(vkvm(s), VKVM_NMI_PENDING) != 0 && load<u32>(s, CPU_NMI_BLOCKED) == 0) return true
   return (getFlags(s) & IF) != 0 && interruptPending(s)
 }
 
 /** INIT and SIPI (kvm_apic_accept_events). */
 export function acceptInit(s: usize): void {
+  if (inSmm(s)) {
+    // an INIT waits for RSM, a SIPI is lost
+    clearEvent(s, EVENT_SIPI)
+    return
+  }
   const event = atomic.load<u32>(s + CPU_EVENT)
   if (event & EVENT_INIT) {
     clearEvent(s, EVENT_INIT)
@@ -182,6 +192,10 @@ export function pollEvents(s: usize): u32 {
     if (event & (EVENT_INIT | EVENT_SIPI)) {
       acceptInit(s)
       if (load<u32>(s, CPU_HALTED) != 0) return STOP_EVENT
+    }
+    if (event & EVENT_SMI) {
+      if (smiDue(s) && !enterSmm(s)) return STOP_DEAD
+      clearEvent(s, EVENT_SMI)
     }
     if (load<u32>(s, CPU_INTERRUPT_SHADOW)) {
       // one more instruction first; the loop ends the shadow after it

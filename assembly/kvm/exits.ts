@@ -59,6 +59,7 @@ import {
   VKVM_IF_FLAG,
   VKVM_INTERRUPT,
   VKVM_PENDING,
+  VKVM_SMM,
   VM_IRQCHIP,
 } from '../generated/layout'
 import { isSevEs, kernelApic, runOf, vkvm, vmOf } from './state'
@@ -192,7 +193,7 @@ export function saveRunState(s: usize): void {
   store<u64>(run, load<u64>(s, CPU_CR8), RUN_CR8)
   store<u64>(run, load<u64>(s, CPU_APIC_BASE), RUN_APIC_BASE)
   store<u8>(run, open ? 1 : 0, RUN_READY_FOR_INTERRUPT_INJECTION)
-  store<u16>(run, 0, RUN_FLAGS)
+  store<u16>(run, <u16>(load<u32>(vkvm(s), VKVM_SMM) & 1), RUN_FLAGS) // KVM_RUN_X86_SMM
 }
 
 /** True if HLT and interrupts belong to userspace. */

@@ -8,6 +8,7 @@ export { addRouting, irqLine, irqResample, resampleGsis, reserveRoutes, setRouti
 export { ioeventAdd, ioeventNotify, ioeventRemove, ioeventTake } from './ioevent'
 export { cpuidAnswer, cpuidEax, cpuidEbx, cpuidEcx, cpuidEdx } from './cpuid'
 export { lapicGet, lapicSet, queueNmi } from './lapic'
+export { queueSmi, smmChanged } from './smm'
 export { ioapicGet, ioapicSet } from './ioapic'
 export { picGet, picSet } from './pic'
 export { pitGet, pitSet } from './pit'

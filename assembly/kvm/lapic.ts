@@ -2,6 +2,7 @@
  * Local APIC and x2APIC as KVM has them (Linux 7.3 arch/x86/kvm/lapic.c; APM vol 2, chapter 16).
  * State: struct LAPIC at s + VCPU_LAPIC; its first 1024 bytes are struct kvm_lapic_state.
  */
+import { queueSmi } from './smm'
 import { flushTlb } from '../memory/tlb'
 import { ioapicEoi } from './ioapic'
 import { eoiRouted } from './irq'
@@ -188,8 +189,7 @@ function accept(s: usize, mode: u32, vector: u32, level: bool, assert: bool): i3
       return 1
     }
     default:
-      // SMI: this machine has no SMM; ExtINT reaches a vCPU through LVT0 only
-      return 0
+      return mode == SMI && queueSmi(s) ? 1 : 0 // ExtINT reaches a vCPU through LVT0 only
   }
 }
 

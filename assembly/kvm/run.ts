@@ -21,9 +21,11 @@ import {
   CPU_STOP_NAME,
   CPU_TRIPLE_FAULT,
   EVENT_KICK,
+  EVENT_SMI,
   EXC_GP,
   EVENT_WINDOW,
   STOP_BUDGET,
+  STOP_DEAD,
   STOP_EVENT,
   STOP_EXIT,
   STOP_FETCH_MMIO,
@@ -56,6 +58,7 @@ import { apReset } from './ap'
 import { ringSync } from './coalesced'
 import { complete } from './complete'
 import { exitStep, singleStepping } from './debug'
+import { injectHeld } from './held'
 import { acceptInit, expireTimers, injected, injectedEvents, nearestDeadline, rearm, wakes } from './events'
 import {
   exitEmulation,
@@ -71,11 +74,14 @@ import {
 } from './exits'
 import { unmapGhcb } from './ghcb'
 import { esEnter, esLeave } from './vmsa'
+import { enterSpace, inSmm, smiDue, smmChanged } from './smm'
 import { chipOf, clearEvent, isSevEs, NEVER, runOf, signal, vkvm, vmOf } from './state'
 import { giveClock, now, takeClock } from './time'
 import { ringFull, ringRun } from '../memory/dirty-ring'
+import { slotSpace } from '../memory/slots'
 
 const EINTR: i32 = -4
+const EIO: i32 = -5
 const IF: u64 = 0x200
 const ENOMEM: i32 = -12
 const EFAULT: i32 = -14
@@ -203,6 +209,7 @@ function loop(s: usize, started: u64): i32 {
     if (isSevEs(s)) unmapGhcb(s)
     rearm(s)
     if (atomic.load<u32>(s + CPU_EVENT) != 0 || injected(k)) signal(s, injectedEvents(k))
+    if (smiDue(s)) signal(s, EVENT_SMI)
     let stop: u32 = 0
     if (load<u32>(k, VKVM_INJECT_GP)) {
       // userspace failed an MSR access
@@ -210,6 +217,10 @@ function loop(s: usize, started: u64): i32 {
       stop = deliverException(s, EXC_GP, true, 0)
     }
     if (stop == 0 && load<u32>(k, VKVM_AGAIN)) stop = deliverAgain(s)
+    if (stop == 0) {
+      const held = injectHeld(s)
+      if (held > 1) stop = held - 2
+    }
     if (stop == 0) {
       execute(s)
       stop = load<u32>(s, CPU_STOP_REASON)
@@ -239,11 +250,14 @@ function loop(s: usize, started: u64): i32 {
       case STOP_RING_FULL:
         exitRingFull(s)
         return 0
+      case STOP_DEAD:
+        return EIO
       case STOP_SHUTDOWN: {
         exitShutdown(s)
         // shutdown_interception: the VMCB is undefined now, an ordinary vCPU gets INIT; RIP stays readable for the report
         store<u64>(s, load<u64>(s, CPU_RIP), CPU_STOP_DETAIL)
-        if (load<u32>(k, VKVM_PROTECTED) == 0) {
+        if (load<u32>(k, VKVM_PROTECTED) == 0 && load<u32>(s, CPU_TRIPLE_FAULT) == 1) {
+          if (inSmm(s)) smmChanged(s, false)
           apReset(s)
           store<u32>(s, 0, CPU_HALTED)
         }
@@ -269,6 +283,7 @@ export function vcpuRun(s: usize, maxInstructions: u64): i32 {
   store<i32>(k, WHY_NONE, VKVM_WHY)
   takeClock(s)
   ringRun(s)
+  enterSpace(s)
   ringSync(vmOf(s))
   if (chip) store<u32>(chip, <u32>s, CHIP_RUNNING)
   const icount = load<u64>(s, CPU_ICOUNT)
@@ -285,6 +300,7 @@ export function vcpuRun(s: usize, maxInstructions: u64): i32 {
   saveRunState(s)
   esLeave(s)
   ringRun(0)
+  slotSpace(0)
   if (chip) store<u32>(chip, 0, CHIP_RUNNING)
   giveClock(s)
   return result

@@ -51,6 +51,13 @@ const EEXIST: i32 = -17
 const EINVAL: i32 = -22
 const ENOSPC: i32 = -28
 
+/** Address space of the accesses that follow: 1 while a vCPU runs in system management mode, else 0 (kvm_arch_vcpu_memslots_id). */
+let space: u32 = 0
+
+export function slotSpace(number: u32): void {
+  space = number
+}
+
 function rebuild(vm: usize): void {
   const map = <usize>load<u32>(vm, VM_SLOT_MAP)
   memory.fill(map, 0, (<usize>MAP_PAGES) << 12)
@@ -58,7 +65,7 @@ function rebuild(vm: usize): void {
   const n = load<u32>(vm, VM_SLOT_COUNT)
   for (let i: u32 = 0; i < n; i++) {
     const slot = slots + <usize>i * SIZEOF_SLOT
-    if (load<u32>(slot, SLOT_BACKING) == 0) continue
+    if (load<u32>(slot, SLOT_BACKING) == 0 || load<u32>(slot, SLOT_ID) >> 16 != 0) continue
     const start = load<u64>(slot, SLOT_GPA)
     const end = start + load<u64>(slot, SLOT_SIZE)
     for (let unit = start >> 21; unit << 21 < end && unit << 21 < MAP_REACH; unit++) {
@@ -74,14 +81,15 @@ function search(vm: usize, gpa: u64): usize {
   if (slot == 0) return 0
   const end = slot + <usize>load<u32>(vm, VM_SLOT_COUNT) * SIZEOF_SLOT
   for (; slot < end; slot += SIZEOF_SLOT) {
-    if (load<u32>(slot, SLOT_BACKING) != 0 && gpa - load<u64>(slot, SLOT_GPA) < load<u64>(slot, SLOT_SIZE)) return slot
+    if (load<u32>(slot, SLOT_BACKING) == 0 || load<u32>(slot, SLOT_ID) >> 16 != space) continue
+    if (gpa - load<u64>(slot, SLOT_GPA) < load<u64>(slot, SLOT_SIZE)) return slot
   }
   return 0
 }
 
 /** The slot that holds `gpa`, 0 = none (MMIO). */
 export function slotFind(vm: usize, gpa: u64): usize {
-  if (gpa < MAP_REACH) {
+  if (gpa < MAP_REACH && space == 0) {
     const map = <usize>load<u32>(vm, VM_SLOT_MAP)
     if (map == 0) return 0
     const n = load<u16>(map + ((<usize>(gpa >> 21)) << 1))
@@ -149,11 +157,11 @@ export function bitmapPages(slot: usize): u32 {
   return pagesFor((load<u64>(slot, SLOT_SIZE) + 0x7fff) >> 15)
 }
 
-function overlaps(vm: usize, self: usize, gpa: u64, size: u64): bool {
+function overlaps(vm: usize, self: usize, id: u32, gpa: u64, size: u64): bool {
   let slot = <usize>load<u32>(vm, VM_SLOTS)
   const end = slot + <usize>load<u32>(vm, VM_SLOT_COUNT) * SIZEOF_SLOT
   for (; slot < end; slot += SIZEOF_SLOT) {
-    if (slot == self || load<u32>(slot, SLOT_BACKING) == 0) continue
+    if (slot == self || load<u32>(slot, SLOT_BACKING) == 0 || load<u32>(slot, SLOT_ID) >> 16 != id >> 16) continue
     const start = load<u64>(slot, SLOT_GPA)
     if (gpa < start + load<u64>(slot, SLOT_SIZE) && start < gpa + size) return true
   }
@@ -189,7 +197,7 @@ export function slotSet(vm: usize, id: u32, gpa: u64, size: u64, flags: u32, bac
     if (size != load<u64>(slot, SLOT_SIZE) || <u32>backing != load<u32>(slot, SLOT_BACKING)) return EINVAL
     if (offsetPages != load<u32>(slot, SLOT_OFFSET_PAGES) || ((flags ^ load<u32>(slot, SLOT_FLAGS)) & MEM_READONLY) != 0) return EINVAL
   }
-  if (overlaps(vm, slot, gpa, size)) return EEXIST
+  if (overlaps(vm, slot, id, gpa, size)) return EEXIST
   if (slot == 0) {
     slot = unused(vm)
     if (slot == 0) return ENOSPC

@@ -63,6 +63,8 @@ export interface CoreExports {
   setUserDeadline(vm: number, ns: bigint): void
   vmClock(vm: number): bigint
   queueNmi(s: number): void
+  queueSmi(s: number): number
+  smmChanged(s: number, on: number): void
   lapicGet(s: number, to: number): void
   lapicSet(s: number, from: number): void
   ioapicGet(vm: number, to: number): void
@@ -135,6 +137,8 @@ export const CORE_EXPORTS = [
   'setUserDeadline',
   'vmClock',
   'queueNmi',
+  'queueSmi',
+  'smmChanged',
   'lapicGet',
   'lapicSet',
   'ioapicGet',

@@ -44,10 +44,8 @@ function getDirtyLog(vm: VmFd, bytes: Uint8Array): number {
   const size = Number((((slot.size >> 12n) + 63n) / 64n) * 8n)
   if (kernel.memory.find(target, size) === null)
     return kernel.badPointer('KVM_GET_DIRTY_LOG', 'the bitmap is not (wholly) inside a mapping')
-  // Address space 1 (SMM) is not run: nothing is ever dirty there.
-  if (number >>> 16 !== 0) return kernel.memory.copyOut(target, new Uint8Array(size)) ? 0 : kernel.badPointer('KVM_GET_DIRTY_LOG')
   for (let done = 0; done < size; ) {
-    const n = call.dirtyLog(vm.address, number & 0xffff, STAGING, done, Math.min(STAGING_SIZE, size - done))
+    const n = call.dirtyLog(vm.address, number, STAGING, done, Math.min(STAGING_SIZE, size - done))
     if (n <= 0) break
     if (!kernel.memory.copyOut(target + BigInt(done), staging.slice(0, n))) return kernel.badPointer('KVM_GET_DIRTY_LOG')
     done += n
@@ -77,11 +75,10 @@ function clearDirtyLog(vm: VmFd, bytes: Uint8Array): number {
   const size = Number(((count + 63n) / 64n) * 8n)
   const bits = kernel.memory.copyIn(view.getBigUint64(16, true), size)
   if (bits === null) return kernel.badPointer('KVM_CLEAR_DIRTY_LOG', 'the bitmap is not (wholly) inside a mapping')
-  if (number >>> 16 !== 0) return 0
   for (let done = 0; done < size; done += STAGING_SIZE) {
     const part = bits.subarray(done, done + STAGING_SIZE)
     staging.set(part)
-    call.dirtyClear(vm.address, number & 0xffff, STAGING, Number(first >> 3n) + done, part.length)
+    call.dirtyClear(vm.address, number, STAGING, Number(first >> 3n) + done, part.length)
   }
   return 0
 }

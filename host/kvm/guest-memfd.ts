@@ -97,7 +97,7 @@ export class GuestMemfd implements FileDescriptor {
   /** kvm_gmem_release: its slots lose their memory. */
   close(): void {
     const { call } = this.kernel.core
-    if (!this.vm.released) for (const slot of this.bindings.keys()) if (slot >>> 16 === 0) call.slotUnbind(this.vm.address, slot & 0xffff)
+    if (!this.vm.released) for (const slot of this.bindings.keys()) call.slotUnbind(this.vm.address, slot)
     this.bindings.clear()
     call.backingFree(this.backing)
     this.vm.release()

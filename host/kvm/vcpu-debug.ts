@@ -1,6 +1,7 @@
 /** KVM_GET/SET_DEBUGREGS and KVM_SET_GUEST_DEBUG (arch/x86/kvm/x86.c). */
 import { CPU_DR, CPU_DR6, CPU_DR7, VKVM_DEBUG_DR, VKVM_DEBUG_DR7, VKVM_GUEST_DEBUG } from '../generated/layout.ts'
 import { viewOf } from './dispatch.ts'
+import { heldEvents, hold } from './held-events.ts'
 import type { VcpuRow } from './vcpu-ioctls.ts'
 import type { VcpuFd } from './vcpu.ts'
 
@@ -60,7 +61,7 @@ function setGuestDebug(vcpu: VcpuFd, bytes: Uint8Array): number {
   if ((control & ~VALID) !== 0)
     return vcpu.kernel.refuse('EINVAL', 'KVM_SET_GUEST_DEBUG', `control 0x${control.toString(16)}`, 'virt/kvm/kvm_main.c')
   if ((control & (GUESTDBG.INJECT_DB | GUESTDBG.INJECT_BP)) !== 0) {
-    if (vcpu.held?.exception)
+    if (heldEvents(vcpu).exception)
       return vcpu.kernel.refuse(
         'EBUSY',
         'KVM_SET_GUEST_DEBUG',
@@ -68,7 +69,7 @@ function setGuestDebug(vcpu: VcpuFd, bytes: Uint8Array): number {
         'arch/x86/kvm/x86.c kvm_arch_vcpu_ioctl_set_guest_debug',
       )
     const vector = (control & GUESTDBG.INJECT_DB) !== 0 ? 1 : 3
-    vcpu.held = { nmi: false, smi: false, tripleFault: false, ...vcpu.held, exception: { vector, error: null, payload: true } }
+    hold(vcpu, { exception: { vector, error: null, pending: true, payload: null } })
   }
   vcpu.guestDebug = (control & GUESTDBG.ENABLE) !== 0 ? control : 0
   vcpu.kvm.setUint32(VKVM_GUEST_DEBUG, vcpu.guestDebug, true)

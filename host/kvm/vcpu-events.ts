@@ -1,17 +1,23 @@
 /** Events, interrupts, MP state and local APIC of a vCPU (arch/x86/kvm/x86.c, irq.c). */
 import {
+  CPU_EVENT,
   CPU_HALTED,
   CPU_INTERRUPT_SHADOW,
   CPU_NMI_BLOCKED,
+  EVENT_INIT,
   EVENT_INTERRUPT,
   EVENT_NMI,
   EVENT_SIPI,
+  EVENT_SMI,
   STAGING,
   VKVM_INTERRUPT,
   VKVM_NMI_PENDING,
   VKVM_SIPI_VECTOR,
+  VKVM_SMI_PENDING,
+  VKVM_SMM,
 } from '../generated/layout.ts'
 import { viewOf } from './dispatch.ts'
+import { heldEvents, hold } from './held-events.ts'
 import type { VcpuRow } from './vcpu-ioctls.ts'
 import type { VcpuFd } from './vcpu.ts'
 
@@ -20,37 +26,49 @@ const X86 = 'arch/x86/kvm/x86.c'
 const VALID = { NMI_PENDING: 1, SIPI_VECTOR: 2, SHADOW: 4, SMM: 8, PAYLOAD: 16, TRIPLE_FAULT: 32 } as const
 /** kvm_mp_state. */
 export const MP_STATE = { RUNNABLE: 0, UNINITIALIZED: 1, INIT_RECEIVED: 2, HALTED: 3, SIPI_RECEIVED: 4, AP_RESET_HOLD: 9 } as const
+/** Offsets in struct kvm_vcpu_events. */
+const AT = { SMM: 24, SMI_PENDING: 25, INSIDE_NMI: 26, LATCHED_INIT: 27, TRIPLE_FAULT: 28, HAS_PAYLOAD: 55, PAYLOAD: 56 } as const
 /** A vector kept in VKVM_INTERRUPT carries this bit; 0 = none. */
 const QUEUED = 0x100
 
+/** svm_get_interrupt_shadow: the VMCB does not tell STI from MOV SS. */
+const AMD_SHADOW = 3
+
 function getEvents(vcpu: VcpuFd, bytes: Uint8Array): number {
+  const { vm, kvm } = vcpu
+  const held = heldEvents(vcpu)
   bytes.fill(0, 0, 64)
   const out = viewOf(bytes)
-  const queued = vcpu.kvm.getUint32(VKVM_INTERRUPT, true)
-  out.setUint8(8, queued !== 0 && vcpu.vm.irqchip !== 'split' ? 1 : 0)
-  out.setUint8(9, vcpu.vm.irqchip !== 'split' ? queued & 0xff : 0)
-  const { held } = vcpu
-  if (held?.exception) {
-    const { vector, error, payload } = held.exception
-    for (const [at, value] of [
-      [payload ? 3 : 0, 1],
-      [1, vector],
-      [2, error === null ? 0 : 1],
-    ] as const)
-      out.setUint8(at, value)
+  const queued = kvm.getUint32(VKVM_INTERRUPT, true)
+  out.setUint8(8, queued !== 0 && vm.irqchip !== 'split' ? 1 : 0)
+  out.setUint8(9, vm.irqchip !== 'split' ? queued & 0xff : 0)
+  if (held.exception) {
+    const { vector, error, pending, payload } = held.exception
+    out.setUint8(0, pending ? 0 : 1)
+    out.setUint8(1, vector)
+    out.setUint8(2, error === null ? 0 : 1)
+    out.setUint8(3, pending ? 1 : 0)
     out.setUint32(4, error ?? 0, true)
+    out.setUint8(AT.HAS_PAYLOAD, payload === null ? 0 : 1)
+    out.setBigUint64(AT.PAYLOAD, payload ?? 0n, true)
   }
-  out.setUint8(12, held?.nmi ? 1 : 0)
-  out.setUint8(25, held?.smi ? 1 : 0)
-  out.setUint8(28, held?.tripleFault ? 1 : 0)
   // The guest's own shadow is not KVM's to see once its state is protected.
-  out.setUint8(11, vcpu.guestStateProtected ? 0 : vcpu.cpu.getUint32(CPU_INTERRUPT_SHADOW, true))
-  out.setUint8(13, vcpu.kvm.getUint32(VKVM_NMI_PENDING, true))
+  out.setUint8(11, !vcpu.guestStateProtected && vcpu.cpu.getUint32(CPU_INTERRUPT_SHADOW, true) !== 0 ? AMD_SHADOW : 0)
+  out.setUint8(12, held.nmi ? 1 : 0)
+  out.setUint8(13, kvm.getUint32(VKVM_NMI_PENDING, true))
   out.setUint8(14, vcpu.cpu.getUint32(CPU_NMI_BLOCKED, true))
+  const smm = kvm.getUint32(VKVM_SMM, true)
+  out.setUint8(AT.SMM, smm & 1)
+  out.setUint8(AT.SMI_PENDING, kvm.getUint32(VKVM_SMI_PENDING, true))
+  out.setUint8(AT.INSIDE_NMI, (smm >> 1) & 1)
+  out.setUint8(AT.LATCHED_INIT, vm.irqchip !== 'none' && (vcpu.cpu.getUint32(CPU_EVENT, true) & EVENT_INIT) !== 0 ? 1 : 0)
   let flags = VALID.NMI_PENDING | VALID.SHADOW | VALID.SMM
-  if (vcpu.vm.exceptionPayload) flags |= VALID.PAYLOAD
-  if (vcpu.vm.tripleFaultEvent) flags |= VALID.TRIPLE_FAULT
-  if (vcpu.vm.rfc2020 && vcpu.guestStateProtected) flags = VALID.NMI_PENDING
+  if (vm.exceptionPayload) flags |= VALID.PAYLOAD
+  if (vm.tripleFaultEvent) {
+    flags |= VALID.TRIPLE_FAULT
+    out.setUint8(AT.TRIPLE_FAULT, held.tripleFault ? 1 : 0)
+  }
+  if (vm.rfc2020 && vcpu.guestStateProtected) flags = VALID.NMI_PENDING
   out.setUint32(20, flags, true)
   return 0
 }
@@ -65,26 +83,41 @@ function setEvents(vcpu: VcpuFd, bytes: Uint8Array): number {
   if (!vm.exceptionPayload) allowed &= ~VALID.PAYLOAD
   if (!vm.tripleFaultEvent) allowed &= ~VALID.TRIPLE_FAULT
   if ((flags & ~allowed) !== 0) return refuse(`flags 0x${flags.toString(16)} are not possible here`)
-  const injected = view.getUint8(0) !== 0
   const pending = (flags & VALID.PAYLOAD) !== 0 && view.getUint8(3) !== 0
+  const injected = !pending && view.getUint8(0) !== 0
   const nr = view.getUint8(1)
   if (injected && vm.rfc2020 && vm.hasProtectedEoi) return refuse('no exception can be injected into a TD (rfc-2020, A7)')
   if ((injected || pending) && (nr > 31 || nr === 2)) return refuse(`exception ${nr} cannot be injected`)
-  if ((flags & VALID.SMM) !== 0 && view.getUint8(24) !== 0) return kernel.unimplemented('KVM_SET_VCPU_EVENTS', 'system management mode')
   const error = view.getUint8(2) !== 0 ? view.getUint32(4, true) : null
-  const held = {
-    exception: injected || pending ? { vector: nr, error, payload: !injected } : null,
+  const payload = pending && view.getUint8(AT.HAS_PAYLOAD) !== 0 ? view.getBigUint64(AT.PAYLOAD, true) : null
+  const tripleFault = (flags & VALID.TRIPLE_FAULT) !== 0 ? view.getUint8(AT.TRIPLE_FAULT) !== 0 : heldEvents(vcpu).tripleFault
+  hold(vcpu, {
+    exception: injected || pending ? { vector: nr, error, pending, payload } : null,
     nmi: view.getUint8(12) !== 0,
-    smi: (flags & VALID.SMM) !== 0 ? view.getUint8(25) !== 0 : (vcpu.held?.smi ?? false),
-    tripleFault: (flags & VALID.TRIPLE_FAULT) !== 0 && view.getUint8(28) !== 0,
-  }
-  vcpu.held = held.exception !== null || held.nmi || held.smi || held.tripleFault ? held : null
+    tripleFault,
+  })
   if (vm.irqchip !== 'split') vcpu.kvm.setUint32(VKVM_INTERRUPT, view.getUint8(8) !== 0 ? QUEUED | view.getUint8(9) : 0, true)
-  if ((flags & VALID.SHADOW) !== 0 && !vcpu.guestStateProtected) vcpu.cpu.setUint32(CPU_INTERRUPT_SHADOW, view.getUint8(11) & 3, true)
+  const shadow = view.getUint8(11) & 3
+  if ((flags & VALID.SHADOW) !== 0 && !vcpu.guestStateProtected)
+    vcpu.cpu.setUint32(CPU_INTERRUPT_SHADOW, shadow === AMD_SHADOW ? 2 : shadow, true)
   if ((flags & VALID.NMI_PENDING) !== 0) vcpu.kvm.setUint32(VKVM_NMI_PENDING, Math.min(2, view.getUint8(13)), true)
   if (!vcpu.guestStateProtected) vcpu.cpu.setUint32(CPU_NMI_BLOCKED, view.getUint8(14) !== 0 ? 1 : 0, true)
-  vcpu.signal(EVENT_INTERRUPT | EVENT_NMI)
+  if ((flags & VALID.SIPI_VECTOR) !== 0 && vm.irqchip !== 'none') vcpu.kvm.setUint32(VKVM_SIPI_VECTOR, view.getUint32(16, true), true)
+  if ((flags & VALID.SMM) !== 0) setSmm(vcpu, view)
+  vcpu.signal(EVENT_INTERRUPT | EVENT_NMI | EVENT_SMI)
   return 0
+}
+
+/** The smi fields: mode, pending SMI, NMI mask of the interrupted code, and an INIT that waits. */
+function setSmm(vcpu: VcpuFd, view: DataView): void {
+  const { kvm } = vcpu
+  const on = view.getUint8(AT.SMM) !== 0
+  if (on !== ((kvm.getUint32(VKVM_SMM, true) & 1) !== 0)) vcpu.kernel.core.call.smmChanged(vcpu.s, on ? 1 : 0)
+  if (on) kvm.setUint32(VKVM_SMM, view.getUint8(AT.INSIDE_NMI) !== 0 ? 3 : 1, true)
+  kvm.setUint32(VKVM_SMI_PENDING, view.getUint8(AT.SMI_PENDING) !== 0 ? 1 : 0, true)
+  if (vcpu.vm.irqchip === 'none') return
+  if (view.getUint8(AT.LATCHED_INIT) !== 0) vcpu.signal(EVENT_INIT)
+  else vcpu.unsignal(EVENT_INIT)
 }
 
 /** Userspace's interrupt controller: one vector at a time. */
@@ -104,7 +137,7 @@ function interrupt(vcpu: VcpuFd, bytes: Uint8Array): number {
 
 function smi(vcpu: VcpuFd): number {
   // kvm_x86_has_emulated_msr(kvm, MSR_IA32_SMBASE): false from the SEV-ES init command on.
-  if (vcpu.vm.sevEs) {
+  if (vcpu.vm.sevEs || vcpu.vm.hasProtectedEoi) {
     return vcpu.kernel.refuse(
       'ENOTTY',
       'KVM_SMI',
@@ -115,8 +148,7 @@ function smi(vcpu: VcpuFd): number {
       },
     )
   }
-  // Accepted and pending, as in Linux; KVM_RUN then names what is missing.
-  vcpu.held = { exception: null, nmi: false, tripleFault: false, ...vcpu.held, smi: true }
+  vcpu.kernel.core.call.queueSmi(vcpu.s)
   return 0
 }
 

@@ -7,6 +7,7 @@ import { VM_TYPE } from '../generated/kvm-abi.ts'
 import { CPU_CR4, CPU_MC_BANKS, CPU_MCG_CAP, CPU_MCG_CTL, CPU_MCG_STATUS } from '../generated/layout.ts'
 import { isPassThrough } from './msr-lists.ts'
 import { viewOf } from './dispatch.ts'
+import { hold } from './held-events.ts'
 import type { VcpuRow } from './vcpu-ioctls.ts'
 import type { VcpuFd } from './vcpu.ts'
 
@@ -101,9 +102,8 @@ function uncorrected(vcpu: VcpuFd, mce: DataView, at: number): number {
   const { cpu } = vcpu
   const off = (cpu.getBigUint64(CPU_MCG_CAP, true) & MCG_CTL_P) !== 0n && cpu.getBigUint64(CPU_MCG_CTL, true) !== ALL
   if (off || cpu.getBigUint64(at, true) !== ALL) return 0
-  const held = { exception: null, nmi: false, smi: false, tripleFault: false, ...vcpu.held }
   if ((cpu.getBigUint64(CPU_MCG_STATUS, true) & MCIP) !== 0n || (cpu.getBigUint64(CPU_CR4, true) & CR4_MCE) === 0n) {
-    vcpu.held = { ...held, tripleFault: true }
+    hold(vcpu, { tripleFault: true })
     return 0
   }
   const over = (cpu.getBigUint64(at + 8, true) & MCI_VAL) !== 0n ? MCI_OVER : 0n
@@ -111,7 +111,7 @@ function uncorrected(vcpu: VcpuFd, mce: DataView, at: number): number {
   cpu.setBigUint64(at + 24, mce.getBigUint64(16, true), true)
   cpu.setBigUint64(CPU_MCG_STATUS, mce.getBigUint64(24, true), true)
   cpu.setBigUint64(at + 8, mce.getBigUint64(0, true) | over, true)
-  vcpu.held = { ...held, exception: { vector: MC_VECTOR, error: null, payload: true } }
+  hold(vcpu, { exception: { vector: MC_VECTOR, error: null, pending: true, payload: null } })
   return 0
 }
 

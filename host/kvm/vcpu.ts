@@ -12,7 +12,6 @@ import {
   VCPU_KVM_SIZE,
   VCPU_RUN,
   VCPU_STATE_SIZE,
-  VKVM_PENDING,
   VKVM_RING,
   VKVM_WHY,
   VM_RING_ENTRIES,
@@ -40,14 +39,6 @@ const COLD_ENTRIES = 64
 const EXIT_REASONS = 64
 const COLD_SLICE_BIG = BigInt(COLD_SLICE)
 const WARM_SLICE_BIG = BigInt(WARM_SLICE)
-
-/** Events to be injected at the next KVM_RUN. */
-export interface HeldEvents {
-  readonly exception: { readonly vector: number; readonly error: number | null; readonly payload: boolean } | null
-  readonly nmi: boolean
-  readonly smi: boolean
-  readonly tripleFault: boolean
-}
 
 /** KVM's copies of registers that left its sight when the VMSA was sealed (legacy SEV-ES reads them). */
 export interface SealedCopies {
@@ -100,8 +91,6 @@ export class VcpuFd implements FileDescriptor, Target {
   /** CR0, CR4 and EFER by field: KVM's value at the seal, and the hardware's. */
   readonly sealedControl = new Map<number, { readonly shown: bigint; readonly raw: bigint }>()
   sealed: SealedCopies | null = null
-  /** Events that KVM_SET_VCPU_EVENTS and KVM_SMI left for the next KVM_RUN. */
-  held: HeldEvents | null = null
   /** The profile hides the run state of this protected guest (rfc-2020, A3). */
   #dummyRunState = false
 
@@ -164,7 +153,7 @@ export class VcpuFd implements FileDescriptor, Target {
     const words = this.#words
     const valid = words[this.#valid] as number
     const dirty = words[this.#dirty] as number
-    if (this.vm.gated || !this.hasRun || (valid | dirty | this.guestDebug) !== 0 || this.held !== null) {
+    if (this.vm.gated || !this.hasRun || (valid | dirty | this.guestDebug) !== 0) {
       const refused = this.#admit(valid, dirty)
       if (refused !== 0) return Math.min(refused, 0)
     }
@@ -207,7 +196,11 @@ export class VcpuFd implements FileDescriptor, Target {
   /** The reason of an errno that the core returned. */
   #explain(result: number): void {
     const { kernel } = this
-    if (result === -ERRNO.ENOMEM) kernel.refuse('ENOMEM', 'KVM_RUN', 'the memory budget of this device (openKvm) is spent', 'cloister')
+    if (result === -ERRNO.EIO) {
+      this.vm.kill('the state-save area of an SMI is not in writable memory of address space 1')
+      this.vm.refuseDead()
+    } else if (result === -ERRNO.ENOMEM)
+      kernel.refuse('ENOMEM', 'KVM_RUN', 'the memory budget of this device (openKvm) is spent', 'cloister')
     else if (result === -ERRNO.EFAULT && this.runView.getUint32(RUN.EXIT_REASON, true) === EXIT.KVM_EXIT_MEMORY_FAULT)
       kernel.refuse(
         'EFAULT',
@@ -257,28 +250,7 @@ export class VcpuFd implements FileDescriptor, Target {
       if (refused < 0) return refused
     }
     this.hasRun = true
-    return this.held === null ? 0 : this.#inject(this.held)
-  }
-
-  /** Delivers what KVM_SET_VCPU_EVENTS left to be injected. */
-  #inject(held: HeldEvents): number {
-    if (held.smi) return this.kernel.unimplemented('KVM_RUN', 'a pending SMI: system management mode')
-    const { call } = this.kernel.core
-    // Pending I/O is completed first: its instruction ends before the event.
-    if (this.kvm.getUint32(VKVM_PENDING, true) !== 0) {
-      const result = this.#run(this.s, 0n)
-      if (result !== -ERRNO.EINTR) return result === 0 ? 1 : result
-    }
-    this.held = null
-    let stop = held.tripleFault ? 1 : 0
-    if (stop === 0 && held.exception) {
-      const { vector, error } = held.exception
-      stop = call.cpuInject(this.s, vector, error === null ? 0 : 1, error ?? 0, 0)
-    }
-    if (stop === 0 && held.nmi) stop = call.cpuInject(this.s, 2, 0, 0, 1)
-    if (stop === 0) return 0
-    this.runView.setUint32(RUN.EXIT_REASON, EXIT.KVM_EXIT_SHUTDOWN, true)
-    return 1
+    return 0
   }
 
   /** rfc-2020 (A3): what KVM_RUN exports of a protected guest is a dummy. */
@@ -299,6 +271,11 @@ export class VcpuFd implements FileDescriptor, Target {
   signal(event: number): void {
     Atomics.or(this.#words, CPU_EVENT >> 2, event)
     Atomics.store(this.#longs, CPU_BUDGET >> 3, 0n)
+  }
+
+  /** Takes event bits back. */
+  unsignal(event: number): void {
+    Atomics.and(this.#words, CPU_EVENT >> 2, ~event)
   }
 
   /** Stops the running vCPU with -EINTR, as a signal would. Callable from another thread. */

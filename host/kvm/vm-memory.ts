@@ -78,7 +78,7 @@ function setRegion(vm: VmFd, name: string, bytes: Uint8Array, two: boolean): num
     if (old === undefined) return refuse(kernel, name, 'deletes a slot that does not exist')
     vm.slots.delete(slot)
     old.guestMemfd?.bindings.delete(slot)
-    if (as === 0) kernel.core.call.slotSet(vm.address, id, 0n, 0n, 0, 0, 0)
+    kernel.core.call.slotSet(vm.address, slot, 0n, 0n, 0, 0, 0)
     return 0
   }
   if (old !== undefined) {
@@ -113,16 +113,14 @@ function setRegion(vm: VmFd, name: string, bytes: Uint8Array, two: boolean): num
   // A mapping that is not there faults when it is used; a slot that could use nothing else is refused at once.
   if (shared === null && guestMemfd === undefined)
     return kernel.badPointer(name, 'userspace_addr is not (wholly) inside an anonymous mapping')
-  if (as === 0) {
-    const { call } = kernel.core
-    const backing = shared === null ? (guestMemfd as GuestMemfd).backing : shared.mapping.backing
-    const page = shared === null ? Number(offset >> 12n) : shared.offset >>> 12
-    const result = call.slotSet(vm.address, id, gpa, size, flags & 3, backing, page)
-    if (result < 0) return kernel.refuse('ENOMEM', name, `the core refused the slot (${result})`, 'cloister')
-    if (guestMemfd !== undefined) {
-      const only = guestMemfd.mappable ? GMEM_ONLY : 0
-      call.slotBind(vm.address, id, guestMemfd.backing, Number(offset >> 12n), (shared === null ? NO_SHARED : 0) | only)
-    }
+  const { call } = kernel.core
+  const backing = shared === null ? (guestMemfd as GuestMemfd).backing : shared.mapping.backing
+  const page = shared === null ? Number(offset >> 12n) : shared.offset >>> 12
+  const result = call.slotSet(vm.address, slot, gpa, size, flags & 3, backing, page)
+  if (result < 0) return kernel.refuse('ENOMEM', name, `the core refused the slot (${result})`, 'cloister')
+  if (guestMemfd !== undefined) {
+    const only = guestMemfd.mappable ? GMEM_ONLY : 0
+    call.slotBind(vm.address, slot, guestMemfd.backing, Number(offset >> 12n), (shared === null ? NO_SHARED : 0) | only)
   }
   guestMemfd?.bindings.set(slot, { start: offset, end: offset + size })
   vm.slots.set(slot, { id: slot, flags, gpa, size, userspaceAddr, ...(guestMemfd === undefined ? {} : { guestMemfd }) })

@@ -140,6 +140,8 @@ export const cpu = struct(
     ['STORM_AT', 'u64', 'ICOUNT that STORM belongs to'],
     ['PKRS', 'u32', 'rights of protection keys of supervisor pages'],
     ['PKRS_PAD', 'u32', ''],
+    ['SMBASE', 'u64', 'MSR 0x9e, for the host only'],
+    ['SMI_COUNT', 'u64', 'MSR 0x34'],
   ],
   0x1000,
 )

@@ -61,6 +61,8 @@ export const constants: Readonly<Record<string, number>> = {
   // no memory of the kind that the attribute says (STOP_DETAIL = guest-physical page, STOP_INFO = 1 private); dirty ring soft-full
   STOP_MEMORY_FAULT: 8,
   STOP_RING_FULL: 9,
+  // kvm_vm_dead: KVM_RUN returns -EIO, now and for ever
+  STOP_DEAD: 10,
   // OP flags
   OPF_MEM: 1,
   OPF_LOCK: 2,

@@ -102,7 +102,8 @@ test('random device registers and state blobs', () => {
       }
     }
     const result = g.run(g.s, BigInt(1 + r(3)))
-    assert.ok([0, -4].includes(result), String(result))
+    // -EIO: an SMI (by IPI or MSI) found no memory for its save area.
+    assert.ok([0, -4, -5].includes(result), String(result))
   }
 })
 
