@@ -19,9 +19,10 @@ export { Kvm, type KvmOptions, openKvm, type VmType } from './kvm/kvm.ts'
 export type { Mapping } from './kvm/mapping.ts'
 export type { Regs, Segment, Sregs, TableRegister } from './kvm/registers.ts'
 export { kickVcpu, type MsrValue, Vcpu } from './kvm/typed-vcpu.ts'
-export { type LaunchStart, type MemoryRegion, type SevResult, Vm } from './kvm/typed-vm.ts'
+export { type LaunchStart, type MemoryRegion, type MigrationPacket, type SevResult, Vm } from './kvm/typed-vm.ts'
 export * from './policy/index.ts'
 export const version = '0.1.0'
+export { sevRootCertificates } from './firmware/psp/roots.ts'
 export {
   createLaunchSession,
   type LaunchSession,

@@ -1,6 +1,6 @@
 /**
  * The AMD secure processor's SEV interface as data: status codes (Linux uapi/linux/psp-sev.h), guest
- * states (Linux Documentation/virt/kvm/x86/amd-memory-encryption.rst), policy bits (SEV API 55766,
+ * states (AMD's sev-tool), policy bits (SEV API 55766,
  * table "Guest policy", as used by Linux and virtee/sev). No behaviour here.
  */
 
@@ -48,8 +48,11 @@ export const FIRMWARE_STATUS = {
   SHUTDOWN_INCOMPLETE: 0x28,
 } as const
 
-/** KVM_SEV_GUEST_STATUS.state. */
-export const GUEST_STATE = { UNINIT: 0, LAUNCH_UPDATE: 1, LAUNCH_SECRET: 2, RUNNING: 3, RECEIVING: 4, SENDING: 5 } as const
+/**
+ * KVM_SEV_GUEST_STATUS.state, the firmware's GSTATE (AMD's sev-tool, sevapi.h SEV_GUEST_STATE; QEMU's SevState). The kernel's
+ * documentation lists RECEIVING before SENDING, but the number comes from the firmware.
+ */
+export const GUEST_STATE = { UNINIT: 0, LAUNCH_UPDATE: 1, LAUNCH_SECRET: 2, RUNNING: 3, SENDING: 4, RECEIVING: 5, SENT: 6 } as const
 
 /** Guest policy bits of SEV and SEV-ES. */
 export const SEV_POLICY = { NODBG: 1, NOKS: 2, ES: 4, NOSEND: 8, DOMAIN: 16, SEV: 32 } as const
@@ -71,7 +74,15 @@ export const SEV_SIZE = {
   CERTIFICATE: 2084,
   SESSION: 128,
   MEASUREMENT: 48,
-  SECRET_HEADER: 52,
+  /** Flags, IV, MAC of LAUNCH_SECRET, SEND_UPDATE_DATA and RECEIVE_UPDATE_DATA. */
+  PACKET_HEADER: 52,
   ATTESTATION_REPORT: 208,
   BLOB_MAX: 0x4000,
 } as const
+
+/** SNP ABI of the modelled firmware, and its TCB: boot loader 4, SNP 22, microcode 211. */
+export const SNP_API = { MAJOR: 1, MINOR: 55 } as const
+export const SNP_TCB = 0xd316000000000004n
+
+/** Wrapped VLEK hashstick (SEV-SNP ABI 56860, SNP_VLEK_LOAD): length of the IV, then offsets. */
+export const SNP_VLEK = { IV: 12, WRAPPED: 16, TCB: 400, TAG: 416, SIZE: 432 } as const

@@ -1,4 +1,7 @@
-/** AES-128 (FIPS 197), forward direction only, and CTR mode (SP 800-38A): what SEV's key wrapping and launch secrets use. */
+/**
+ * AES-128 and AES-256 (FIPS 197), forward direction only, with CTR (SP 800-38A) and GCM (SP 800-38D): what SEV's key
+ * wrapping and packets, and SNP's wrapped VLEK use. Synchronous: WebCrypto is not, ioctls are.
+ */
 
 const SBOX = (() => {
   const box = new Uint8Array(256)
@@ -19,56 +22,136 @@ const SBOX = (() => {
   return box
 })()
 
-function expand(key: Uint8Array): Uint8Array {
-  const w = new Uint8Array(176)
-  w.set(key)
-  for (let i = 16, rcon = 1; i < 176; i += 4) {
-    let t = [w[i - 4], w[i - 3], w[i - 2], w[i - 1]] as number[]
-    if (i % 16 === 0) {
-      t = [SBOX[t[1] as number], SBOX[t[2] as number], SBOX[t[3] as number], SBOX[t[0] as number]] as number[]
-      t[0] = (t[0] as number) ^ rcon
-      rcon = (rcon << 1) ^ (rcon & 0x80 ? 0x11b : 0)
+const double = (x: number): number => ((x << 1) ^ (x & 0x80 ? 0x11b : 0)) & 0xff
+
+/** SubBytes and MixColumns of one byte of row 0, as a big-endian column; rows 1..3 are its rotations. */
+const TABLE = Uint32Array.from(SBOX, (s) => ((double(s) << 24) | (s << 16) | (s << 8) | (double(s) ^ s)) >>> 0)
+
+/** Round keys as big-endian words (FIPS 197, 5.2). */
+function expand(key: Uint8Array): Uint32Array {
+  const nk = key.length / 4
+  const w = new Uint32Array(4 * (nk + 7))
+  const view = new DataView(key.buffer, key.byteOffset, key.byteLength)
+  const sub = (x: number): number =>
+    ((SBOX[x >>> 24] as number) << 24) |
+    ((SBOX[(x >>> 16) & 255] as number) << 16) |
+    ((SBOX[(x >>> 8) & 255] as number) << 8) |
+    (SBOX[x & 255] as number)
+  for (let i = 0, rcon = 1; i < w.length; i++) {
+    if (i < nk) {
+      w[i] = view.getUint32(i * 4)
+      continue
     }
-    for (let j = 0; j < 4; j++) w[i + j] = (w[i - 16 + j] as number) ^ (t[j] as number)
+    let t = w[i - 1] as number
+    if (i % nk === 0) {
+      t = sub((t << 8) | (t >>> 24)) ^ (rcon << 24)
+      rcon = double(rcon)
+    } else if (nk > 6 && i % nk === 4) t = sub(t)
+    w[i] = (w[i - nk] as number) ^ t
   }
   return w
 }
 
-const double = (x: number): number => ((x << 1) ^ (x & 0x80 ? 0x11b : 0)) & 0xff
-
-function encryptBlock(w: Uint8Array, input: Uint8Array): Uint8Array {
-  let s = input.map((b, i) => b ^ (w[i] as number))
-  for (let round = 1; round <= 10; round++) {
-    // SubBytes and ShiftRows.
-    const t = s.map((_, i) => SBOX[s[(i + 4 * (i % 4)) % 16] as number] as number)
-    if (round < 10) {
-      for (let c = 0; c < 16; c += 4) {
-        const [a, b, d, e] = [t[c], t[c + 1], t[c + 2], t[c + 3]] as [number, number, number, number]
-        const all = a ^ b ^ d ^ e
-        t[c] = a ^ all ^ double(a ^ b)
-        t[c + 1] = b ^ all ^ double(b ^ d)
-        t[c + 2] = d ^ all ^ double(d ^ e)
-        t[c + 3] = e ^ all ^ double(e ^ a)
-      }
-    }
-    s = t.map((b, i) => b ^ (w[round * 16 + i] as number))
+/** One block: four big-endian words of `block`, in place. */
+function encryptBlock(w: Uint32Array, block: Uint32Array): void {
+  let [a, b, c, d] = block as unknown as [number, number, number, number]
+  a ^= w[0] as number
+  b ^= w[1] as number
+  c ^= w[2] as number
+  d ^= w[3] as number
+  const mix = (p: number, q: number, r: number, s: number): number => {
+    const [x, y, z] = [TABLE[(q >>> 16) & 255] as number, TABLE[(r >>> 8) & 255] as number, TABLE[s & 255] as number]
+    return (TABLE[p >>> 24] as number) ^ ((x >>> 8) | (x << 24)) ^ ((y >>> 16) | (y << 16)) ^ ((z >>> 24) | (z << 8))
   }
-  return s
+  const last = (p: number, q: number, r: number, s: number): number =>
+    ((SBOX[p >>> 24] as number) << 24) |
+    ((SBOX[(q >>> 16) & 255] as number) << 16) |
+    ((SBOX[(r >>> 8) & 255] as number) << 8) |
+    (SBOX[s & 255] as number)
+  let k = 4
+  for (; k < w.length - 4; k += 4) {
+    const e = mix(a, b, c, d) ^ (w[k] as number)
+    const f = mix(b, c, d, a) ^ (w[k + 1] as number)
+    const g = mix(c, d, a, b) ^ (w[k + 2] as number)
+    d = mix(d, a, b, c) ^ (w[k + 3] as number)
+    a = e
+    b = f
+    c = g
+  }
+  block[0] = last(a, b, c, d) ^ (w[k] as number)
+  block[1] = last(b, c, d, a) ^ (w[k + 1] as number)
+  block[2] = last(c, d, a, b) ^ (w[k + 2] as number)
+  block[3] = last(d, a, b, c) ^ (w[k + 3] as number)
 }
 
-/** Encrypts or decrypts (the same) with a big-endian 128-bit counter that starts at `iv`. */
-export function aes128Ctr(key: Uint8Array, iv: Uint8Array, data: Uint8Array): Uint8Array<ArrayBuffer> {
-  if (key.length !== 16 || iv.length !== 16) throw new RangeError('aes128Ctr: key and iv are 16 bytes')
-  const w = expand(key)
-  const counter = new Uint8Array(iv)
-  const out = new Uint8Array(data.length)
-  for (let at = 0; at < data.length; at += 16) {
-    const stream = encryptBlock(w, counter)
-    for (let i = 0; i < 16 && at + i < data.length; i++) out[at + i] = (data[at + i] as number) ^ (stream[i] as number)
-    for (let i = 15; i >= 0; i--) {
-      counter[i] = ((counter[i] as number) + 1) & 0xff
+function words(bytes: Uint8Array): Uint32Array {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  return Uint32Array.of(view.getUint32(0), view.getUint32(4), view.getUint32(8), view.getUint32(12))
+}
+
+/** XORs `data` with the key stream of a big-endian 128-bit counter. */
+function ctr(w: Uint32Array, iv: Uint8Array, data: Uint8Array): Uint8Array<ArrayBuffer> {
+  const counter = words(iv)
+  const stream = new Uint32Array(4)
+  const out = new Uint8Array(data)
+  for (let at = 0; at < out.length; at += 16) {
+    stream.set(counter)
+    encryptBlock(w, stream)
+    for (let i = 0; i < 16 && at + i < out.length; i++)
+      out[at + i] = (out[at + i] as number) ^ ((stream[i >> 2] as number) >>> (24 - 8 * (i & 3)))
+    for (let i = 3; i >= 0; i--) {
+      counter[i] = (counter[i] as number) + 1
       if (counter[i] !== 0) break
     }
   }
   return out
+}
+
+/** AES-128-CTR: encrypts or decrypts (the same) with a counter that starts at `iv`. */
+export function aes128Ctr(key: Uint8Array, iv: Uint8Array, data: Uint8Array): Uint8Array<ArrayBuffer> {
+  if (key.length !== 16 || iv.length !== 16) throw new RangeError('aes128Ctr: key and iv are 16 bytes')
+  return ctr(expand(key), iv, data)
+}
+
+/** GHASH (SP 800-38D, 6.4) of additional data and ciphertext. */
+function ghash(h: bigint, aad: Uint8Array, data: Uint8Array): bigint {
+  let y = 0n
+  const multiply = (x: bigint): bigint => {
+    let z = 0n
+    let v = h
+    for (let i = 127n; i >= 0n; i--) {
+      if ((x >> i) & 1n) z ^= v
+      v = v & 1n ? (v >> 1n) ^ (0xe1n << 120n) : v >> 1n
+    }
+    return z
+  }
+  for (const bytes of [aad, data]) {
+    for (let at = 0; at < bytes.length; at += 16) {
+      let block = 0n
+      for (let i = 0; i < 16; i++) block = (block << 8n) | BigInt(bytes[at + i] ?? 0)
+      y = multiply(y ^ block)
+    }
+  }
+  return multiply(y ^ (BigInt(aad.length * 8) << 64n) ^ BigInt(data.length * 8))
+}
+
+/** AES-256-GCM with a 12-byte IV. `sealing`: `data` is plaintext, else ciphertext. The tag is over the ciphertext either way. */
+export function aes256Gcm(
+  key: Uint8Array,
+  iv: Uint8Array,
+  aad: Uint8Array,
+  data: Uint8Array,
+  sealing: boolean,
+): { data: Uint8Array<ArrayBuffer>; tag: Uint8Array<ArrayBuffer> } {
+  if (key.length !== 32 || iv.length !== 12) throw new RangeError('aes256Gcm: key of 32 and iv of 12 bytes')
+  const w = expand(key)
+  const h = new Uint32Array(4)
+  encryptBlock(w, h)
+  const subkey = h.reduce((sum, word) => (sum << 32n) | BigInt(word), 0n)
+  const block = (count: number): Uint8Array => Uint8Array.of(...iv, 0, 0, 0, count)
+  const out = ctr(w, block(2), data)
+  let tag = ghash(subkey, aad, sealing ? out : data)
+  const bytes = new Uint8Array(16)
+  for (let i = 15; i >= 0; i--, tag >>= 8n) bytes[i] = Number(tag & 0xffn)
+  return { data: out, tag: ctr(w, block(1), bytes) }
 }

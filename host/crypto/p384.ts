@@ -1,6 +1,6 @@
 /**
- * NIST P-384 (SP 800-186, 3.2.1.4): key pairs, ECDH and ECDSA with SHA-256, for SEV's certificates and
- * launch sessions. Plain BigInt arithmetic, not constant time: every key here belongs to a model.
+ * NIST P-384 (SP 800-186, 3.2.1.4): key pairs, ECDH and ECDSA with SHA-256 or SHA-384, for SEV's certificates and
+ * sessions and SNP's ID blocks. Plain BigInt arithmetic, not constant time: every key here belongs to a model.
  */
 import { sha256 } from './sha256.ts'
 
@@ -109,9 +109,11 @@ export function sharedSecret(secret: bigint, peer: Point): Uint8Array<ArrayBuffe
   return point === null ? null : toBytes(point.x, 48, false)
 }
 
-/** ECDSA over SHA-256(message); the nonce is derived from key and message, so that runs repeat. */
-export function sign(secret: bigint, message: Uint8Array): Signature {
-  const digest = sha256(message)
+export type Hash = (message: Uint8Array) => Uint8Array
+
+/** ECDSA over hash(message); the nonce is derived from key and message, so that runs repeat. */
+export function sign(secret: bigint, message: Uint8Array, hash: Hash = sha256): Signature {
+  const digest = hash(message)
   const e = fromBytes(digest, false)
   for (let i = 0; ; i++) {
     const half = sha256(toBytes(secret, 48, false), digest, Uint8Array.of(i))
@@ -122,9 +124,9 @@ export function sign(secret: bigint, message: Uint8Array): Signature {
   }
 }
 
-export function verify(point: Point, message: Uint8Array, { r, s }: Signature): boolean {
+export function verify(point: Point, message: Uint8Array, { r, s }: Signature, hash: Hash = sha256): boolean {
   if (!onCurve(point) || r <= 0n || r >= N || s <= 0n || s >= N) return false
-  const e = fromBytes(sha256(message), false)
+  const e = fromBytes(hash(message), false)
   const w = invert(s, N)
   const a = multiply(e * w, G)
   const b = multiply(r * w, point)

@@ -2,7 +2,8 @@
 import { type CpuidEntry, decodeCpuid, encodeCpuid } from '../cpuid/entries.ts'
 import { CloisterError, KvmError, type Refusal } from '../errors.ts'
 import { loadCore, type WasmSource } from '../engine/core.ts'
-import { CAP, ERRNO, REQUEST, SEV_ISSUE_CMD, VM_TYPE } from '../generated/kvm-abi.ts'
+import { CAP, ERRNO, REQUEST, SEV_ISSUE, SEV_ISSUE_CMD, VM_TYPE } from '../generated/kvm-abi.ts'
+import { SEV_SIZE } from '../generated/psp.ts'
 import { PROFILES, type Profile, type ProfileData } from '../policy/profiles.ts'
 import { type Linux, parseProfile, type PolicyType } from '../policy/table.ts'
 import { EventFd } from './eventfd.ts'
@@ -88,11 +89,11 @@ export class Kvm {
 
   // Raw layer.
 
-  /** A file descriptor, or a negative errno. */
-  open(path: string): number {
+  /** A file descriptor, or a negative errno. `flags` as open(2)'s: O_RDONLY 0, O_WRONLY 1, O_RDWR 2 (the default). */
+  open(path: string, flags = 2): number {
     const kernel = this.#kernel
     if (path === '/dev/kvm') return kernel.install(new SystemFd(kernel))
-    if (path === '/dev/sev' && kernel.options.host === 'amd') return kernel.install(new SevFd(kernel))
+    if (path === '/dev/sev' && kernel.options.host === 'amd') return kernel.install(new SevFd(kernel, (flags & 3) !== 0))
     return kernel.refuse('ENOENT', 'open', `no ${path} on this host`, 'cloister')
   }
 
@@ -212,6 +213,19 @@ export class Kvm {
     const errno = this.ioctl(fd, SEV_ISSUE_CMD, arg)
     this.close(fd)
     return { errno, fwError: view.getUint32(12, true), data: this.readScratch(data.length) }
+  }
+
+  /** SEV_PDH_CERT_EXPORT: this platform's PDH certificate and the chain PEK, OCA, CEK. */
+  sevCertificates(): { pdh: Uint8Array<ArrayBuffer>; chain: Uint8Array<ArrayBuffer> } {
+    const data = new Uint8Array(24)
+    const view = new DataView(data.buffer)
+    const [size, chainSize] = [SEV_SIZE.CERTIFICATE, 3 * SEV_SIZE.CERTIFICATE]
+    view.setBigUint64(0, this.scratch(new Uint8Array(size), 0x4000), true)
+    view.setUint32(8, size, true)
+    view.setBigUint64(12, this.scratch(new Uint8Array(chainSize), 0x8000), true)
+    view.setUint32(20, chainSize, true)
+    this.check(this.sevIssue(SEV_ISSUE.SEV_PDH_CERT_EXPORT, data).errno)
+    return { pdh: this.readScratch(size, 0x4000), chain: this.readScratch(chainSize, 0x8000) }
   }
 
   /** Throws the last refusal if `result` is an errno. */

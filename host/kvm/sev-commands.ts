@@ -2,13 +2,15 @@
  * KVM_MEMORY_ENCRYPT_OP for SEV and SEV-ES (arch/x86/kvm/svm/sev.c sev_mem_enc_ioctl and the functions
  * it calls), in the kernel's order of checks. The firmware's part is host/firmware/psp.
  */
-import { GUEST_STATE, SEV_SIZE, FIRMWARE_STATUS as FW, SEV_FEATURE } from '../generated/psp.ts'
+import type { Guest } from '../firmware/psp/guest.ts'
+import { GUEST_STATE, SEV_POLICY, SEV_SIZE, FIRMWARE_STATUS as FW, SEV_FEATURE } from '../generated/psp.ts'
 import { SEV_COMMAND, VM_TYPE } from '../generated/kvm-abi.ts'
 import { CPU_DR7 } from '../generated/layout.ts'
 import { viewOf } from './dispatch.ts'
 import type { ErrnoName, Kernel } from './kernel.ts'
 import type { Place } from './mapping.ts'
 import { sevDebug } from './sev-debug.ts'
+import { receiveStart, receiveUpdateData, sendStart, sendUpdateData } from './sev-migrate.ts'
 import { snpCommand } from './sev-snp.ts'
 import { activateSev, allocateAsid, SevInfo, sealVcpu, vmsaImage } from './sev-vm.ts'
 import { SevFd } from './sev.ts'
@@ -69,12 +71,17 @@ export function pin(call: SevCall, address: bigint, length: number, where: strin
   return place
 }
 
-function struct(call: SevCall, size: number): { bytes: Uint8Array<ArrayBuffer>; view: DataView } | null {
+export interface Struct {
+  readonly bytes: Uint8Array<ArrayBuffer>
+  readonly view: DataView
+}
+
+export function struct(call: SevCall, size: number): Struct | null {
   const bytes = call.kernel.memory.copyIn(call.data, size)
   return bytes === null ? null : { bytes, view: viewOf(bytes) }
 }
 
-function fault(call: SevCall): number {
+export function fault(call: SevCall): number {
   return call.kernel.badPointer(call.name, 'kvm_sev_cmd.data is not in a mapping')
 }
 
@@ -113,6 +120,11 @@ function guestInit(call: SevCall, es: boolean, features: bigint, flags: number, 
   if (vm.sevActive) return refuse(call, 'EINVAL', 'SEV is active already', where)
   const asid = allocateAsid(kernel, es)
   if (asid === 0) return refuse(call, 'EBUSY', 'no ASID is free', where)
+  // sev_platform_init: the firmware is initialised unless it is already.
+  if (!kernel.psp.initialised) {
+    kernel.psp.initialised = true
+    kernel.psp.snp.initialised = true
+  }
   const effective = implied ?? (version !== 0 ? version : es ? GHCB_VERSION_MAX : 0)
   activateSev(vm, new SevInfo(asid, es, features | (snp ? SEV_FEATURE.SNP_ACTIVE : 0n), effective))
   return 0
@@ -120,9 +132,8 @@ function guestInit(call: SevCall, es: boolean, features: bigint, flags: number, 
 
 /** sev_launch_start. */
 function launchStart(call: SevCall): number {
-  const { vm, kernel } = call
   const where = 'sev_launch_start'
-  const info = vm.sev
+  const info = call.vm.sev
   if (info === null) return refuse(call, 'ENOTTY', 'not a SEV guest', where)
   const data = struct(call, 40)
   if (data === null) return fault(call)
@@ -141,20 +152,34 @@ function launchStart(call: SevCall): number {
     if (typeof bytes === 'number') return bytes
     session = bytes
   }
+  return start(call, info, data, where, (guest) => guest.launchStart(dh, session))
+}
+
+/** The end of LAUNCH_START and RECEIVE_START: a context, bound to the VM's ASID, whose handle and sev_fd KVM keeps. */
+export function start(call: SevCall, info: SevInfo, data: Struct, where: string, begin: (guest: Guest) => number): number {
+  const { kernel } = call
+  const { psp } = kernel
+  const { view } = data
   if (!issues(call, call.sevFd)) return refuse(call, 'EBADF', `sev_fd ${call.sevFd} is not /dev/sev`, where)
-  // A handle names a guest to share the key with.
-  if (view.getUint32(0, true) !== 0) return firmware(call, FW.INVALID_GUEST, `${where}: key sharing between guests`)
-  const guest = kernel.psp.createGuest(view.getUint32(4, true))
-  let status = guest.launchStart(dh, session)
+  if (!psp.initialised) return firmware(call, FW.INVALID_PLATFORM_STATE, where)
+  // A handle names a guest to share the key with; both policies have to allow it.
+  const handle = view.getUint32(0, true)
+  const policy = view.getUint32(4, true)
+  const shared = psp.guests.get(handle) ?? null
+  if (handle !== 0 && shared === null) return firmware(call, FW.INVALID_GUEST, where)
+  if (shared !== null && ((shared.policy | policy) & SEV_POLICY.NOKS) !== 0) return firmware(call, FW.POLICY_FAILURE, where)
+  const guest = psp.createGuest(policy, shared)
+  let status = begin(guest)
   // sev_bind_asid: ACTIVATE refuses an ASID of the other range, which is how policy and init command that disagree show.
-  if (status === FW.SUCCESS) status = kernel.psp.activate(guest, info.asid)
+  if (status === FW.SUCCESS) status = psp.activate(guest, info.asid)
   if (status !== FW.SUCCESS) {
-    kernel.psp.decommission(guest)
+    psp.decommission(guest)
     return firmware(call, status, where)
   }
+  call.error = FW.SUCCESS
   view.setUint32(0, guest.handle, true)
   if (!kernel.memory.copyOut(call.data, data.bytes)) {
-    kernel.psp.decommission(guest)
+    psp.decommission(guest)
     return fault(call)
   }
   info.guest = guest
@@ -215,7 +240,11 @@ function measured(call: SevCall, size: number, at: number, where: string, make: 
     result = firmware(call, FW.INVALID_LEN, where)
   } else {
     const made = make()
-    out = made.data
+    // The kernel hands out its whole buffer, which is as long as the caller said.
+    if (made.data !== null) {
+      out = new Uint8Array(length)
+      out.set(made.data)
+    }
     result = firmware(call, made.status, where)
   }
   if (length !== 0) {
@@ -271,12 +300,12 @@ function launchSecret(call: SevCall): number {
   )
 }
 
-function launchFinish(call: SevCall): number {
-  const where = 'sev_launch_finish'
+/** The commands that are a handle only. */
+function finish(call: SevCall, where: string, run: (guest: Guest) => number): number {
   const info = call.vm.sev
   if (info === null) return refuse(call, 'ENOTTY', 'not a SEV guest', where)
   if (!issues(call, info.fd) || info.guest === null) return badFd(call, where)
-  return firmware(call, info.guest.launchFinish(), where)
+  return firmware(call, run(info.guest), where)
 }
 
 function guestStatus(call: SevCall): number {
@@ -292,15 +321,6 @@ function guestStatus(call: SevCall): number {
   return call.kernel.memory.copyOut(call.data, out) ? 0 : fault(call)
 }
 
-/** Migration: later issues. The guest check comes first, and RECEIVE_UPDATE_DATA answers it differently. */
-function migration(call: SevCall): number {
-  if (call.vm.sev === null) {
-    const code = call.id === SEV_COMMAND.KVM_SEV_RECEIVE_UPDATE_DATA ? 'EINVAL' : 'ENOTTY'
-    return refuse(call, code, 'not a SEV guest', 'sev_mem_enc_ioctl')
-  }
-  return call.kernel.unimplemented(call.name, call.name)
-}
-
 const COMMANDS: ReadonlyMap<number, (call: SevCall) => number> = new Map([
   [SEV_COMMAND.KVM_SEV_INIT, init],
   [SEV_COMMAND.KVM_SEV_ES_INIT, init],
@@ -310,14 +330,18 @@ const COMMANDS: ReadonlyMap<number, (call: SevCall) => number> = new Map([
   [SEV_COMMAND.KVM_SEV_LAUNCH_UPDATE_VMSA, launchUpdateVmsa],
   [SEV_COMMAND.KVM_SEV_LAUNCH_MEASURE, launchMeasure],
   [SEV_COMMAND.KVM_SEV_LAUNCH_SECRET, launchSecret],
-  [SEV_COMMAND.KVM_SEV_LAUNCH_FINISH, launchFinish],
+  [SEV_COMMAND.KVM_SEV_LAUNCH_FINISH, (call: SevCall) => finish(call, 'sev_launch_finish', (guest) => guest.launchFinish())],
   [SEV_COMMAND.KVM_SEV_GUEST_STATUS, guestStatus],
   [SEV_COMMAND.KVM_SEV_DBG_DECRYPT, (call: SevCall) => sevDebug(call, true)],
   [SEV_COMMAND.KVM_SEV_DBG_ENCRYPT, (call: SevCall) => sevDebug(call, false)],
   [SEV_COMMAND.KVM_SEV_GET_ATTESTATION_REPORT, attestationReport],
-  ...(
-    ['SEND_START', 'SEND_UPDATE_DATA', 'SEND_FINISH', 'SEND_CANCEL', 'RECEIVE_START', 'RECEIVE_UPDATE_DATA', 'RECEIVE_FINISH'] as const
-  ).map((name) => [SEV_COMMAND[`KVM_SEV_${name}`], migration] as const),
+  [SEV_COMMAND.KVM_SEV_SEND_START, sendStart],
+  [SEV_COMMAND.KVM_SEV_SEND_UPDATE_DATA, sendUpdateData],
+  [SEV_COMMAND.KVM_SEV_SEND_FINISH, (call: SevCall) => finish(call, 'sev_send_finish', (guest) => guest.sendFinish())],
+  [SEV_COMMAND.KVM_SEV_SEND_CANCEL, (call: SevCall) => finish(call, 'sev_send_cancel', (guest) => guest.sendCancel())],
+  [SEV_COMMAND.KVM_SEV_RECEIVE_START, receiveStart],
+  [SEV_COMMAND.KVM_SEV_RECEIVE_UPDATE_DATA, receiveUpdateData],
+  [SEV_COMMAND.KVM_SEV_RECEIVE_FINISH, (call: SevCall) => finish(call, 'sev_receive_finish', (guest) => guest.receiveFinish())],
   ...(['LAUNCH_START', 'LAUNCH_UPDATE', 'LAUNCH_FINISH', 'ENABLE_REQ_CERTS'] as const).map(
     (name) => [SEV_COMMAND[`KVM_SEV_SNP_${name}`], snpCommand] as const,
   ),

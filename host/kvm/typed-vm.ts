@@ -1,6 +1,8 @@
 /** Typed wrappers of VM ioctls; every refusal is a KvmError with the kernel's reason. */
 import { CloisterError } from '../errors.ts'
+import { sevRootCertificates } from '../firmware/psp/roots.ts'
 import { CAP, REQUEST, SEV_COMMAND } from '../generated/kvm-abi.ts'
+import { SEV_SIZE } from '../generated/psp.ts'
 import type { Kvm, VmType } from './kvm.ts'
 import { Vcpu } from './typed-vcpu.ts'
 import type { VcpuFd } from './vcpu.ts'
@@ -30,6 +32,12 @@ export interface LaunchStart {
   /** The guest owner's DH certificate and session blob (createLaunchSession); without them the firmware makes random keys. */
   readonly dhCert?: Uint8Array
   readonly session?: Uint8Array
+}
+
+/** What travels between two platforms. */
+export interface MigrationPacket {
+  readonly header: Uint8Array
+  readonly data: Uint8Array
 }
 
 export type SevCommandName = keyof typeof SEV_COMMAND
@@ -208,14 +216,7 @@ export class Vm {
 
   /** Injects an encrypted secret into guest memory that lies at `address` of a mapping. */
   launchSecret(options: { header: Uint8Array; address: bigint | number; length: number; secret: Uint8Array }): void {
-    const data = new Uint8Array(48)
-    const view = new DataView(data.buffer)
-    view.setBigUint64(0, this.kvm.scratch(options.header, 0x4000), true)
-    view.setUint32(8, options.header.length, true)
-    view.setBigUint64(16, BigInt(options.address), true)
-    view.setUint32(24, options.length, true)
-    view.setBigUint64(32, this.kvm.scratch(options.secret, 0x8000), true)
-    view.setUint32(40, options.secret.length, true)
+    const data = this.#packet(options.header, options.secret, options.address, options.length)
     this.sevCommand('KVM_SEV_LAUNCH_SECRET', data)
   }
 
@@ -227,6 +228,72 @@ export class Vm {
     const out = this.sevCommand('KVM_SEV_GUEST_STATUS', new Uint8Array(12))
     const view = new DataView(out.buffer)
     return { handle: view.getUint32(0, true), policy: view.getUint32(4, true), state: view.getUint32(8, true) }
+  }
+
+  // Migration to another platform (KVM_SEV_SEND_*, KVM_SEV_RECEIVE_*).
+
+  /** Begins to send the guest to the platform with these certificates (`kvm.sevCertificates()` there); the session for its RECEIVE_START. */
+  sendStart(receiver: { pdh: Uint8Array; chain: Uint8Array; roots?: Uint8Array }): Uint8Array<ArrayBuffer> {
+    const data = new Uint8Array(72)
+    const view = new DataView(data.buffer)
+    ;[receiver.pdh, receiver.chain, receiver.roots ?? sevRootCertificates(), new Uint8Array(SEV_SIZE.SESSION)].forEach((bytes, i) => {
+      view.setBigUint64(8 + i * 16, this.kvm.scratch(bytes, 0x2000 * (i + 1)), true)
+      view.setUint32(16 + i * 16, bytes.length, true)
+    })
+    this.sevCommand('KVM_SEV_SEND_START', data)
+    return this.kvm.readScratch(SEV_SIZE.SESSION, 0x8000)
+  }
+
+  /** One piece of encrypted guest memory (inside a page, in units of 16 bytes) as a packet. */
+  sendUpdateData(address: bigint | number, length = 4096): MigrationPacket {
+    this.sevCommand(
+      'KVM_SEV_SEND_UPDATE_DATA',
+      this.#packet(new Uint8Array(SEV_SIZE.PACKET_HEADER), new Uint8Array(length), address, length),
+    )
+    return { header: this.kvm.readScratch(SEV_SIZE.PACKET_HEADER, 0x4000), data: this.kvm.readScratch(length, 0x8000) }
+  }
+
+  sendFinish(): void {
+    this.sevCommand('KVM_SEV_SEND_FINISH')
+  }
+
+  /** Back to running here. */
+  sendCancel(): void {
+    this.sevCommand('KVM_SEV_SEND_CANCEL')
+  }
+
+  /** Begins to receive; `pdh` is the sender's. The firmware's handle of the guest. */
+  receiveStart(options: { policy: number; pdh: Uint8Array; session: Uint8Array }): number {
+    const data = new Uint8Array(40)
+    const view = new DataView(data.buffer)
+    view.setUint32(4, options.policy, true)
+    view.setBigUint64(8, this.kvm.scratch(options.pdh, 0x4000), true)
+    view.setUint32(16, options.pdh.length, true)
+    view.setBigUint64(24, this.kvm.scratch(options.session, 0x8000), true)
+    view.setUint32(32, options.session.length, true)
+    const out = this.sevCommand('KVM_SEV_RECEIVE_START', data)
+    return new DataView(out.buffer).getUint32(0, true)
+  }
+
+  receiveUpdateData(packet: MigrationPacket, address: bigint | number): void {
+    this.sevCommand('KVM_SEV_RECEIVE_UPDATE_DATA', this.#packet(packet.header, packet.data, address, packet.data.length))
+  }
+
+  receiveFinish(): void {
+    this.sevCommand('KVM_SEV_RECEIVE_FINISH')
+  }
+
+  /** The struct that SEND_UPDATE_DATA, RECEIVE_UPDATE_DATA and LAUNCH_SECRET have in common. */
+  #packet(header: Uint8Array, packet: Uint8Array, address: bigint | number, length: number): Uint8Array<ArrayBuffer> {
+    const data = new Uint8Array(48)
+    const view = new DataView(data.buffer)
+    view.setBigUint64(0, this.kvm.scratch(header, 0x4000), true)
+    view.setUint32(8, header.length, true)
+    view.setBigUint64(16, BigInt(address), true)
+    view.setUint32(24, length, true)
+    view.setBigUint64(32, this.kvm.scratch(packet, 0x8000), true)
+    view.setUint32(40, packet.length, true)
+    return data
   }
 
   /**

@@ -30,4 +30,5 @@ build bench/guests/ghcb 0x100000 "${1:-}"
 build bench/guests/memory-loops 0x100000 "${1:-}"
 build tests/guests/flat 0x100000 "${1:-}"
 build tests/guests/sev-es 0x200000 "${1:-}"
+build tests/guests/sev 0x200000 "${1:-}"
 exit $status

@@ -12,6 +12,7 @@ export const ALGORITHM = { INVALID: 0, ECDSA_SHA256: 2, ECDH_SHA256: 3, ECDSA_SH
 const CURVE_P384 = 2
 const BODY = 0x414
 const COORDINATE = 72
+const SIGNATURE = 512
 const SIGNATURE_AT = [0x414, 0x61c] as const
 
 /** An unsigned certificate of a public key. */
@@ -19,8 +20,11 @@ export function encodeCertificate(point: Point, usage: number, algorithm: number
   const bytes = new Uint8Array(SEV_SIZE.CERTIFICATE)
   const view = new DataView(bytes.buffer)
   view.setUint32(0, 1, true)
-  view.setUint8(4, SEV_API.MAJOR)
-  view.setUint8(5, SEV_API.MINOR)
+  // Only the PEK names the API that made it.
+  if (usage === USAGE.PEK) {
+    view.setUint8(4, SEV_API.MAJOR)
+    view.setUint8(5, SEV_API.MINOR)
+  }
   view.setUint32(8, usage, true)
   view.setUint32(0xc, algorithm, true)
   view.setUint32(0x10, CURVE_P384, true)
@@ -49,9 +53,27 @@ export function signCertificate(certificate: Uint8Array, slot: 0 | 1, signer: Ke
   encodeSignature(sign(signer.secret, certificate.subarray(0, BODY)), certificate.subarray(at + 8))
 }
 
-export function verifyCertificate(certificate: Uint8Array, slot: 0 | 1, signer: Point): boolean {
-  const at = SIGNATURE_AT[slot]
-  return verify(signer, certificate.subarray(0, BODY), decodeSignature(certificate.subarray(at + 8)))
+/** True if one of the two signatures is by this key in this role. */
+export function verifyCertificate(certificate: Uint8Array, signer: Point, usage: number): boolean {
+  const view = new DataView(certificate.buffer, certificate.byteOffset, certificate.byteLength)
+  return SIGNATURE_AT.some(
+    (at) =>
+      view.getUint32(at, true) === usage &&
+      view.getUint32(at + 4, true) === ALGORITHM.ECDSA_SHA256 &&
+      verify(signer, certificate.subarray(0, BODY), decodeSignature(certificate.subarray(at + 8))),
+  )
+}
+
+/** Slots that hold a signature; null if an empty slot is not wholly empty. */
+export function signedSlots(certificate: Uint8Array): (0 | 1)[] | null {
+  const view = new DataView(certificate.buffer, certificate.byteOffset, certificate.byteLength)
+  const slots: (0 | 1)[] = []
+  for (const slot of [0, 1] as const) {
+    const at = SIGNATURE_AT[slot]
+    if (view.getUint32(at, true) !== USAGE.INVALID || view.getUint32(at + 4, true) !== ALGORITHM.INVALID) slots.push(slot)
+    else if (certificate.subarray(at + 8, at + 8 + SIGNATURE).some((b) => b !== 0)) return null
+  }
+  return slots
 }
 
 /** The P-384 key of a certificate, or null if it is not a certificate with a valid one. */
@@ -64,6 +86,13 @@ export function certificateKey(certificate: Uint8Array): Point | null {
   return onCurve(point) ? point : null
 }
 
-export function certificateUsage(certificate: Uint8Array): number {
-  return new DataView(certificate.buffer, certificate.byteOffset, certificate.byteLength).getUint32(8, true)
+/** Version of the API that made it, role and algorithm of its key. */
+export function certificateFields(certificate: Uint8Array): { major: number; minor: number; usage: number; algorithm: number } {
+  const view = new DataView(certificate.buffer, certificate.byteOffset, certificate.byteLength)
+  return {
+    major: view.getUint8(4),
+    minor: view.getUint8(5),
+    usage: view.getUint32(8, true),
+    algorithm: view.getUint32(0xc, true),
+  }
 }

@@ -1,7 +1,7 @@
 /**
- * Launch sessions (SEV API 55766, "LAUNCH_START", "key derivation"; checked against virtee/sev
- * src/session): how guest owner and firmware agree on TEK and TIK. Both sides live here; the owner's
- * is `createLaunchSession`. The shared value z is the x coordinate of the ECDH point, 48 bytes big endian.
+ * Sessions (SEV API 55766, "LAUNCH_START", "key derivation"; checked against virtee/sev src/session): how guest owner and
+ * firmware, or two firmwares (SEND_START, RECEIVE_START), agree on TEK and TIK, and the packets under these keys. The
+ * owner's side is `createLaunchSession`. The shared value z is the x coordinate of the ECDH point, 48 bytes big endian.
  */
 import { aes128Ctr } from '../../crypto/aes.ts'
 import { type KeyPair, keyPair, sharedSecret } from '../../crypto/p384.ts'
@@ -124,20 +124,53 @@ export function packSecret(
   const padded = new Uint8Array(Math.ceil(secret.length / 16) * 16)
   padded.set(secret)
   const ciphertext = aes128Ctr(keys.tek, iv, padded)
-  const header = new Uint8Array(SEV_SIZE.SECRET_HEADER)
+  const header = new Uint8Array(SEV_SIZE.PACKET_HEADER)
   header.set(iv, 4)
-  header.set(secretMac(keys.tik, header.subarray(0, 4), iv, padded.length, ciphertext, measurement), 20)
+  header.set(secretMac(keys.tik, header, padded.length, ciphertext, measurement), 20)
   return { header, ciphertext }
 }
 
-/** mac = HMAC(TIK, 0x01 | flags | iv | guest_len | trans_len | ciphertext | MEASURE). */
+/** First byte of a packet's MAC: what the packet is. */
+const CONTEXT = { SECRET: 0x01, DATA: 0x02 } as const
+
+/** mac = HMAC(TIK, context | flags | iv | guest_len | trans_len | ciphertext | extra). */
+function packetMac(
+  tik: Uint8Array,
+  context: number,
+  header: Uint8Array,
+  guestLength: number,
+  ciphertext: Uint8Array,
+  extra: Uint8Array = new Uint8Array(0),
+): Uint8Array<ArrayBuffer> {
+  return hmacSha256(tik, Uint8Array.of(context), header.subarray(0, 20), u32(guestLength), u32(ciphertext.length), ciphertext, extra)
+}
+
+/** LAUNCH_SECRET: bound to the measurement. */
 export function secretMac(
   tik: Uint8Array,
-  flags: Uint8Array,
-  iv: Uint8Array,
+  header: Uint8Array,
   guestLength: number,
   ciphertext: Uint8Array,
   measurement: Uint8Array,
 ): Uint8Array<ArrayBuffer> {
-  return hmacSha256(tik, Uint8Array.of(0x01), flags, iv, u32(guestLength), u32(ciphertext.length), ciphertext, measurement.subarray(0, 32))
+  return packetMac(tik, CONTEXT.SECRET, header, guestLength, ciphertext, measurement.subarray(0, 32))
+}
+
+/** SEND_UPDATE_DATA: a piece of guest memory under the transport keys. */
+export function sealPacket(
+  keys: TransportKeys,
+  iv: Uint8Array,
+  plaintext: Uint8Array,
+): { header: Uint8Array<ArrayBuffer>; data: Uint8Array<ArrayBuffer> } {
+  const data = aes128Ctr(keys.tek, iv, plaintext)
+  const header = new Uint8Array(SEV_SIZE.PACKET_HEADER)
+  header.set(iv, 4)
+  header.set(packetMac(keys.tik, CONTEXT.DATA, header, plaintext.length, data), 20)
+  return { header, data }
+}
+
+/** RECEIVE_UPDATE_DATA: the plaintext, or null if the MAC is wrong. */
+export function openPacket(keys: TransportKeys, header: Uint8Array, data: Uint8Array, guestLength: number): Uint8Array | null {
+  const mac = packetMac(keys.tik, CONTEXT.DATA, header, guestLength, data)
+  return equalBytes(mac, header.subarray(20, 52)) ? aes128Ctr(keys.tek, header.subarray(4, 20), data) : null
 }
