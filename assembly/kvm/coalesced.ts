@@ -65,21 +65,22 @@ export function zoneRemove(vm: usize, address: u64, size: u32, pio: u32): void {
   store<u32>(vm, count, VM_ZONE_COUNT)
 }
 
-/** What userspace has taken out, through whichever page, is taken out of all. */
+/** An index of the ring as userspace changed it, through whichever page: all get it. */
+function indexSync(vm: usize, at: usize, known: usize): void {
+  const count = load<u32>(vm, VM_VCPU_COUNT)
+  const old = load<u32>(known)
+  let value = old
+  for (let i: u32 = 0; i < count && value == old; i++) if (ring(vm, i) != 0) value = atomic.load<u32>(ring(vm, i) + at)
+  if (value == old) return
+  store<u32>(known, value)
+  for (let i: u32 = 0; i < count; i++) if (ring(vm, i) != 0) atomic.store<u32>(ring(vm, i) + at, value)
+}
+
+/** What userspace has taken out is taken out; `last` is as much its memory (the kernel checks it at each use). */
 export function ringSync(vm: usize): void {
   if (load<u32>(vm, VM_ZONES) == 0) return
-  const count = load<u32>(vm, VM_VCPU_COUNT)
-  let first = load<u32>(vm, VM_ZONE_FIRST)
-  for (let i: u32 = 0; i < count; i++) {
-    const page = ring(vm, i)
-    if (page == 0) continue
-    const theirs = atomic.load<u32>(page)
-    if (theirs == load<u32>(vm, VM_ZONE_FIRST)) continue
-    first = theirs
-    break
-  }
-  store<u32>(vm, first, VM_ZONE_FIRST)
-  for (let i: u32 = 0; i < count; i++) if (ring(vm, i) != 0) store<u32>(ring(vm, i), first)
+  indexSync(vm, 0, vm + VM_ZONE_FIRST)
+  indexSync(vm, 4, vm + VM_ZONE_LAST)
 }
 
 /** A new vCPU sees the same ring. */
@@ -104,6 +105,7 @@ export function coalescedWrite(s: usize, port: bool, address: u64, size: u32, va
   if (!found) return false
   ringSync(vm)
   const last = load<u32>(vm, VM_ZONE_LAST)
+  if (last >= RING_MOST) return false
   const next: u32 = last + 1 == RING_MOST ? 0 : last + 1
   if (next == load<u32>(vm, VM_ZONE_FIRST)) return false
   for (let i: u32 = 0; i < load<u32>(vm, VM_VCPU_COUNT); i++) {

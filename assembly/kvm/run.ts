@@ -293,7 +293,13 @@ export function vcpuRun(s: usize, maxInstructions: u64): i32 {
   let result: i32 = esEnter(s)
   if (result == 0) {
     result = load<u32>(k, VKVM_PENDING) != 0 ? complete(s) : 1
-    if (result > 0) result = immediate ? interrupted(s, WHY_KICK) : loop(s, icount)
+    if (result > 0) {
+      if (immediate) {
+        // wants_to_run is 0: -EINTR, and exit_reason stays what it was
+        store<u32>(k, WHY_KICK, VKVM_WHY)
+        result = EINTR
+      } else result = loop(s, icount)
+    }
   } else if (result > 0) {
     result = 0
   }

@@ -31,6 +31,7 @@ export interface CoreExports {
   msrGet(s: number, index: number): number
   msrSet(s: number, index: number): number
   cpuidChanged(s: number): void
+  cpuidAnswer(s: number, leaf: number, index: number): void
   cpuGetFlags(s: number): bigint
   cpuSetFlags(s: number, value: bigint): void
   cpuModeChanged(s: number): void
@@ -106,6 +107,7 @@ export const CORE_EXPORTS = [
   'msrGet',
   'msrSet',
   'cpuidChanged',
+  'cpuidAnswer',
   'cpuGetFlags',
   'cpuSetFlags',
   'cpuModeChanged',

@@ -60,10 +60,15 @@ export class StatsFd implements FileDescriptor {
   }
 
   read(bytes: Uint8Array): number {
-    const image = this.#image()
-    const part = image.subarray(this.#position, this.#position + bytes.length)
+    const n = this.readAt(this.#position, bytes)
+    this.#position += n
+    return n
+  }
+
+  /** pread(2). */
+  readAt(offset: number, bytes: Uint8Array): number {
+    const part = this.#image().subarray(offset, offset + bytes.length)
     bytes.set(part)
-    this.#position += part.length
     return part.length
   }
 

@@ -11,14 +11,13 @@ import type { ErrnoName, Kernel } from './kernel.ts'
 import { NO_SUBLEAF, TDX_CPUID_CONFIG } from './tdx-cpuid.ts'
 import { MAX_CPUID_ENTRIES } from './vcpu-misc.ts'
 import type { VcpuFd } from './vcpu.ts'
-import { XCR0_SUPPORTED } from './vcpu-fpu.ts'
 import type { VmFd } from './vm.ts'
 
 const TDX_C = 'arch/x86/kvm/vmx/tdx.c'
 /** TDX_TD_ATTR_SEPT_VE_DISABLE: all that KVM supports. */
 const ATTRIBUTES = 1n << 28n
-/** XCR0 bits and CET. */
-const XFAM = XCR0_SUPPORTED | 0x1800n
+/** x87, SSE, AVX and CET. */
+const XFAM = 0x1807n
 const XFAM_FIXED1 = 3n
 /** TDVMCALL SetupEventNotifyInterrupt goes to userspace. */
 const USER_R11 = 2n

@@ -4,6 +4,7 @@
  */
 import {
   CPU_FCS,
+  CPU_FEATURES,
   CPU_FCW,
   CPU_FDP,
   CPU_FDS,
@@ -13,6 +14,7 @@ import {
   CPU_FTAG,
   CPU_FTOP,
   CPU_MXCSR,
+  CPU_PKRU,
   CPU_ST,
   CPU_XCR0,
   CPU_XMM,
@@ -26,13 +28,16 @@ import type { VcpuFd } from './vcpu.ts'
 const X87 = 1n
 const SSE = 2n
 const YMM = 4n
+const PKRU = 0x200n
 /** Bits of MXCSR that the CPU has (FXSAVE mxcsr_mask): DAZ and, on AMD, misaligned exception mask. */
 export const MXCSR_MASK = 0x2ffff
 const SW_BYTES = 464
 const XSTATE_BV = 512
 const YMM_AT = 576
+/** CPUID 0xD.9. */
+const PKRU_AT = 2432
 /** The modelled CPU's XCR0 as KVM offers it. */
-export const XCR0_SUPPORTED = X87 | SSE | YMM
+export const XCR0_SUPPORTED = X87 | SSE | YMM | PKRU
 
 /** FXSAVE image (512 bytes) of the live registers. */
 function saveFxsave({ cpu }: VcpuFd, out: DataView): void {
@@ -121,6 +126,9 @@ function getXsave(vcpu: VcpuFd, bytes: Uint8Array): number {
       if (value !== 0n) components |= YMM
     }
   }
+  const pkru = vcpu.cpu.getUint32(CPU_PKRU, true)
+  view.setUint32(PKRU_AT, pkru, true)
+  if (pkru !== 0) components |= PKRU
   view.setBigUint64(XSTATE_BV, components, true)
   // xstate_fx_sw_bytes: the kernel's user features.
   view.setBigUint64(SW_BYTES, XCR0_SUPPORTED, true)
@@ -146,6 +154,8 @@ function setXsave(vcpu: VcpuFd, bytes: Uint8Array): number {
   const takesMxcsr = (components & (X87 | SSE | YMM)) !== 0n
   if (takesMxcsr && (mxcsr & ~MXCSR_MASK) !== 0)
     return kernel.refuse('EINVAL', 'KVM_SET_XSAVE', `MXCSR 0x${mxcsr.toString(16)} has reserved bits`, source)
+  cpu.setUint32(CPU_PKRU, (components & PKRU) !== 0n ? view.getUint32(PKRU_AT, true) : 0, true)
+  kernel.core.call.cpuModeChanged(vcpu.s)
   const initial = new Uint8Array(512)
   viewOf(initial).setUint16(0, 0x37f, true)
   loadX87(vcpu, (components & X87) !== 0n ? view : viewOf(initial))
@@ -172,6 +182,18 @@ function getXcrs(vcpu: VcpuFd, bytes: Uint8Array): number {
   return 0
 }
 
+/** Words of CPU_FEATURES (assembly/cpu/features.ts): CPUID 0xD.0 EAX and EDX, and whether there is a table. */
+const FEATURES_D0_EAX = CPU_FEATURES + 40
+const FEATURES_D0_EDX = CPU_FEATURES + 44
+const FEATURES_VENDOR = CPU_FEATURES + 60
+
+/** vcpu->arch.guest_supported_xcr0, from leaf 0xD; without a CPUID table nothing is refused that the host has. */
+function guestXcr0({ cpu }: VcpuFd): bigint {
+  if (cpu.getUint32(FEATURES_VENDOR, true) === 0) return XCR0_SUPPORTED
+  const leaf = (BigInt(cpu.getUint32(FEATURES_D0_EDX, true)) << 32n) | BigInt(cpu.getUint32(FEATURES_D0_EAX, true))
+  return (leaf & XCR0_SUPPORTED) | X87
+}
+
 function setXcrs(vcpu: VcpuFd, bytes: Uint8Array): number {
   const view = viewOf(bytes)
   const count = view.getUint32(0, true)
@@ -181,8 +203,8 @@ function setXcrs(vcpu: VcpuFd, bytes: Uint8Array): number {
   for (let i = 0; i < count; i++) {
     if (view.getUint32(8 + i * 16, true) !== 0) continue
     const value = view.getBigUint64(16 + i * 16, true)
-    // __kvm_set_xcr: x87 always, AVX needs SSE, nothing that the CPU lacks.
-    if ((value & X87) === 0n || (value & ~XCR0_SUPPORTED) !== 0n || ((value & YMM) !== 0n && (value & SSE) === 0n)) {
+    // __kvm_set_xcr: x87 always, AVX needs SSE, nothing that the guest's CPUID lacks.
+    if ((value & X87) === 0n || (value & ~guestXcr0(vcpu)) !== 0n || ((value & YMM) !== 0n && (value & SSE) === 0n)) {
       return vcpu.kernel.refuse(
         'EINVAL',
         'KVM_SET_XCRS',

@@ -1,6 +1,6 @@
 /** CPUID tables, TSC, translation and the small rest of vCPU requests (arch/x86/kvm/{cpuid,x86}.c). */
 import { CPUID_ENTRY_SIZE } from '../cpuid/entries.ts'
-import { CPU_TSC_OFFSET, VCPU_CPUID, VKVM_TSC_KHZ } from '../generated/layout.ts'
+import { CPU_TSC_OFFSET, VCPU_CPUID, VKVM_CPUID_EBX, VKVM_CPUID_ECX, VKVM_CPUID_EDX, VKVM_TSC_KHZ } from '../generated/layout.ts'
 import { viewOf } from './dispatch.ts'
 import { tdxVcpuCommand } from './tdx.ts'
 import type { VcpuRow } from './vcpu-ioctls.ts'
@@ -14,6 +14,26 @@ export const MAX_CPUID_ENTRIES = 256
 /** Where the core keeps the table: count u32 at 0, entries from here. */
 const TABLE_AT = 16
 
+/** Leaves of which kvm_update_cpuid_runtime changes a part: OSXSAVE and APIC, OSPKE, the sizes of the XSAVE area. */
+const RUNTIME_LEAVES: ReadonlySet<number> = new Set([1, 7, 0xd])
+
+/** kvm_update_cpuid_runtime on a copy. */
+function withRuntime(vcpu: VcpuFd, entries: Uint8Array): Uint8Array {
+  const out = new Uint8Array(entries)
+  const view = viewOf(out)
+  for (let at = 0; at < out.length; at += CPUID_ENTRY_SIZE) {
+    const [leaf, index] = [view.getUint32(at, true), view.getUint32(at + 4, true)]
+    if (!RUNTIME_LEAVES.has(leaf) || vcpu.guestStateProtected) continue
+    vcpu.kernel.core.call.cpuidAnswer(vcpu.s, leaf, index)
+    if (leaf === 1) {
+      view.setUint32(at + 20, vcpu.kvm.getUint32(VKVM_CPUID_ECX, true), true)
+      view.setUint32(at + 24, vcpu.kvm.getUint32(VKVM_CPUID_EDX, true), true)
+    } else if (leaf === 7 && index === 0) view.setUint32(at + 20, vcpu.kvm.getUint32(VKVM_CPUID_ECX, true), true)
+    else if (leaf === 0xd && index < 2) view.setUint32(at + 16, vcpu.kvm.getUint32(VKVM_CPUID_EBX, true), true)
+  }
+  return out
+}
+
 function setCpuid2(vcpu: VcpuFd, bytes: Uint8Array): number {
   const { kernel } = vcpu
   const count = viewOf(bytes).getUint32(0, true)
@@ -23,7 +43,9 @@ function setCpuid2(vcpu: VcpuFd, bytes: Uint8Array): number {
   if (bytes.length < 8 + size) return kernel.badPointer('KVM_SET_CPUID2', 'the entries run over the end of the buffer')
   const entries = new Uint8Array(bytes.subarray(8, 8 + size))
   if (vcpu.hasRun) {
-    const same = entries.length === vcpu.cpuid.length && entries.every((b, i) => b === vcpu.cpuid[i])
+    // kvm_cpuid_check_equal, after the bits that follow the registers are brought up to date in both.
+    const [old, now] = [withRuntime(vcpu, vcpu.cpuid), withRuntime(vcpu, entries)]
+    const same = old.length === now.length && now.every((b, i) => b === old[i])
     return same
       ? 0
       : kernel.refuse('EINVAL', 'KVM_SET_CPUID2', 'CPUID cannot change after the first KVM_RUN', 'arch/x86/kvm/cpuid.c kvm_set_cpuid')
@@ -44,7 +66,7 @@ function getCpuid2(vcpu: VcpuFd, bytes: Uint8Array): number {
   if (view.getUint32(0, true) < count)
     return kernel.refuse('E2BIG', 'KVM_GET_CPUID2', `${count} entries are there`, 'arch/x86/kvm/cpuid.c kvm_vcpu_ioctl_get_cpuid2')
   if (bytes.length < 8 + cpuid.length) return kernel.badPointer('KVM_GET_CPUID2', 'the entries run over the end of the buffer')
-  bytes.set(cpuid, 8)
+  bytes.set(withRuntime(vcpu, cpuid), 8)
   view.setUint32(0, count, true)
   return 0
 }

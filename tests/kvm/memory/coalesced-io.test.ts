@@ -108,11 +108,29 @@ test('169 entries fit; the next write is an exit, until the ring is emptied thro
   box.done()
 })
 
+test('userspace may set both indices', async () => {
+  const box = await Box.create()
+  const vcpu = box.guest([...asm.ds(MMIO >> 4), ...asm.store(0, 1), ...asm.store(0, 2), ...asm.mark(1)])
+  assert.is(zone(box, 'KVM_REGISTER_COALESCED_MMIO', MMIO, 8, 0), 0)
+  const ring = new DataView(vcpu.runBytes.buffer, vcpu.runBytes.byteOffset + 8192, 8)
+  ring.setUint32(0, 169, true)
+  ring.setUint32(4, 169, true)
+  assert.is(box.out(vcpu), 1)
+  assert.is(ring.getUint32(4, true), 1)
+  assert.is(new Ring(vcpu).take().length, 2)
+  box.done()
+})
+
 test('a ring that userspace fills with nonsense', async () => {
   const box = await Box.create()
   const vcpu = box.guest([...asm.ds(MMIO >> 4), ...asm.store(0, 1), ...asm.store(0, 2), ...asm.mark(1)])
   assert.is(zone(box, 'KVM_REGISTER_COALESCED_MMIO', MMIO, 8, 0), 0)
   vcpu.runBytes.fill(0xff, 8192, 12288)
+  // `last` outside of the ring: every write is an exit (coalesced_mmio_write).
+  for (const value of [1, 2]) {
+    const exit = vcpu.run()
+    assert.is(exit.reason === 'KVM_EXIT_MMIO' && exit.data[0], value)
+  }
   assert.is(box.out(vcpu), 1)
   box.done()
 })
