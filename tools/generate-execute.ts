@@ -62,6 +62,12 @@ export function execute(s: usize): void {
       }
       n = slow(s)
       if (n != 1) break
+      if (atomic.load<u64>(s, CPU_BUDGET) < load<u64>(s, CPU_ICOUNT)) {
+        // A device moved time, or an event came, inside the block: what is due comes behind this instruction, not behind the block.
+        store<u32>(s, load<u32>(s, CPU_SAVED_OP) - 32, CPU_SAVED_OP)
+        store<u32>(s, LEAVE_NEXT, CPU_LEAVE)
+        break
+      }
     }
     if (n <= 1) {
       n = 0
@@ -119,7 +125,7 @@ ${cases(slowHandlers)}
         const l: u32 = call_indirect<u32>(load<u32>(COLD_TABLE + ((<usize>load<u16>(op) - <usize>coldBase) << 2)), s, op)
         if (l) { store<u32>(s, l, CPU_LEAVE); break }
         op += 32
-        if (<u32>load<u16>(op) < coldBase) { store<u32>(s, <u32>op, CPU_SAVED_OP); return 1 }
+        if (<u32>load<u16>(op) < coldBase || atomic.load<u64>(s, CPU_BUDGET) < load<u64>(s, CPU_ICOUNT)) { store<u32>(s, <u32>op, CPU_SAVED_OP); return 1 }
         continue
       }
     }

@@ -73,7 +73,7 @@ function build(hot: boolean): ReadonlyMap<string, string> {
 
   const done = hot
     ? 'op += 32; continue'
-    : '{ op += 32; if (<u32>load<u16>(op) < coldBase) { store<u32>(s, <u32>op, CPU_SAVED_OP); return 1 } continue }'
+    : '{ op += 32; if (<u32>load<u16>(op) < coldBase || atomic.load<u64>(s, CPU_BUDGET) < load<u64>(s, CPU_ICOUNT)) { store<u32>(s, <u32>op, CPU_SAVED_OP); return 1 } continue }'
   const rm = 's + <usize>load<u8>(op, OP_RM)'
   const reg = 's + <usize>load<u8>(op, OP_REG)'
   const offset =

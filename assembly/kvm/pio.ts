@@ -2,6 +2,7 @@
  * Port I/O: the in-kernel bus (PIC, PIT), exits for everything else, and recognition of poll loops
  * (a port read again and again from one place lets virtual time jump; facts: OVMF polls the ACPI PM timer 15 million times).
  */
+import { exactCount } from '../execute/count'
 import { exitIo } from './exits'
 import { picBusRead, picBusWrite, picHasPort } from './pic'
 import { pitBusRead, pitBusWrite, pitHasPort, pitOwnsPort } from './pit'
@@ -11,7 +12,6 @@ import {
   CHIP_PIC_PRESENT,
   CHIP_PIT_PRESENT,
   CPU_DEADLINE,
-  CPU_ICOUNT,
   CPU_POLL_COUNT,
   CPU_POLL_KEY,
   VCPU_PIO,
@@ -35,7 +35,7 @@ const POLL_WINDOW_GHCB: u64 = 4000
 /** One more read of `key` (place and port). Two RDTSCs in the loop mean that the guest calibrates: time does not jump there. */
 export function pollRead(s: usize, key: u64, window: u64): void {
   const k = vkvm(s)
-  const icount = load<u64>(s, CPU_ICOUNT)
+  const icount = exactCount(s)
   const last = load<u64>(k, VKVM_POLL_ICOUNT)
   store<u64>(k, icount, VKVM_POLL_ICOUNT)
   if (load<u64>(s, CPU_POLL_KEY) != key || icount - last > window || load<u64>(k, VKVM_TSC_ICOUNT) > last) {
@@ -75,7 +75,7 @@ const TSC_WINDOW: u64 = 256
 /** RDTSC at `rip`: a loop of RDTSC and PAUSE (delay and wait loops) lets time jump like a polled port. */
 export function pollTsc(s: usize, rip: u64): void {
   const k = vkvm(s)
-  const icount = load<u64>(s, CPU_ICOUNT)
+  const icount = exactCount(s)
   if (load<u64>(k, VKVM_TSC_RIP) == rip && load<u32>(k, VKVM_TSC_PAUSED) != 0 && icount - load<u64>(k, VKVM_TSC_ICOUNT) < TSC_WINDOW) {
     const count = load<u32>(k, VKVM_TSC_COUNT) + 1
     store<u32>(k, count, VKVM_TSC_COUNT)

@@ -1,4 +1,5 @@
 /** Virtual time: 1 instruction = 1 ns; now = TIME_BASE + ICOUNT of the running vCPU; VM_CLOCK between slices. */
+import { exactCount } from '../execute/count'
 import { chipOf, NEVER, vkvm } from './state'
 import {
   CHIP_USER_DEADLINE,
@@ -17,9 +18,9 @@ import {
 /** Fixed cost of a port or MMIO access to a device (design: time). */
 export const DEVICE_NS: u64 = 1000
 
-/** Virtual nanoseconds since the VM was created, as this vCPU sees them. */
+/** Virtual nanoseconds since the VM was created, as this vCPU sees them: exact inside a block too, however it was cut. */
 export function now(s: usize): u64 {
-  return load<u64>(s, CPU_TIME_BASE) + load<u64>(s, CPU_ICOUNT)
+  return load<u64>(s, CPU_TIME_BASE) + exactCount(s)
 }
 
 const DEFAULT_KHZ: u64 = 2000000
@@ -64,7 +65,7 @@ export function takeClock(s: usize): void {
 
 /** The slice ends: the VM's clock is this vCPU's time. */
 export function giveClock(s: usize): void {
-  store<u64>(load<u32>(s, CPU_VM), now(s), VM_CLOCK)
+  store<u64>(load<u32>(s, CPU_VM), load<u64>(s, CPU_TIME_BASE) + load<u64>(s, CPU_ICOUNT), VM_CLOCK)
 }
 
 /** Announces a deadline of a device in userspace: KVM_RUN returns -EINTR (WHY_USER_DEADLINE) there. All ones = none. */

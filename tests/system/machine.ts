@@ -57,10 +57,15 @@ export class Machine {
   readonly backing: number
   readonly mode: Mode
 
-  constructor(mode: Mode) {
+  /** `chips`: PIC, IOAPIC, local APIC and PIT are there (run by `vcpuRun`). */
+  constructor(mode: Mode, chips = false) {
     this.mode = mode
     this.core = loadCore()
     this.vm = call(this.core, 'vmCreate')
+    if (chips) {
+      call(this.core, 'createIrqchip', this.vm, 0)
+      call(this.core, 'createPit', this.vm, 1)
+    }
     this.backing = call(this.core, 'backingCreate', 1024)
     call(this.core, 'slotSet', this.vm, 0, 0n, 0x400000n, 0, this.backing, 0)
     this.s = call(this.core, 'vcpuCreate', this.vm, 0)
