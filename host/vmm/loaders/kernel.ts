@@ -94,6 +94,7 @@ function loadBzImage({ kernel, initrd, append = '', memory, cpus }: KernelOption
   const address = Number(view.getBigUint64(0x258, true))
   const initSize = view.getUint32(0x260, true)
   const { low } = splitMemory(memory)
+  if (address < MIB) refuse(`preferred address 0x${address.toString(16)} lies below 1 MiB`)
   if (address + initSize > low)
     refuse(`needs memory to 0x${(address + initSize).toString(16)}, there are 0x${low.toString(16)} bytes below 4 GiB`)
   const zero = new Uint8Array(4096)
@@ -132,7 +133,7 @@ function loadBzImage({ kernel, initrd, append = '', memory, cpus }: KernelOption
     data: data(0x18),
     gdt,
   }
-  return { pieces: sort(pieces), entry }
+  return { pieces: arrange(pieces, memory), entry }
 }
 
 /** Pieces of the ELF's segments, zero-filled to their memory size, inside RAM below 4 GiB. */
@@ -193,7 +194,7 @@ function loadPvh({ kernel, initrd, append = '', memory, cpus }: KernelOptions): 
   }
   pieces.push(gdtPiece(), commandLine(append), { address: START_INFO, bytes: info }, { address: ACPI, bytes: placeAcpi(cpus, ACPI) })
   return {
-    pieces: sort(pieces),
+    pieces: arrange(pieces, memory),
     entry: { rip, rsp: ZERO_PAGE, rbx: START_INFO, cr0: 0x11, cr3: 0, cr4: 0, efer: 0, code: code32(8), data: data(0x18), gdt },
   }
 }
@@ -268,7 +269,7 @@ function loadMultiboot({ kernel, initrd, append = '', memory, cpus }: KernelOpti
     { address: ACPI, bytes: placeAcpi(cpus, ACPI) },
   )
   return {
-    pieces: sort(pieces),
+    pieces: arrange(pieces, memory),
     entry: {
       rip: elf.entry,
       rsp: ZERO_PAGE,
@@ -285,7 +286,22 @@ function loadMultiboot({ kernel, initrd, append = '', memory, cpus }: KernelOpti
   }
 }
 
-const sort = (pieces: Piece[]): Piece[] => pieces.toSorted((a, b) => a.address - b.address)
+/** In the order of addresses; each in low memory, none on another (segments on each other, or on what the loader itself puts there). */
+function arrange(pieces: readonly Piece[], memory: number): Piece[] {
+  const sorted = pieces.filter((p) => p.bytes.length > 0).toSorted((a, b) => a.address - b.address)
+  const hex = (n: number): string => `0x${n.toString(16)}`
+  const { low } = splitMemory(memory)
+  for (const [i, { address, bytes }] of sorted.entries()) {
+    const end = address + bytes.length
+    const next = sorted[i + 1]
+    if (end > low) refuse(`what is loaded at ${hex(address)} ends at ${hex(end)}, there are ${hex(low)} bytes below 4 GiB`)
+    if (next && end > next.address)
+      refuse(
+        `what is loaded at ${hex(address)} ends at ${hex(end)}, on what is loaded at ${hex(next.address)} (segments, or tables of the loader)`,
+      )
+  }
+  return sorted
+}
 
 /** A kernel ready to be entered. Throws CloisterError('kernel') with the rule that the file breaks. */
 export function loadKernel(options: KernelOptions): LoadedImage {
