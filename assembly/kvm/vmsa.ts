@@ -3,7 +3,9 @@
  * VMCB (EFER.SVME, CR4.MCE, CR0 without CD and NW), sealed into a frame that holds ciphertext only. While the guest runs
  * its state is in the CPU structure; the frame is written when somebody looks. Owns VKVM_VMSA_FRAME and region VCPU_VMSA.
  */
-import { getFlags } from '../cpu/flags'
+import { updateDebug } from '../cpu/debug'
+import { getFlags, setFlags } from '../cpu/flags'
+import { updateMode } from '../cpu/mode'
 import {
   VMSA_CPL,
   VMSA_CR0,
@@ -61,6 +63,7 @@ import {
   VMSA_XSS,
 } from '../generated/kvm'
 import {
+  CPU_CPL,
   CPU_CR0,
   CPU_CR2,
   CPU_CR3,
@@ -78,11 +81,13 @@ import {
   CPU_FSW,
   CPU_FTAG,
   CPU_FTOP,
+  CPU_GHCB,
   CPU_GPR,
   CPU_KERNEL_GS_BASE,
   CPU_LSTAR,
   CPU_MXCSR,
   CPU_PAT,
+  CPU_PKRU,
   CPU_RIP,
   CPU_SEGMENTS,
   CPU_SFMASK,
@@ -92,6 +97,7 @@ import {
   CPU_SYSENTER_CS,
   CPU_SYSENTER_EIP,
   CPU_SYSENTER_ESP,
+  CPU_TSC_AUX,
   CPU_XCR0,
   CPU_XMM,
   CPU_XSS,
@@ -115,6 +121,8 @@ import {
   SEG_SS,
   SEG_TR,
   VCPU_VMSA,
+  VKVM_AP_HOLD,
+  VKVM_FIRST_SIPI,
   VKVM_GHCB_XCR0,
   VKVM_GHCB_XSS,
   VKVM_PROTECTED,
@@ -126,6 +134,7 @@ import {
 } from '../generated/layout'
 import { encryptPage } from '../memory/cipher'
 import { frameAlloc, frameFree, frameInfo } from '../memory/frames'
+import { flushTlb } from '../memory/tlb'
 import { exitFailEntry } from './exits'
 import { isSevEs, vkvm, vmOf } from './state'
 
@@ -275,6 +284,61 @@ export function vmsaHostWrite(s: usize, offset: u32, from: usize, n: u32): bool 
 
 function tampered(frame: usize): bool {
   return (load<u8>(frameInfo(frame), FRAME_FLAGS) & <u8>FRAME_TAMPERED) != 0
+}
+
+function move(from: usize, to: usize, at: usize, n: usize): void {
+  memory.copy(to + at, from + at, n)
+}
+
+/**
+ * sev_migrate_from: the VMSA goes to the vCPU of another VM, and with it what is architecturally in it, the GHCB MSR and what
+ * KVM keeps with the page (struct vcpu_sev_es_state). Everything else of the target (local APIC, mp_state, MSRs that KVM
+ * emulates, TSC) stays its own.
+ */
+export function vmsaMove(from: usize, to: usize): void {
+  move(from, to, CPU_GPR, 128)
+  setFlags(to, getFlags(from))
+  move(from, to, CPU_RIP, 8)
+  move(from, to, CPU_SEGMENTS, 160)
+  move(from, to, CPU_CR0, 8)
+  move(from, to, CPU_CR2, 8)
+  move(from, to, CPU_CR3, 8)
+  move(from, to, CPU_CR4, 8)
+  move(from, to, CPU_EFER, 8)
+  move(from, to, CPU_XCR0, 8)
+  move(from, to, CPU_XSS, 8)
+  move(from, to, CPU_DR, 32)
+  move(from, to, CPU_DR6, 8)
+  move(from, to, CPU_DR7, 8)
+  move(from, to, CPU_CPL, 4)
+  move(from, to, CPU_STAR, 8)
+  move(from, to, CPU_LSTAR, 8)
+  move(from, to, CPU_CSTAR, 8)
+  move(from, to, CPU_SFMASK, 8)
+  move(from, to, CPU_KERNEL_GS_BASE, 8)
+  move(from, to, CPU_SYSENTER_CS, 8)
+  move(from, to, CPU_SYSENTER_ESP, 8)
+  move(from, to, CPU_SYSENTER_EIP, 8)
+  move(from, to, CPU_PAT, 8)
+  move(from, to, CPU_TSC_AUX, 8)
+  move(from, to, CPU_DEBUGCTL, 8)
+  move(from, to, CPU_SPEC_CTRL, 8)
+  move(from, to, CPU_GHCB, 8)
+  move(from, to, CPU_FCW, CPU_ST + 128 - CPU_FCW)
+  move(from, to, CPU_XMM, 512)
+  move(from, to, CPU_PKRU, 4)
+  const k = vkvm(from)
+  const target = vkvm(to)
+  move(k, target, VKVM_VMSA_FRAME, 4)
+  move(k, target, VKVM_VMSA_STALE, 4)
+  move(k, target, VKVM_PROTECTED, 4)
+  move(k, target, VKVM_AP_HOLD, 4)
+  move(k, target, VKVM_FIRST_SIPI, 4)
+  store<u32>(k, 0, VKVM_VMSA_FRAME)
+  store<u32>(k, 0, VKVM_PROTECTED)
+  updateMode(to)
+  updateDebug(to)
+  flushTlb(to)
 }
 
 export function vmsaFree(s: usize): void {

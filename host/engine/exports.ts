@@ -44,6 +44,7 @@ export interface CoreExports {
   vcpuRun(s: number, maxInstructions: bigint): number
   vmsaBuild(s: number, to: number): void
   vmsaSeal(s: number): number
+  vmsaMove(from: number, to: number): void
   vmsaHostRead(s: number, offset: number, to: number, n: number): number
   vmsaHostWrite(s: number, offset: number, from: number, n: number): number
   createIrqchip(vm: number, split: number): void
@@ -119,6 +120,7 @@ export const CORE_EXPORTS = [
   'vcpuRun',
   'vmsaBuild',
   'vmsaSeal',
+  'vmsaMove',
   'vmsaHostRead',
   'vmsaHostWrite',
   'createIrqchip',

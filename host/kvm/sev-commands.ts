@@ -51,7 +51,10 @@ export function issues(call: SevCall, fd: number): boolean {
 }
 
 export function badFd(call: SevCall, where: string): number {
-  return refuse(call, 'EBADF', 'the stored sev_fd is not an open /dev/sev (it is 0 before LAUNCH_START)', where)
+  const why = call.vm.sev?.moved
+    ? 'KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM does not carry the sev_fd of LAUNCH_START to the destination'
+    : 'the stored sev_fd is not an open /dev/sev (it is 0 before LAUNCH_START)'
+  return refuse(call, 'EBADF', why, where)
 }
 
 /** psp_copy_user_blob. */
@@ -374,7 +377,7 @@ export function sevCommand(vm: VmFd, bytes: Uint8Array): number {
   }
   if (vm.sev?.owner && !MIRROR_COMMANDS.has(id))
     return refuse(call, 'EINVAL', 'a mirror VM does not take this command', 'sev_mem_enc_ioctl')
-  if (vm.type === VM_TYPE.SNP && vm.sevActive && id < SEV_COMMAND.KVM_SEV_SNP_LAUNCH_START) {
+  if (vm.sev?.snpActive && id < SEV_COMMAND.KVM_SEV_SNP_LAUNCH_START) {
     return refuse(call, 'EPERM', 'an SNP guest takes SNP commands only', 'sev_mem_enc_ioctl')
   }
   const command = COMMANDS.get(id)

@@ -1,10 +1,17 @@
 /**
  * KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM and VM_COPY_ENC_CONTEXT_FROM (arch/x86/kvm/svm/sev.c sev_vm_move_enc_context_from,
  * sev_vm_copy_enc_context_from): a guest moves to another VM of this host, or a mirror VM shares its ASID.
+ *
+ * What Linux 6.12 and 7.3 leave behind is left behind here too. A move carries active, ASID, handle, es_active, vmsa_features,
+ * regions and mirrors, and per vCPU of SEV-ES the VMSA and struct vcpu_sev_es_state. It does not carry sev->fd (commands that
+ * use the stored one are -EBADF at the destination), ghcb_version (0 from then on), nor does it clear need_init: a VM of type
+ * SEV_VM or SEV_ES_VM that was moved into refuses KVM_RUN; an ordinary VM (the legacy init commands) runs. A mirror has
+ * neither vmsa_features nor ghcb_version.
  */
 import { VM_TYPE } from '../generated/kvm-abi.ts'
-import { CPU_ID, CPU_INDEX, CPU_TIME_BASE, CPU_VM, VKVM_PROTECTED, VKVM_VMSA_FRAME, VM_SEV } from '../generated/layout.ts'
-import { activateSev, initSevVcpu, SevInfo } from './sev-vm.ts'
+import { VKVM_PENDING, VM_SEV } from '../generated/layout.ts'
+import { activateSev, initSevVcpu, keepCopies, noteControl, SevInfo } from './sev-vm.ts'
+import { shadowFpu } from './vcpu-fpu.ts'
 import type { VcpuFd } from './vcpu.ts'
 import { VmFd } from './vm.ts'
 
@@ -29,27 +36,38 @@ export function moveContext(vm: VmFd, fd: bigint): number {
   if (vm.sevActive) return refuse('the destination is a SEV guest already')
   const info = source.sev
   if (!source.sevActive || info === null) return refuse('the source is not a SEV guest')
-  if (source.type === VM_TYPE.SNP) return refuse('SNP guests cannot be moved')
+  if (info.snpActive) return refuse('SNP guests cannot be moved')
   if (info.es) {
     const check = 'sev_check_source_vcpus'
     if (vm.vcpus.size !== source.vcpus.size) return refuse(`${source.vcpus.size} vCPUs at the source, ${vm.vcpus.size} here`, check)
     for (const vcpu of source.vcpus.values())
       if (!vcpu.guestStateProtected) return refuse(`vCPU ${vcpu.id} of the source has no encrypted VMSA yet`, check)
   }
+  const moved = new SevInfo(info.asid, info.es, info.vmsaFeatures, 0)
+  moved.guest = info.guest
+  moved.moved = true
+  moved.owner = info.owner
+  moved.regions.push(...info.regions)
+  const { needInit } = vm
   source.sev = null
   source.sevActive = false
   source.view.setUint32(VM_SEV, 0, true)
-  activateSev(vm, info)
-  const targets = [...vm.vcpus.values()]
-  for (const vcpu of targets) initSevVcpu(vcpu)
-  if (info.es) [...source.vcpus.values()].forEach((vcpu, i) => moveVcpu(vcpu, targets[i] as VcpuFd))
-  // Mirrors of the source are mirrors of the target now.
-  for (const file of kernel.files) {
-    if (!(file instanceof VmFd) || file.sev?.owner !== source) continue
-    file.sev.owner = vm
+  activateSev(vm, moved)
+  vm.needInit = needInit
+  vm.gated ||= needInit
+  // Mirrors of the source are mirrors of the target now; a mirror that moves stays one of its owner.
+  for (const mirror of info.mirrors) {
+    if (mirror.sev !== null) mirror.sev.owner = vm
+    moved.mirrors.add(mirror)
     vm.retain()
     source.release()
   }
+  info.mirrors.clear()
+  const siblings = moved.owner?.sev?.mirrors
+  if (siblings?.delete(source)) siblings.add(vm)
+  const targets = [...vm.vcpus.values()]
+  for (const vcpu of targets) initSevVcpu(vcpu)
+  if (moved.es) [...source.vcpus.values()].forEach((vcpu, i) => moveVcpu(vcpu, targets[i] as VcpuFd))
   source.kill('its encryption context was moved to another VM (KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM)')
   return 0
 }
@@ -64,32 +82,29 @@ export function copyContext(vm: VmFd, fd: bigint): number {
   const info = source.sev
   if (!source.sevActive || info === null) return refuse('the source is not a SEV guest')
   if (info.owner !== null) return refuse('the source is a mirror itself')
-  if (source.type === VM_TYPE.SNP || vm.type === VM_TYPE.SNP) return refuse('SNP guests have no mirrors')
+  if (info.snpActive) return refuse('SNP guests have no mirrors')
   if (vm.vcpus.size > 0) return refuse('the mirror has vCPUs already')
-  const mirror = new SevInfo(info.asid, info.es, info.vmsaFeatures, info.ghcbVersion)
+  const mirror = new SevInfo(info.asid, info.es, 0n, 0)
   mirror.guest = info.guest
   mirror.fd = info.fd
   mirror.owner = source
   // The owner's ASID must live as long as the mirror does.
   source.retain()
+  info.mirrors.add(vm)
   activateSev(vm, mirror)
   return 0
 }
 
-/** sev_migrate_from: the VMSA changes hands; the emulator's state behind it goes along. */
+/** sev_migrate_from, per vCPU: the VMSA changes hands; what KVM shows of registers is the destination's own. */
 function moveVcpu(from: VcpuFd, to: VcpuFd): void {
-  const keep = [CPU_VM, CPU_ID, CPU_INDEX].map((field) => [field, to.cpu.getUint32(field, true)] as const)
-  const bytes = (view: DataView): Uint8Array => new Uint8Array(view.buffer, view.byteOffset, view.byteLength)
-  const base = to.cpu.getBigUint64(CPU_TIME_BASE, true)
-  bytes(to.cpu).set(bytes(from.cpu))
-  bytes(to.kvm).set(bytes(from.kvm))
-  for (const [field, value] of keep) to.cpu.setUint32(field, value, true)
-  to.cpu.setBigUint64(CPU_TIME_BASE, base, true)
-  from.kvm.setUint32(VKVM_VMSA_FRAME, 0, true)
-  from.kvm.setUint32(VKVM_PROTECTED, 0, true)
+  const { call } = to.kernel.core
+  // An exit that userspace has answered is completed; what is left of it has nobody to complete it.
+  if (from.kvm.getUint32(VKVM_PENDING, true) !== 0) call.vcpuRun(from.s, 0n)
+  from.kvm.setUint32(VKVM_PENDING, 0, true)
+  if (to.vm.type === VM_TYPE.DEFAULT) keepCopies(to)
+  shadowFpu(to)
+  noteControl(to, () => call.vmsaMove(from.s, to.s))
+  from.guestStateProtected = false
+  // fpstate_is_confidential stays as it was on both sides.
   to.guestStateProtected = true
-  to.fpstateConfidential = true
-  for (const [field, value] of from.sealedControl) to.sealedControl.set(field, value)
-  to.sealed = from.sealed
-  to.kernel.core.call.cpuModeChanged(to.s)
 }

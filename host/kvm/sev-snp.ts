@@ -4,7 +4,7 @@
  * the launch digest is not computed, and running a finished guest says so by name (snpRunRefusal). Owns SnpInfo.
  */
 import { FIRMWARE_STATUS as FW, SNP_POLICY } from '../generated/psp.ts'
-import { SEV_COMMAND, VM_TYPE } from '../generated/kvm-abi.ts'
+import { SEV_COMMAND } from '../generated/kvm-abi.ts'
 import { CPU_DR7 } from '../generated/layout.ts'
 import { viewOf } from './dispatch.ts'
 import { gmemRefusal } from './gmem.ts'
@@ -33,7 +33,7 @@ export class SnpInfo {
 
 export function snpCommand(call: SevCall): number {
   const { vm } = call
-  const info = vm.type === VM_TYPE.SNP && vm.sevActive ? vm.sev : null
+  const info = vm.sev?.snpActive ? vm.sev : null
   switch (call.id) {
     case SEV_COMMAND.KVM_SEV_SNP_LAUNCH_START:
       return info === null ? refuse(call, 'ENOTTY', 'not an SNP guest', 'snp_launch_start') : launchStart(call, info)

@@ -24,6 +24,7 @@ import {
   VM_VMSA_FEATURES,
 } from '../generated/layout.ts'
 import { REQUEST, VM_TYPE } from '../generated/kvm-abi.ts'
+import { SEV_FEATURE } from '../generated/psp.ts'
 import type { Guest } from '../firmware/psp/guest.ts'
 import { ASID } from '../firmware/psp/platform.ts'
 import { viewOf } from './dispatch.ts'
@@ -53,6 +54,10 @@ export class SevInfo {
   readonly regions: EncRegion[] = []
   /** enc_context_owner: the VM that this one mirrors. */
   owner: VmFd | null = null
+  /** mirror_vms. */
+  readonly mirrors = new Set<VmFd>()
+  /** It came by KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM. */
+  moved = false
   /** After SNP_LAUNCH_START. */
   snp: SnpInfo | null = null
   /** KVM_SEV_SNP_ENABLE_REQ_CERTS. */
@@ -63,6 +68,11 @@ export class SevInfo {
     this.es = es
     this.vmsaFeatures = vmsaFeatures
     this.ghcbVersion = ghcbVersion
+  }
+
+  /** ____sev_snp_guest. */
+  get snpActive(): boolean {
+    return (this.vmsaFeatures & SEV_FEATURE.SNP_ACTIVE) !== 0n
   }
 }
 
@@ -117,7 +127,7 @@ export function vmsaImage(vcpu: VcpuFd): Uint8Array<ArrayBuffer> {
 }
 
 /** The legacy type answers register reads from KVM's copies. */
-function keepCopies(vcpu: VcpuFd): void {
+export function keepCopies(vcpu: VcpuFd): void {
   const regs = new Uint8Array(144)
   vcpu.ioctl(REQUEST.KVM_GET_REGS, regs)
   const debug = new Uint8Array(128)
@@ -140,18 +150,24 @@ function keepCopies(vcpu: VcpuFd): void {
 /** Encrypts the state into a page of its own and hides it from here on; `fpstate` too, except by SNP. False: no memory left. */
 export function sealVcpu(vcpu: VcpuFd, fpstate = true): boolean {
   const legacy = vcpu.vm.type === VM_TYPE.DEFAULT
-  const before = CONTROL.map((field) => vcpu.cpu.getBigUint64(field, true))
   if (legacy) keepCopies(vcpu)
-  if (vcpu.kernel.core.call.vmsaSeal(vcpu.s) < 0) {
+  if (noteControl(vcpu, () => vcpu.kernel.core.call.vmsaSeal(vcpu.s)) < 0) {
     vcpu.sealed = null
     return false
   }
-  CONTROL.forEach((field, i) => {
-    vcpu.sealedControl.set(field, { shown: before[i] as bigint, raw: vcpu.cpu.getBigUint64(field, true) })
-  })
   vcpu.guestStateProtected = true
   vcpu.fpstateConfidential = fpstate
   return true
+}
+
+/** While `change` hides CR0, CR4 and EFER, KVM's copies stay what they were. */
+export function noteControl<T>(vcpu: VcpuFd, change: () => T): T {
+  const before = CONTROL.map((field) => vcpu.cpu.getBigUint64(field, true))
+  const result = change()
+  CONTROL.forEach((field, i) => {
+    vcpu.sealedControl.set(field, { shown: before[i] as bigint, raw: vcpu.cpu.getBigUint64(field, true) })
+  })
+  return result
 }
 
 /** Registers whose writes trap, so that KVM knows their values. */

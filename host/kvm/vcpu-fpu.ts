@@ -39,8 +39,18 @@ const PKRU_AT = 2432
 /** The modelled CPU's XCR0 as KVM offers it. */
 export const XCR0_SUPPORTED = X87 | SSE | YMM | PKRU
 
+/** What KVM sees: the live registers, or after a move of a sealed vCPU its own copy. */
+const fpuOf = (vcpu: VcpuFd): DataView => vcpu.fpuShadow ?? vcpu.cpu
+
+/** The guest's state is about to be put into this vCPU: KVM's copy stays. */
+export function shadowFpu(vcpu: VcpuFd): void {
+  const { buffer, byteOffset, byteLength } = vcpu.cpu
+  vcpu.fpuShadow = new DataView(new Uint8Array(new Uint8Array(buffer, byteOffset, byteLength)).buffer)
+}
+
 /** FXSAVE image (512 bytes) of the live registers. */
-function saveFxsave({ cpu }: VcpuFd, out: DataView): void {
+function saveFxsave(vcpu: VcpuFd, out: DataView): void {
+  const cpu = fpuOf(vcpu)
   const top = cpu.getUint32(CPU_FTOP, true) & 7
   out.setUint16(0, cpu.getUint32(CPU_FCW, true), true)
   out.setUint16(2, (cpu.getUint32(CPU_FSW, true) & ~0x3800) | (top << 11), true)
@@ -61,7 +71,8 @@ function saveFxsave({ cpu }: VcpuFd, out: DataView): void {
   }
 }
 
-function loadX87({ cpu }: VcpuFd, from: DataView): void {
+function loadX87(vcpu: VcpuFd, from: DataView): void {
+  const cpu = fpuOf(vcpu)
   const top = (from.getUint16(2, true) >> 11) & 7
   cpu.setUint32(CPU_FCW, from.getUint16(0, true), true)
   cpu.setUint32(CPU_FSW, from.getUint16(2, true) & ~0x3800, true)
@@ -79,7 +90,8 @@ function loadX87({ cpu }: VcpuFd, from: DataView): void {
   }
 }
 
-function loadXmm({ cpu }: VcpuFd, from: DataView, at: number): void {
+function loadXmm(vcpu: VcpuFd, from: DataView, at: number): void {
+  const cpu = fpuOf(vcpu)
   for (let i = 0; i < 16; i++) {
     cpu.setBigUint64(CPU_XMM + i * 32, from.getBigUint64(at + i * 16, true), true)
     cpu.setBigUint64(CPU_XMM + i * 32 + 8, from.getBigUint64(at + 8 + i * 16, true), true)
@@ -121,12 +133,12 @@ function getXsave(vcpu: VcpuFd, bytes: Uint8Array): number {
   let components = X87 | SSE
   for (let i = 0; i < 16; i++) {
     for (const half of [0, 8]) {
-      const value = vcpu.cpu.getBigUint64(CPU_XMM + i * 32 + 16 + half, true)
+      const value = fpuOf(vcpu).getBigUint64(CPU_XMM + i * 32 + 16 + half, true)
       view.setBigUint64(YMM_AT + i * 16 + half, value, true)
       if (value !== 0n) components |= YMM
     }
   }
-  const pkru = vcpu.cpu.getUint32(CPU_PKRU, true)
+  const pkru = fpuOf(vcpu).getUint32(CPU_PKRU, true)
   view.setUint32(PKRU_AT, pkru, true)
   if (pkru !== 0) components |= PKRU
   view.setBigUint64(XSTATE_BV, components, true)
@@ -141,7 +153,8 @@ function setXsave(vcpu: VcpuFd, bytes: Uint8Array): number {
   const components = view.getBigUint64(XSTATE_BV, true)
   const source = 'arch/x86/kernel/fpu/core.c fpu_copy_uabi_to_guest_fpstate'
   if (vcpu.fpstateConfidential) return 0
-  const { kernel, cpu } = vcpu
+  const { kernel } = vcpu
+  const cpu = fpuOf(vcpu)
   if ((components & ~XCR0_SUPPORTED) !== 0n) {
     return kernel.refuse('EINVAL', 'KVM_SET_XSAVE', `xstate_bv 0x${components.toString(16)} has components that this CPU lacks`, source)
   }

@@ -82,6 +82,8 @@ export class VcpuFd implements FileDescriptor, Target {
   // KVM's state of the vCPU that the core does not hold.
   #guestStateProtected = false
   fpstateConfidential = false
+  /** KVM's own floating-point state where the guest's is out of its sight but not confidential: a SEV-ES vCPU that was moved into. */
+  fpuShadow: DataView | null = null
   /** KVM_TDX_INIT_VCPU has been issued. */
   tdInitialized = false
   guestDebug = 0
@@ -240,9 +242,10 @@ export class VcpuFd implements FileDescriptor, Target {
       if (refused < 0) return refused
     }
     if (vm.needInit) {
-      return kernel.refuse('EINVAL', 'KVM_RUN', 'KVM_SEV_INIT2 has not been issued', 'arch/x86/kvm/svm/svm.c svm_vcpu_pre_run', {
-        switch: 'need_init',
-      })
+      const why = vm.sev?.moved
+        ? 'KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM does not clear need_init: only the legacy VM type runs after a move'
+        : 'KVM_SEV_INIT2 has not been issued'
+      return kernel.refuse('EINVAL', 'KVM_RUN', why, 'arch/x86/kvm/svm/svm.c svm_vcpu_pre_run', { switch: 'need_init' })
     }
     if (vm.td !== null) return this.runBytes[RUN.IMMEDIATE_EXIT] !== 0 ? -ERRNO.EINTR : tdxRunRefusal(this)
     if (vm.sev?.snp) {

@@ -164,8 +164,10 @@ export class VmFd implements FileDescriptor, Target {
     this.vcpus.clear()
     call.vmDestroy(this.address)
     this.released = true
-    if (this.sev?.owner) this.sev.owner.release()
-    else if (this.sev) {
+    if (this.sev?.owner) {
+      this.sev.owner.sev?.mirrors.delete(this)
+      this.sev.owner.release()
+    } else if (this.sev) {
       if (this.sev.guest) this.kernel.psp.decommission(this.sev.guest)
       this.kernel.asids.delete(this.sev.asid)
     }

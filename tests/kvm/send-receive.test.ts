@@ -97,7 +97,14 @@ const receiveStartFields = ({ buffers }: World): Fields => ({
 })
 
 /** `errno` and firmware status of a command; the status field starts as 0xbad. */
-function expects(w: World, command: keyof typeof SEV_COMMAND, data: Uint8Array | null, errno: Errno, fw: number | null, where: string): Uint8Array {
+function expects(
+  w: World,
+  command: keyof typeof SEV_COMMAND,
+  data: Uint8Array | null,
+  errno: Errno,
+  fw: number | null,
+  where: string,
+): Uint8Array {
   const result = w.vm.memoryEncrypt(command, data)
   assert.is(result.errno, errno === 0 ? 0 : -ERRNO[errno], `${where}: ${JSON.stringify(w.kvm.lastRefusal())}`)
   if (fw !== null) assert.is(result.fwError, fw, where)
@@ -105,9 +112,15 @@ function expects(w: World, command: keyof typeof SEV_COMMAND, data: Uint8Array |
 }
 
 /** Each row spoils one field of a call whose later fields are spoilt already: the first check wins. */
-function ladder(w: World, command: keyof typeof SEV_COMMAND, size: number, good: Fields, rows: readonly (readonly [string, Fields, Errno])[]): void {
+function ladder(
+  w: World,
+  command: keyof typeof SEV_COMMAND,
+  size: number,
+  good: Fields,
+  rows: readonly (readonly [string, Fields, Errno])[],
+): void {
   let fields = { ...good }
-  for (const [where, change, errno] of [...rows].reverse()) {
+  for (const [where, change, errno] of rows.toReversed()) {
     fields = { ...fields, ...change }
     expects(w, command, struct(size, fields), errno, 0, `${command}: ${where}`)
   }

@@ -181,4 +181,23 @@ test('cancelled: the guest goes on where it is, and may be sent again, also to i
   assert.is(text, want)
 })
 
+test('the same guest inside one host: KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM over the same memory', async () => {
+  const want = await unmoved('sev-legacy')
+  const source = await start('sev-legacy', 0n, 1)
+  const from = source.vcpus[0] as Vcpu
+  const shared = new Set<number>()
+  let text = read(from, 13, shared)
+  const vm = source.kvm.createVm('sev-legacy')
+  if (source.vm.file.irqchip !== 'none') vm.createIrqchip()
+  for (const { id, gpa, size, userspaceAddr } of source.vm.file.slots.values())
+    vm.setUserMemoryRegion({ slot: id, guestPhysAddr: gpa, memorySize: size, userspaceAddr })
+  const vcpu = vm.createVcpu(0)
+  // Registers of a SEV guest are the VMM's business, and have to be read before the source is dead.
+  copyVcpu(from, vcpu)
+  assert.is(vm.enableCap('KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM', [source.vm.fd]), 0)
+  assert.is(from.runRaw(1), -5)
+  text += read(vcpu, LINES - 13, shared)
+  assert.is(text, want)
+})
+
 test.run()
