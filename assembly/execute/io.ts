@@ -181,7 +181,11 @@ export function ins(s: usize, op: usize): u32 {
   if (load<u64>(k, VKVM_INS_KEY) != key) store<u32>(k, load<u32>(k, VKVM_INS_END), VKVM_INS_POS)
   pollEnd(s)
   while (true) {
-    if (repeat && (load<u64>(s, CPU_GPR + RCX) & mask) == 0) return LEAVE_NEXT
+    if (repeat && (load<u64>(s, CPU_GPR + RCX) & mask) == 0) {
+      // what is left when userspace made the count smaller is not for the next instruction
+      store<u32>(k, load<u32>(k, VKVM_INS_END), VKVM_INS_POS)
+      return LEAVE_NEXT
+    }
     const pos = load<u32>(k, VKVM_INS_POS)
     let value: u32
     if (pos < load<u32>(k, VKVM_INS_END)) {

@@ -92,13 +92,16 @@ function crNumber(s: usize, op: usize): u32 {
   return n == 0 && (<u32>load<u8>(op, OP_FLAGS) & OPF_LOCK) != 0 ? 8 : n
 }
 
+/** CR0.ET reads as 1, also if KVM_SET_SREGS left it out (APM vol 2, 3.1.1). */
+const CR0_ET: u64 = 0x10
+
 export function movFromCr(s: usize, op: usize): u32 {
   const n = crNumber(s, op)
   if (n > 8 || n == 1 || (n > 4 && n < 8)) return raise(s, EXC_UD)
   if (cpl(s) != 0) return gp(s)
   const value =
     n == 0
-      ? load<u64>(s, CPU_CR0)
+      ? load<u64>(s, CPU_CR0) | CR0_ET
       : n == 2
         ? load<u64>(s, CPU_CR2)
         : n == 3
@@ -156,7 +159,7 @@ export function movToDr(s: usize, op: usize): u32 {
 
 export function smsw(s: usize, op: usize): u32 {
   if ((load<u64>(s, CPU_CR4) & CR4_UMIP) != 0 && cpl(s) > 0) return gp(s)
-  return setRm(s, op, isMemory(op) ? 2 : operandSize(op), load<u64>(s, CPU_CR0))
+  return setRm(s, op, isMemory(op) ? 2 : operandSize(op), load<u64>(s, CPU_CR0) | CR0_ET)
 }
 
 /** LMSW: PE MP EM TS; PE cannot be cleared. */

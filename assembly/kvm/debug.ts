@@ -21,12 +21,18 @@ import { runOf, vkvm } from './state'
 
 const SINGLESTEP: u32 = 2
 const USE_SW_BP: u32 = 0x10000
+const BLOCKIRQ: u32 = 0x100000
 /** DR6_BS with the bits that always read as one. */
 const DR6_STEP: u64 = 0xffff4ff0
 const DR6_FIXED: u64 = 0xffff0ff0
 
 export function singleStepping(s: usize): bool {
   return (load<u32>(vkvm(s), VKVM_GUEST_DEBUG) & SINGLESTEP) != 0
+}
+
+/** SMI, NMI and interrupts wait (kvm_check_and_inject_events). */
+export function eventsBlocked(s: usize): bool {
+  return (load<u32>(vkvm(s), VKVM_GUEST_DEBUG) & BLOCKIRQ) != 0
 }
 
 /** kvm_get_linear_rip. */

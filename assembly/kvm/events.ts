@@ -47,6 +47,7 @@ import { enterSmm, inSmm, smiDue } from './smm'
 import { timerExpire } from './lapic-timer'
 import { picOutput, picRead } from './pic'
 import { pitExpire } from './pit'
+import { eventsBlocked } from './debug'
 import { chipOf, clearEvent, kernelApic, lapicOf, NEVER, runOf, vkvm, vmOf } from './state'
 import { now } from './time'
 
@@ -193,7 +194,8 @@ export function pollEvents(s: usize): u32 {
       acceptInit(s)
       if (load<u32>(s, CPU_HALTED) != 0) return STOP_EVENT
     }
-    if (event & EVENT_SMI) {
+    const blocked = eventsBlocked(s)
+    if ((event & EVENT_SMI) != 0 && !blocked) {
       if (smiDue(s) && !enterSmm(s)) return STOP_DEAD
       clearEvent(s, EVENT_SMI)
     }
@@ -202,7 +204,7 @@ export function pollEvents(s: usize): u32 {
       if (icount + 1 < load<u64>(s, CPU_BUDGET)) store<u64>(s, icount + 1, CPU_BUDGET)
       return icount >= load<u64>(s, CPU_SLICE_END) ? STOP_BUDGET : 0
     }
-    if ((event & (EVENT_NMI | EVENT_INTERRUPT)) != 0 || injected(k)) {
+    if (!blocked && ((event & (EVENT_NMI | EVENT_INTERRUPT)) != 0 || injected(k))) {
       const stop = inject(s)
       if (stop) return stop
     }

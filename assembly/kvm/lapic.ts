@@ -486,7 +486,8 @@ export function apicBaseWrite(s: usize, value: u64, host: bool): bool {
   if (value != old) flushTlb(s) // the page lies over whatever slot is there
   const a = lapicOf(s)
   if (load<u32>(a, LAPIC_PRESENT) == 0 || from == to) return true
-  if ((from & BASE_ENABLE) == 0 && (to & BASE_ENABLE) != 0) setReg(a, APIC_ID, load<u32>(s, CPU_ID) << 24)
+  // Userspace may also go back from x2APIC (__kvm_apic_set_base).
+  if (to == BASE_ENABLE) setReg(a, APIC_ID, load<u32>(s, CPU_ID) << 24)
   if ((to & BASE_X2APIC) != 0) setX2apicId(s)
   signal(s, EVENT_INTERRUPT)
   return true

@@ -167,6 +167,14 @@ export const miscVmHandlers: readonly VmRow[] = [
       vm.vcpus.size > 0 ? vm.kernel.refuse('EINVAL', 'KVM_SET_IDENTITY_MAP_ADDR', 'vCPUs exist already', `${X86} kvm_arch_vm_ioctl`) : 0,
     { checks: true },
   ],
+  [
+    'KVM_SET_NR_MMU_PAGES',
+    (vm, _bytes, pages) => {
+      // KVM_MIN_ALLOC_MMU_PAGES; there are no shadow pages to limit.
+      if (pages < 64) return vm.kernel.refuse('EINVAL', 'KVM_SET_NR_MMU_PAGES', 'fewer than 64 pages', `${X86} kvm_vm_ioctl_set_nr_mmu_pages`)
+      return 0
+    },
+  ],
   ['KVM_CREATE_DEVICE', (vm, bytes) => createDevice(vm, viewOf(bytes).getUint32(0, true))],
   ['KVM_X86_SET_MSR_FILTER', setMsrFilter],
   ['KVM_SET_PMU_EVENT_FILTER', (vm) => vm.kernel.unimplemented('KVM_SET_PMU_EVENT_FILTER', 'the PMU')],

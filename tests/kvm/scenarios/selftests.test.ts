@@ -63,4 +63,80 @@ test('KVM_GET_CPUID2 shows OSXSAVE and OSPKE as CR4 has them', async () => {
   vcpu.setCpuid2(vcpu.getCpuid2())
 })
 
+test('REP INSB: what a smaller count leaves over is not for the next string', async () => {
+  // mov dx, 0x80; mov di, 0x2000; again: mov cx, 3; rep insb; jmp again
+  const { vcpu, memory } = await realModeGuest([0xba, 0x80, 0, 0xbf, 0, 0x20, 0xb9, 3, 0, 0xf3, 0x6c, 0xeb, 0xf9])
+  const first = vcpu.run()
+  assert.is(first.reason === 'KVM_EXIT_IO' && first.count, 3)
+  if (first.reason === 'KVM_EXIT_IO') first.data.set([1, 2, 3])
+  vcpu.setRegs({ ...vcpu.getRegs(), rcx: 1n })
+  const second = vcpu.run()
+  assert.is(second.reason === 'KVM_EXIT_IO' && second.count, 3)
+  assert.is(vcpu.getRegs().rcx, 3n)
+  if (second.reason === 'KVM_EXIT_IO') second.data.set([4, 5, 6])
+  assert.is(vcpu.run().reason, 'KVM_EXIT_IO')
+  assert.equal([...memory.read(0x2000, 5)], [1, 4, 5, 6, 0])
+})
+
+test('CR0.ET reads as 1, whatever KVM_SET_SREGS left', async () => {
+  // smsw ax; mov [0x2000], ax; mov eax, cr0; mov [0x2002], eax; hlt
+  const { vcpu, memory } = await realModeGuest([0x0f, 0x01, 0xe0, 0xa3, 0, 0x20, 0x0f, 0x20, 0xc0, 0x66, 0xa3, 2, 0x20, 0xf4])
+  const sregs = vcpu.getSregs()
+  vcpu.setSregs({ ...sregs, cr0: 0n })
+  assert.is(vcpu.run().reason, 'KVM_EXIT_HLT')
+  assert.equal([...memory.read(0x2000, 6)], [0x10, 0, 0x10, 0, 0, 0])
+})
+
+const setMsr = (index: number, value: bigint): Uint8Array => {
+  const bytes = new Uint8Array(24)
+  const view = new DataView(bytes.buffer)
+  view.setUint32(0, 1, true)
+  view.setUint32(8, index, true)
+  view.setBigUint64(16, value, true)
+  return bytes
+}
+
+test('userspace takes the local APIC to x2APIC mode and back: the id changes its format', async () => {
+  const { kvm, vm } = await realModeGuest([0xf4], { irqchip: true })
+  vm.enableCap('KVM_CAP_X2APIC_API', [1])
+  const vcpu = vm.createVcpu(1)
+  vcpu.setCpuid2(kvm.supportedCpuid())
+  const id = (): number => {
+    const state = new Uint8Array(1024)
+    assert.is(kvm.ioctl(vcpu.fd, REQUEST.KVM_GET_LAPIC, state), 0)
+    return new DataView(state.buffer).getUint32(0x20, true)
+  }
+  assert.is(id(), 1 << 24)
+  assert.is(kvm.ioctl(vcpu.fd, REQUEST.KVM_SET_MSRS, setMsr(0x1b, 0xfee00c00n)), 1)
+  assert.is(id(), 1)
+  assert.is(kvm.ioctl(vcpu.fd, REQUEST.KVM_SET_MSRS, setMsr(0x1b, 0xfee00800n)), 1)
+  assert.is(id(), 1 << 24)
+})
+
+test('KVM_GUESTDBG_BLOCKIRQ holds interrupts back while userspace steps', async () => {
+  // sti; nop; nop; hlt; the handler of vector 0x20: inc ax; hlt
+  const { kvm, vcpu, memory } = await realModeGuest([0xfb, 0x90, 0x90, 0xf4])
+  memory.write(0x80, Uint8Array.from([0, 0x11, 0, 0]))
+  memory.write(0x1100, Uint8Array.from([0x40, 0xf4]))
+  const interrupt = new Uint8Array(4)
+  interrupt[0] = 0x20
+  assert.is(kvm.ioctl(vcpu.fd, REQUEST.KVM_INTERRUPT, interrupt), 0)
+  const debug = new Uint8Array(72)
+  new DataView(debug.buffer).setUint32(0, 0x100003, true)
+  assert.is(kvm.ioctl(vcpu.fd, REQUEST.KVM_SET_GUEST_DEBUG, debug), 0)
+  for (const rip of [0x1001n, 0x1002n, 0x1003n]) {
+    assert.is(vcpu.run().reason, 'KVM_EXIT_DEBUG')
+    assert.is(vcpu.getRegs().rip, rip)
+  }
+  assert.is(kvm.ioctl(vcpu.fd, REQUEST.KVM_SET_GUEST_DEBUG, new Uint8Array(72)), 0)
+  assert.is(vcpu.run().reason, 'KVM_EXIT_HLT')
+  assert.is(vcpu.getRegs().rip, 0x1102n)
+})
+
+test('KVM_SET_NR_MMU_PAGES takes 64 pages and more', async () => {
+  const { kvm, vm } = await realModeGuest([0xf4])
+  assert.is(kvm.ioctl(vm.fd, REQUEST.KVM_SET_NR_MMU_PAGES, 63), -ERRNO.EINVAL)
+  assert.is(kvm.ioctl(vm.fd, REQUEST.KVM_SET_NR_MMU_PAGES, 64), 0)
+})
+
 test.run()

@@ -17,6 +17,7 @@ enum {
 	OP_PARAMETER = 12, /* a = address of a path below /sys/module, b = buffer, c = its length; result = bytes */
 	OP_HELLO = 13,    /* answer.value = process id of the server, segment 0 = {descriptor, 0, 0} of the shared memory */
 	OP_DUP = 14,      /* spare = the other descriptor */
+	OP_CPUID = 15,    /* a = leaf, b = index: segments {eax, ebx}, {ecx, edx} */
 };
 
 struct request {

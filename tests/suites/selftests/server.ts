@@ -8,6 +8,7 @@ import { spawn, spawnSync } from 'node:child_process'
 import { closeSync, mkdtempSync, openSync, readFileSync, readlinkSync, readSync, rmSync, writeSync, readdirSync } from 'node:fs'
 import { constants, tmpdir } from 'node:os'
 import { join } from 'node:path'
+import type { CpuidEntry } from '../../../host/cpuid/entries.ts'
 import { REQUEST } from '../../../host/generated/kvm-abi.ts'
 import { WHY_BLOCKED, WHY_HALTED_FOREVER, WHY_USER_DEADLINE, WHY_WAIT_SIPI } from '../../../host/generated/layout.ts'
 import { GuestMemfd } from '../../../host/kvm/guest-memfd.ts'
@@ -76,6 +77,7 @@ const trace = process.env['CLOISTER_SHIM_TRACE'] === undefined ? -1 : openSync(p
 const names = new Map<number, string>(Object.entries(REQUEST).map(([name, code]) => [code, name]))
 
 const REQUEST_SIZE = 40
+
 interface Asked {
   readonly op: number
   readonly fd: number
@@ -89,6 +91,7 @@ interface Asked {
 class Server {
   readonly #kvm: Kvm
   readonly #space: ClientSpace
+  readonly #table: readonly CpuidEntry[]
   readonly #shared: { fd: number; base: number }
   /** Of the answer under way. */
   value = 0
@@ -96,10 +99,11 @@ class Server {
 
   constructor(kvm: Kvm) {
     this.#kvm = kvm
+    this.#table = kvm.supportedCpuid()
     this.#space = new ClientSpace(kvm.kernel.core, MOST)
     Object.defineProperty(kvm.kernel, 'memory', { value: this.#space })
     this.#shared = sharedMemory()
-    // openKvm's own descriptor: the client's numbers are its own.
+    // openKvm's own descriptor makes room: the client's numbers are its own.
     kvm.close(3)
   }
 
@@ -167,6 +171,16 @@ class Server {
     return result
   }
 
+  /** As the client's own CPU: what KVM supports, with the operating system's XSAVE on. */
+  #cpuid(leaf: number, index: number): number {
+    const entry = this.#table.find((e) => e.function === leaf && ((e.flags & 1) === 0 || e.index === index))
+    const osxsave = leaf === 1 ? 1 << 27 : 0
+    const { eax = 0, ebx = 0, ecx = 0, edx = 0 } = entry ?? {}
+    const pair = (a: number, b: number): Segment => ({ at: a >>> 0, length: b >>> 0, offset: 0 })
+    this.segments = [pair(eax, ebx), pair(ecx | osxsave, edx)]
+    return 0
+  }
+
   #mmap(fd: number, length: number, offset: number): number {
     const file = this.#kvm.kernel.file(fd)
     const refused = -(this.#kvm.lastRefusal()?.errno ?? 0)
@@ -174,8 +188,9 @@ class Server {
       const mapping = this.#kvm.mmap(fd, length, offset)
       if (mapping.bytes !== undefined) this.segments = [{ at: 0, length, offset: mapping.bytes.byteOffset }]
       else if (mapping.backing !== 0) {
-        this.#kvm.kernel.core.call.backingFill(mapping.backing, 0, (file as GuestMemfd).backing === 0 ? 0 : Math.ceil(length / 4096))
-        this.segments = this.#space.segments(mapping.backing, offset, length)
+        this.#kvm.kernel.core.call.backingFill(mapping.backing, 0, Number((file as GuestMemfd).size) / 4096)
+        // Behind the end of the file is nothing.
+        this.segments = this.#space.segments(mapping.backing, offset, Math.min(length, Number((file as GuestMemfd).size) - offset))
       }
       return 0
     } catch {
@@ -274,6 +289,8 @@ class Server {
         return 0
       case 14:
         return this.#dup(fd, asked.spare)
+      case 15:
+        return this.#cpuid(a, b)
       default:
         throw new RangeError(`operation ${op}`)
     }
@@ -312,9 +329,15 @@ const [requests, answers] = [join(directory, 'request'), join(directory, 'answer
 if (spawnSync('mkfifo', [requests, answers]).status !== 0) throw new Error('mkfifo')
 
 const server = new Server(await openKvm({ host, linux }))
+/** CPUID instructions of a program that is linked to fixed addresses. */
+function cpuidAddresses(path: string): string {
+  const listing = spawnSync('objdump', ['-d', '--no-show-raw-insn', path], { encoding: 'utf8', maxBuffer: 1 << 28 }).stdout
+  return [...listing.matchAll(/^\s*([0-9a-f]+):\s+cpuid\b/gm)].map((m) => m[1]).join(',')
+}
+
 const child = spawn(program, programArguments, {
   stdio: ['ignore', 'inherit', 'inherit'],
-  env: { ...process.env, LD_PRELOAD: shim, CLOISTER_SHIM: directory },
+  env: { ...process.env, LD_PRELOAD: shim, CLOISTER_SHIM: directory, CLOISTER_SHIM_CPUID: cpuidAddresses(program) },
 })
 const ended = new Promise<number>((resolve) => {
   child.on('error', () => resolve(127))

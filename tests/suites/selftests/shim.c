@@ -5,6 +5,7 @@
  * nothing of the structs behind pointers. Descriptors have the same numbers on both sides.
  */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -17,6 +18,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include "protocol.h"
@@ -183,6 +185,74 @@ static int high(int fd)
 	return other;
 }
 
+/*
+ * The client's own CPUID (C-bit, vendor) has to be that of the modelled machine: the server lists where the program has
+ * CPUID instructions, UD2 has the same length.
+ */
+static struct sigaction illegal;
+
+static int kernel_sigaction(int signal, const struct sigaction *action, struct sigaction *old)
+{
+	int (*next)(int, const struct sigaction *, struct sigaction *) =
+		(int (*)(int, const struct sigaction *, struct sigaction *))dlsym(RTLD_NEXT, "sigaction");
+
+	return next(signal, action, old);
+}
+
+int sigaction(int signal, const struct sigaction *action, struct sigaction *old)
+{
+	if (signal != SIGILL)
+		return kernel_sigaction(signal, action, old);
+	if (old)
+		*old = illegal;
+	if (action)
+		illegal = *action;
+	return 0;
+}
+
+static void cpuid(int signal, siginfo_t *information, void *context)
+{
+	greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
+	const unsigned char *at = (const unsigned char *)registers[REG_RIP];
+	struct segment *answer;
+	uint32_t count;
+	sigset_t old;
+
+	if (at[0] != 0x0f || at[1] != 0x0b) {
+		if (!illegal.sa_sigaction)
+			die("SIGILL");
+		illegal.sa_sigaction(signal, information, context);
+		return;
+	}
+	enter(&old);
+	ask((struct request){ .op = OP_CPUID, .a = (uint32_t)registers[REG_RAX], .b = (uint32_t)registers[REG_RCX] }, NULL, &answer, &count);
+	leave(&old);
+	registers[REG_RAX] = (greg_t)(uint32_t)answer[0].at;
+	registers[REG_RBX] = (greg_t)(uint32_t)answer[0].length;
+	registers[REG_RCX] = (greg_t)(uint32_t)answer[1].at;
+	registers[REG_RDX] = (greg_t)(uint32_t)answer[1].length;
+	free(answer);
+	registers[REG_RIP] += 2;
+}
+
+static void patch_cpuid(const char *list)
+{
+	struct sigaction action = { .sa_sigaction = cpuid, .sa_flags = SA_SIGINFO | SA_NODEFER };
+	char *end;
+
+	for (; *list; list = *end ? end + 1 : end) {
+		unsigned char *at = (unsigned char *)strtoul(list, &end, 16);
+		void *page = (void *)((unsigned long)at & ~(PAGE - 1));
+
+		if (mprotect(page, 2 * PAGE, PROT_READ | PROT_WRITE | PROT_EXEC) && mprotect(page, PAGE, PROT_READ | PROT_WRITE | PROT_EXEC))
+			die("patching CPUID");
+		if (at[0] != 0x0f || at[1] != 0xa2)
+			die("no CPUID there");
+		at[1] = 0x0b;
+	}
+	kernel_sigaction(SIGILL, &action, NULL);
+}
+
 __attribute__((constructor)) static void start(void)
 {
 	const char *directory = getenv("CLOISTER_SHIM");
@@ -212,6 +282,8 @@ __attribute__((constructor)) static void start(void)
 		die("no shared memory");
 	memory = high(memory);
 	empty = high((int)syscall(SYS_memfd_create, "empty", MFD_CLOEXEC));
+	if (getenv("CLOISTER_SHIM_CPUID"))
+		patch_cpuid(getenv("CLOISTER_SHIM_CPUID"));
 	on = 1;
 }
 
