@@ -171,7 +171,8 @@ export const miscVmHandlers: readonly VmRow[] = [
     'KVM_SET_NR_MMU_PAGES',
     (vm, _bytes, pages) => {
       // KVM_MIN_ALLOC_MMU_PAGES; there are no shadow pages to limit.
-      if (pages < 64) return vm.kernel.refuse('EINVAL', 'KVM_SET_NR_MMU_PAGES', 'fewer than 64 pages', `${X86} kvm_vm_ioctl_set_nr_mmu_pages`)
+      if (pages < 64)
+        return vm.kernel.refuse('EINVAL', 'KVM_SET_NR_MMU_PAGES', 'fewer than 64 pages', `${X86} kvm_vm_ioctl_set_nr_mmu_pages`)
       return 0
     },
   ],
