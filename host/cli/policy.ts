@@ -45,6 +45,12 @@ export const policy: Command = {
   },
 }
 
+/** `ok`, `returns 2`, an exit or an errno; then what is seen. */
+function outcome({ expect, sees }: (typeof CONDITIONS)[number]): string {
+  const said = expect.startsWith('=') ? `returns ${expect.slice(1)}` : /^E[A-Z0-9]+$/.test(expect) ? `-${expect}` : expect
+  return sees.length === 0 ? said : `${said}; then ${sees.map((s) => (s.startsWith('=>') ? `its bytes ${s}` : s)).join(', ')}`
+}
+
 export function profileName(name: string): ProfileSource {
   if ((PROFILES as readonly string[]).includes(name)) return name
   if (/[./]/.test(name)) return profileFile(name)
@@ -197,9 +203,8 @@ function explain(values: Values): number {
     )) {
       const after = c.setup.length === 0 ? 'after creation' : `after ${c.setup.join(', ')}`
       const call = c.call === '' ? 'zeros' : typeof c.call === 'number' ? `argument 0x${c.call.toString(16)}` : c.call
-      print(
-        `  condition  ${after}: ${call} -> ${c.expect === 'ok' ? 'ok' : `-${c.expect}`}${type === undefined ? ` (${c.types.join(', ')})` : ''}\n`,
-      )
+      const on = c.otherHost ? 'on a host of the other vendor, ' : ''
+      print(`  condition  ${on}${after}: ${call} -> ${outcome(c)}${type === undefined ? ` (${c.types.join(', ')})` : ''}\n`)
     }
     for (const note of notes(entry.ioctl)) {
       print(

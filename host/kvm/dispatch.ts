@@ -26,6 +26,14 @@ export interface HandlerOptions {
   readonly checks?: boolean
   /** Argument 0 is legal. */
   readonly nullable?: boolean
+  /** The struct is copied in although the request code says _IOR (and nothing is copied out). */
+  readonly copiesIn?: boolean
+  /** What the kernel asks of the target before it touches the caller's memory. 0 or a negative errno. */
+  readonly first?: (target: never) => number
+  /** The table's refusal comes before the struct is copied in. */
+  readonly refusesFirst?: boolean
+  /** Checks of the struct that come before the table's refusal. 0 or a negative errno. */
+  readonly before?: (target: never, bytes: Uint8Array) => number
 }
 
 export interface IoctlEntry<T> {
@@ -48,7 +56,7 @@ export function ioctlTable<T>(
   return new Map(
     handlers.map(([name, handler, options = {}]) => {
       const request: number = REQUEST[name]
-      const direction = request >>> 30
+      const direction = options.copiesIn ? 1 : request >>> 30
       const size = options.size ?? (direction ? (request >>> 16) & 0x3fff : 0)
       return [request, { name, size, direction, handler, options, row: policy.get(options.row ?? name) ?? null }]
     }),
@@ -56,6 +64,13 @@ export function ioctlTable<T>(
 }
 
 const NONE = new Uint8Array(0)
+
+/** The steps of HandlerOptions with the table's own target. */
+interface StepsBefore<T> {
+  readonly first?: (target: T) => number
+  readonly before?: (target: T, bytes: Uint8Array) => number
+  readonly refusesFirst?: boolean
+}
 
 /** What dispatch needs to know of the target. */
 export interface Target {
@@ -92,27 +107,37 @@ export function dispatch<T extends Target>(
   }
   const pointer = argument instanceof Uint8Array ? null : argument
   if ((pointer === 0 || pointer === 0n) && entry.options.nullable) return entry.handler(target, NONE, 0, null)
-  // The kernel copies a request's struct in before it asks anything, and looks at an output buffer last.
-  const readsFirst = (entry.direction & 1) !== 0
-  let bytes: Uint8Array | null = null
-  if (readsFirst) {
-    bytes = argument instanceof Uint8Array ? enough(argument, entry) : fetch(kernel, pointer, entry)
-    if (bytes === null) return kernel.badPointer(entry.name)
+  const { first, before, refusesFirst } = entry.options as StepsBefore<T>
+  if (first !== undefined) {
+    const refused = first(target)
+    if (refused < 0) return refused
   }
   const rule = entry.row === null ? null : ruleOf(entry.row, target)
-  if (rule !== null && rule.result === 'error' && !rule.conditional) return refusedByPolicy(kernel, entry, rule)
+  const firm = rule !== null && rule.result === 'error' && !rule.conditional
+  if (firm && refusesFirst) return refusedByPolicy(kernel, entry, rule)
+  // The kernel copies a request's struct in before it asks anything, and looks at an output buffer last.
+  const readsFirst = (entry.direction & 1) !== 0
+  let bytes = argument instanceof Uint8Array ? enough(argument, entry) : fetch(kernel, pointer, entry)
+  const missing = bytes === null
   if (bytes === null) {
-    bytes = argument instanceof Uint8Array ? enough(argument, entry) : fetch(kernel, pointer, entry)
-    if (bytes === null) return kernel.badPointer(entry.name)
+    if (readsFirst) return kernel.badPointer(entry.name)
+    bytes = new Uint8Array(entry.size)
   }
+  if (before !== undefined) {
+    const refused = before(target, bytes)
+    if (refused < 0) return refused
+  }
+  if (firm) return refusedByPolicy(kernel, entry, rule)
   if (rule !== null && !rule.conditional) {
     if ((rule.result === 'ok-ignored' || rule.result === 'ok-dropped') && !entry.options.checks) return 0
     if (rule.result === 'ok-zeros') {
+      if (missing) return kernel.badPointer(entry.name)
       bytes.fill(0, 0, entry.size)
       return pointer === null || pointer === undefined || kernel.memory.copyOut(pointer, bytes) ? 0 : kernel.badPointer(entry.name)
     }
   }
   const result = entry.handler(target, bytes, 0, rule)
+  if (missing) return result < 0 ? result : kernel.badPointer(entry.name)
   // Written back even after an error: some commands return what they need (-E2BIG with nent, sev_cmd.error).
   if (pointer !== null && pointer !== undefined && (entry.direction & 2) !== 0) {
     if (!kernel.memory.copyOut(pointer, bytes)) return kernel.badPointer(entry.name)

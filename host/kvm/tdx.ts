@@ -5,6 +5,7 @@
  */
 import { TDX_COMMAND, VM_TYPE } from '../generated/kvm-abi.ts'
 import { CPUID_ENTRY_SIZE } from '../cpuid/entries.ts'
+import { CPU_HALTED } from '../generated/layout.ts'
 import { viewOf } from './dispatch.ts'
 import { gmemRefusal } from './gmem.ts'
 import type { ErrnoName, Kernel } from './kernel.ts'
@@ -212,6 +213,7 @@ export function tdxVcpuCommand(vcpu: VcpuFd, bytes: Uint8Array): number {
   const { kernel, vm } = vcpu
   const td = vm.td
   if (td === null) return kernel.refuse('EINVAL', 'KVM_MEMORY_ENCRYPT_OP', 'not a TD', 'arch/x86/kvm/vmx/main.c vt_vcpu_mem_enc_ioctl')
+  if (bytes.length === 0) return kernel.badPointer('KVM_MEMORY_ENCRYPT_OP')
   if (td.state !== 'initialized')
     return kernel.refuse('EINVAL', 'KVM_MEMORY_ENCRYPT_OP', `the TD is ${td.state}`, `${TDX_C} tdx_vcpu_ioctl`, { switch: 'td_state' })
   const call = begin(kernel, bytes, 'tdx_vcpu_ioctl')
@@ -242,6 +244,8 @@ function initVcpu(call: TdxCall, vcpu: VcpuFd): number {
   if (!core.call.msrSet(vcpu.s, MSR_APIC_BASE))
     return refuse(call, 'EINVAL', 'CPUID does not offer x2APIC: KVM_SET_CPUID2 comes first', `${where} (kvm_apic_set_base)`)
   vcpu.tdInitialized = true
+  // tdx_td_vcpu_init: also an AP is runnable from here on.
+  vcpu.cpu.setUint32(CPU_HALTED, 0, true)
   return 0
 }
 
@@ -278,8 +282,14 @@ function initMemory(call: TdxCall, vcpu: VcpuFd, td: TdInfo): number {
   return memory.copyOut(call.data, bytes) ? result : fault(call)
 }
 
-/** tdx_vcpu_pre_run, then what is missing. */
+/** KVM_MP_STATE_UNINITIALIZED: an AP that nothing has started. */
+const UNINITIALIZED = 1
+
+/** The wait loop of an AP, tdx_vcpu_pre_run, then what is missing. */
 export function tdxRunRefusal(vcpu: VcpuFd): number {
+  // INIT and SIPI are blocked for a TD: the AP waits until a signal comes.
+  if (vcpu.cpu.getUint32(CPU_HALTED, true) === UNINITIALIZED)
+    return vcpu.kernel.refuse('EINTR', 'KVM_RUN', 'the vCPU waits for KVM_TDX_INIT_VCPU', 'arch/x86/kvm/x86.c kvm_arch_vcpu_ioctl_run')
   if (!vcpu.tdInitialized || vcpu.vm.td?.state !== 'runnable') {
     return vcpu.kernel.refuse('EINVAL', 'KVM_RUN', 'the vCPU is not initialised or the TD not finalised', `${TDX_C} tdx_vcpu_pre_run`, {
       switch: 'td_state',

@@ -194,8 +194,6 @@ function getLapic(vcpu: VcpuFd, bytes: Uint8Array): number {
 
 function setLapic(vcpu: VcpuFd, bytes: Uint8Array): number {
   const { core } = vcpu.kernel
-  const refused = lapic(vcpu, 'KVM_SET_LAPIC')
-  if (refused < 0) return refused
   core.staging.set(bytes.subarray(0, 1024))
   core.call.lapicSet(vcpu.s, STAGING)
   return 0
@@ -204,7 +202,8 @@ function setLapic(vcpu: VcpuFd, bytes: Uint8Array): number {
 export const eventHandlers: readonly VcpuRow[] = [
   ['KVM_GET_VCPU_EVENTS', getEvents],
   ['KVM_SET_VCPU_EVENTS', setEvents],
-  ['KVM_INTERRUPT', interrupt],
+  // A TD's vector is taken and lost, after the same checks.
+  ['KVM_INTERRUPT', interrupt, { checks: true }],
   [
     'KVM_NMI',
     (vcpu) => {
@@ -216,5 +215,5 @@ export const eventHandlers: readonly VcpuRow[] = [
   ['KVM_GET_MP_STATE', getMpState],
   ['KVM_SET_MP_STATE', setMpState],
   ['KVM_GET_LAPIC', getLapic],
-  ['KVM_SET_LAPIC', setLapic],
+  ['KVM_SET_LAPIC', setLapic, { first: (vcpu: VcpuFd) => lapic(vcpu, 'KVM_SET_LAPIC') }],
 ]

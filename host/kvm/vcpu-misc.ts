@@ -1,5 +1,6 @@
 /** CPUID tables, TSC, translation and the small rest of vCPU requests (arch/x86/kvm/{cpuid,x86}.c). */
 import { CPUID_ENTRY_SIZE } from '../cpuid/entries.ts'
+import { CAP } from '../generated/kvm-abi.ts'
 import { CPU_TSC_OFFSET, VCPU_CPUID, VKVM_CPUID_EBX, VKVM_CPUID_ECX, VKVM_CPUID_EDX, VKVM_TSC_KHZ } from '../generated/layout.ts'
 import { viewOf } from './dispatch.ts'
 import { tdxVcpuCommand } from './tdx.ts'
@@ -110,10 +111,13 @@ function deviceAttr(vcpu: VcpuFd, name: string, bytes: Uint8Array, act: (address
   return act(view.getBigUint64(16, true))
 }
 
-/** KVM_CAP_* that vCPUs take: none that is modelled; unknown ones are -EINVAL as in Linux. */
+/** KVM_CAP_* that vCPUs take: whether CPUID decides which paravirtual features there are (none is modelled); Hyper-V's are not built in. */
 function enableCap(vcpu: VcpuFd, bytes: Uint8Array): number {
-  const cap = viewOf(bytes).getUint32(0, true)
-  return vcpu.kernel.refuse('EINVAL', 'KVM_ENABLE_CAP', `capability ${cap} is not for vCPUs`, `${X86} kvm_vcpu_ioctl_enable_cap`)
+  const view = viewOf(bytes)
+  const cap = view.getUint32(0, true)
+  const refuse = (why: string): number => vcpu.kernel.refuse('EINVAL', 'KVM_ENABLE_CAP', why, `${X86} kvm_vcpu_ioctl_enable_cap`)
+  if (view.getUint32(4, true) !== 0) return refuse('flags must be 0')
+  return cap === CAP.KVM_CAP_ENFORCE_PV_FEATURE_CPUID ? 0 : refuse(`capability ${cap} is not for vCPUs`)
 }
 
 const entries = (header: DataView): number => 8 + Math.min(header.getUint32(0, true), MAX_CPUID_ENTRIES) * CPUID_ENTRY_SIZE
@@ -146,7 +150,7 @@ export const miscHandlers: readonly VcpuRow[] = [
           vcpu.cpu.setBigUint64(CPU_TSC_OFFSET, viewOf(value).getBigUint64(0, true), true)
         return 0
       }),
-    { row: 'KVM_SET_DEVICE_ATTR (KVM_VCPU_TSC_CTRL/KVM_VCPU_TSC_OFFSET)' },
+    { row: 'KVM_SET_DEVICE_ATTR (KVM_VCPU_TSC_CTRL/KVM_VCPU_TSC_OFFSET)', checks: true },
   ],
   [
     'KVM_TPR_ACCESS_REPORTING',
@@ -159,24 +163,21 @@ export const miscHandlers: readonly VcpuRow[] = [
   ],
   [
     'KVM_SET_VAPIC_ADDR',
-    (vcpu) =>
-      vcpu.vm.irqchip === 'none'
-        ? vcpu.kernel.refuse('EINVAL', 'KVM_SET_VAPIC_ADDR', 'the local APIC is not in the kernel', `${X86} kvm_arch_vcpu_ioctl`)
-        : vcpu.kernel.unimplemented('KVM_SET_VAPIC_ADDR', 'the virtual APIC page'),
+    (vcpu, bytes) =>
+      viewOf(bytes).getBigUint64(0, true) === 0n ? 0 : vcpu.kernel.unimplemented('KVM_SET_VAPIC_ADDR', 'the virtual APIC page'),
+    {
+      first: ({ vm, kernel }: VcpuFd) =>
+        vm.irqchip === 'none'
+          ? kernel.refuse('EINVAL', 'KVM_SET_VAPIC_ADDR', 'the local APIC is not in the kernel', `${X86} kvm_arch_vcpu_ioctl`)
+          : 0,
+    },
   ],
   [
     'KVM_KVMCLOCK_CTRL',
     (vcpu) => vcpu.kernel.refuse('EINVAL', 'KVM_KVMCLOCK_CTRL', 'the guest has no kvmclock active', `${X86} kvm_set_guest_paused`),
   ],
-  [
-    'KVM_SET_SIGNAL_MASK',
-    (vcpu, bytes) => {
-      const length = viewOf(bytes).getUint32(0, true)
-      return length === 8
-        ? 0
-        : vcpu.kernel.refuse('EINVAL', 'KVM_SET_SIGNAL_MASK', `len ${length} (must be 8)`, 'virt/kvm/kvm_main.c kvm_vcpu_ioctl')
-    },
-  ],
+  // NULL takes the mask away; the set follows the header.
+  ['KVM_SET_SIGNAL_MASK', signalMask, { nullable: true, tail: () => 4 + SIGSET }],
   [
     'KVM_GET_NESTED_STATE',
     (vcpu) => vcpu.kernel.refuse('EINVAL', 'KVM_GET_NESTED_STATE', 'nested virtualisation is off', `${X86} kvm_arch_vcpu_ioctl`),
@@ -193,17 +194,36 @@ export const miscHandlers: readonly VcpuRow[] = [
         : tdxVcpuCommand(vcpu, bytes),
     { row: 'KVM_MEMORY_ENCRYPT_OP@vcpu', size: 24, nullable: true },
   ],
-  ['KVM_PRE_FAULT_MEMORY', preFault],
+  ['KVM_PRE_FAULT_MEMORY', preFault, { before: preFaultRange }],
 ]
+
+const PRE_FAULT = 'virt/kvm/kvm_main.c kvm_vcpu_pre_fault_memory'
+const SIGSET = 8
+
+/** struct kvm_signal_mask: len u32, then the set. */
+function signalMask(vcpu: VcpuFd, bytes: Uint8Array): number {
+  if (bytes.length === 0) return 0
+  const length = viewOf(bytes).getUint32(0, true)
+  if (length !== SIGSET)
+    return vcpu.kernel.refuse('EINVAL', 'KVM_SET_SIGNAL_MASK', `len ${length} (must be ${SIGSET})`, 'virt/kvm/kvm_main.c kvm_vcpu_ioctl')
+  return bytes.length < 4 + SIGSET ? vcpu.kernel.badPointer('KVM_SET_SIGNAL_MASK', 'the set runs over the end of the buffer') : 0
+}
+
+/** What is asked before whether the VM may pre-fault at all. */
+function preFaultRange({ kernel }: VcpuFd, bytes: Uint8Array): number {
+  const view = viewOf(bytes)
+  const [gpa, size, flags] = [view.getBigUint64(0, true), view.getBigUint64(8, true), view.getBigUint64(16, true)]
+  return flags !== 0n || (gpa & 0xfffn) !== 0n || (size & 0xfffn) !== 0n || size === 0n || gpa + size >= 1n << 64n
+    ? kernel.refuse('EINVAL', 'KVM_PRE_FAULT_MEMORY', 'flags, alignment or range', PRE_FAULT)
+    : 0
+}
 
 /** struct kvm_pre_fault_memory: gpa, size, flags u64; the struct tells what remains. */
 function preFault(vcpu: VcpuFd, bytes: Uint8Array): number {
   const { kernel, vm } = vcpu
   const view = viewOf(bytes)
-  const [gpa, size, flags] = [view.getBigUint64(0, true), view.getBigUint64(8, true), view.getBigUint64(16, true)]
-  const source = 'virt/kvm/kvm_main.c kvm_vcpu_pre_fault_memory'
-  if (flags !== 0n || (gpa & 0xfffn) !== 0n || (size & 0xfffn) !== 0n || size === 0n || gpa + size >= 1n << 64n)
-    return kernel.refuse('EINVAL', 'KVM_PRE_FAULT_MEMORY', 'flags, alignment or range', source)
+  const [gpa, size] = [view.getBigUint64(0, true), view.getBigUint64(8, true)]
+  const source = PRE_FAULT
   if (!vm.preFaultAllowed) {
     return kernel.refuse(
       'EOPNOTSUPP',
@@ -215,6 +235,9 @@ function preFault(vcpu: VcpuFd, bytes: Uint8Array): number {
       },
     )
   }
+  // kvm_is_gfn_alias: one page, two addresses.
+  if (vm.td !== null && (gpa & vm.td.sharedBit) !== 0n)
+    return kernel.refuse('EINVAL', 'KVM_PRE_FAULT_MEMORY', 'the address has the shared bit set', 'arch/x86/kvm/mmu/mmu.c kvm_is_gfn_alias')
   let done = 0n
   let failed = 0
   for (; done < size && failed === 0; done += failed === 0 ? 4096n : 0n) failed = kernel.core.call.gpaFault(vm.address, gpa + done)

@@ -5,9 +5,11 @@
  */
 import { VM_TYPE } from '../generated/kvm-abi.ts'
 import { CPU_CR4, CPU_MC_BANKS, CPU_MCG_CAP, CPU_MCG_CTL, CPU_MCG_STATUS } from '../generated/layout.ts'
+import { CPUID_ENTRY_SIZE } from '../cpuid/entries.ts'
 import { isPassThrough } from './msr-lists.ts'
 import { viewOf } from './dispatch.ts'
 import { hold } from './held-events.ts'
+import { setTdMsr, tdHasMsr, tdMsr, tdMsrReadOnly } from './tdx-msrs.ts'
 import type { VcpuRow } from './vcpu-ioctls.ts'
 import type { VcpuFd } from './vcpu.ts'
 
@@ -25,10 +27,78 @@ function forEachMsr(vcpu: VcpuFd, name: string, bytes: Uint8Array, each: (view: 
   return count
 }
 
+/** CPUID leaf, offset of the register in struct kvm_cpuid_entry2, bit. */
+type Feature = readonly [leaf: number, at: number, bit: number]
+
+/** Passed through only if the guest's CPUID has one of these features; else intercepted, and KVM's. */
+const PASSED_WITH: ReadonlyMap<number, readonly Feature[]> = new Map([
+  // guest_has_spec_ctrl_msr, guest_has_pred_cmd_msr.
+  [
+    0x48,
+    [
+      [7, 24, 26],
+      [7, 24, 27],
+      [0x80000008, 16, 14],
+      [0x80000008, 16, 15],
+      [0x80000008, 16, 24],
+    ],
+  ],
+  [
+    0x49,
+    [
+      [7, 24, 26],
+      [0x80000008, 16, 12],
+      [0x80000021, 12, 27],
+    ],
+  ],
+  [0x10b, [[7, 24, 28]]],
+  [
+    0xc0000103,
+    [
+      [0x80000001, 24, 27],
+      [7, 20, 22],
+    ],
+  ],
+])
+
+function guestHas({ cpuid }: VcpuFd, [leaf, at, bit]: Feature): boolean {
+  const view = viewOf(cpuid)
+  for (let entry = 0; entry < cpuid.length; entry += CPUID_ENTRY_SIZE) {
+    if (view.getUint32(entry, true) === leaf && view.getUint32(entry + 4, true) === 0)
+      return ((view.getUint32(entry + at, true) >>> bit) & 1) !== 0
+  }
+  return false
+}
+
 /** 0 = ordinary access, 1 = reads 0 and drops writes, 2 = refused. */
 function sealedRule(vcpu: VcpuFd, index: number): 0 | 1 | 2 {
   if (!vcpu.guestStateProtected || index === IA32_XSS || !isPassThrough(index)) return 0
+  const features = PASSED_WITH.get(index)
+  if (features !== undefined && !features.some((feature) => guestHas(vcpu, feature))) return 0
   return vcpu.vm.type === VM_TYPE.DEFAULT ? 1 : 2
+}
+
+const SEV_STATUS = 0xc0010131
+const MC_CTL2 = 0x280
+const MCG_CMCI_P = 0x400n
+const CTL2_WRITABLE = 0x40007fffn
+
+/** Registers that KVM keeps and the core does not know: null = not one of them, false = refused. */
+function ownMsr(vcpu: VcpuFd, index: number, value: bigint | null): bigint | boolean | null {
+  // The guest reads it from hardware; KVM has no such register.
+  if (index === SEV_STATUS) return false
+  if (index >= MC_CTL2 && index < MC_CTL2 + MAX_BANKS) {
+    const cap = vcpu.cpu.getBigUint64(CPU_MCG_CAP, true)
+    const bank = index - MC_CTL2
+    if (bank >= Number(cap & 0xffn)) return false
+    if (value === null) return vcpu.mcCtl2[bank] as bigint
+    if ((value & ~CTL2_WRITABLE) !== 0n || (value !== 0n && (cap & MCG_CMCI_P) === 0n)) return false
+    vcpu.mcCtl2[bank] = value
+    return true
+  }
+  if (vcpu.vm.td === null) return null
+  if (!tdHasMsr(index) || (value !== null && tdMsrReadOnly(index))) return false
+  return value === null ? tdMsr(vcpu, index) : setTdMsr(vcpu, index, value)
 }
 
 function stopped(vcpu: VcpuFd, name: string, index: number, why: string): false {
@@ -42,10 +112,16 @@ function stopped(vcpu: VcpuFd, name: string, index: number, why: string): false 
 function getMsrs(vcpu: VcpuFd, bytes: Uint8Array): number {
   const { call, stagingView } = vcpu.kernel.core
   return forEachMsr(vcpu, 'KVM_GET_MSRS', bytes, (view, index, at) => {
-    const rule = sealedRule(vcpu, index)
-    if (rule === 2) return stopped(vcpu, 'KVM_GET_MSRS', index, 'passed through to the guest, whose state is protected')
-    if (rule === 0 && !call.msrGet(vcpu.s, index)) return stopped(vcpu, 'KVM_GET_MSRS', index, 'no such register')
-    view.setBigUint64(at, rule === 1 ? 0n : stagingView.getBigUint64(0, true), true)
+    let value: bigint | boolean | null = ownMsr(vcpu, index, null)
+    if (value === null) {
+      // A TD's list is its own: what the guest keeps is not in it.
+      const rule = vcpu.vm.td === null ? sealedRule(vcpu, index) : 0
+      if (rule === 2) return stopped(vcpu, 'KVM_GET_MSRS', index, 'passed through to the guest, whose state is protected')
+      if (rule === 1) value = 0n
+      else value = call.msrGet(vcpu.s, index) ? stagingView.getBigUint64(0, true) : false
+    }
+    if (typeof value === 'boolean') return stopped(vcpu, 'KVM_GET_MSRS', index, 'no such register')
+    view.setBigUint64(at, value, true)
     return true
   })
 }
@@ -53,21 +129,26 @@ function getMsrs(vcpu: VcpuFd, bytes: Uint8Array): number {
 function setMsrs(vcpu: VcpuFd, bytes: Uint8Array): number {
   const { call, stagingView } = vcpu.kernel.core
   return forEachMsr(vcpu, 'KVM_SET_MSRS', bytes, (view, index, at) => {
-    const rule = sealedRule(vcpu, index)
-    if (rule === 2) return stopped(vcpu, 'KVM_SET_MSRS', index, 'passed through to the guest, whose state is protected')
-    if (rule === 1) return true
-    stagingView.setBigUint64(0, view.getBigUint64(at, true), true)
-    return call.msrSet(vcpu.s, index) ? true : stopped(vcpu, 'KVM_SET_MSRS', index, 'no such register or value')
+    const value = view.getBigUint64(at, true)
+    let taken = ownMsr(vcpu, index, value)
+    if (taken === null) {
+      const rule = vcpu.vm.td === null ? sealedRule(vcpu, index) : 0
+      if (rule === 2) return stopped(vcpu, 'KVM_SET_MSRS', index, 'passed through to the guest, whose state is protected')
+      if (rule === 1) return true
+      stagingView.setBigUint64(0, value, true)
+      taken = call.msrSet(vcpu.s, index) !== 0
+    }
+    return taken ? true : stopped(vcpu, 'KVM_SET_MSRS', index, 'no such register or value')
   })
 }
 
-/** MCG_CTL_P, MCG_SER_P; Intel adds LMCE. */
+/** MCG_CTL_P, MCG_SER_P; Intel adds LMCE and CMCI. */
 export const MCE_CAP_SUPPORTED = 0x1000100n
 const LMCE = 0x8000000n
 const MAX_BANKS = 32
 
 export function mceCapSupported(host: 'amd' | 'intel'): bigint {
-  return host === 'intel' ? MCE_CAP_SUPPORTED | LMCE : MCE_CAP_SUPPORTED
+  return host === 'intel' ? MCE_CAP_SUPPORTED | LMCE | MCG_CMCI_P : MCE_CAP_SUPPORTED
 }
 
 function setupMce(vcpu: VcpuFd, bytes: Uint8Array): number {

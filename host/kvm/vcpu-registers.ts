@@ -191,5 +191,5 @@ export const registerHandlers: readonly VcpuRow[] = [
   ['KVM_GET_SREGS', (vcpu, bytes) => loadSregs(vcpu, bytes, SREGS_SIZE)],
   ['KVM_SET_SREGS', (vcpu, bytes) => storeSregs(vcpu, 'KVM_SET_SREGS', viewOf(bytes))],
   ['KVM_GET_SREGS2', (vcpu, bytes) => loadSregs(vcpu, bytes, SREGS2_SIZE)],
-  ['KVM_SET_SREGS2', (vcpu, bytes) => storeSregs(vcpu, 'KVM_SET_SREGS2', viewOf(bytes))],
+  ['KVM_SET_SREGS2', (vcpu, bytes) => storeSregs(vcpu, 'KVM_SET_SREGS2', viewOf(bytes)), { refusesFirst: true }],
 ]

@@ -90,6 +90,10 @@ export class VcpuFd implements FileDescriptor, Target {
   /** Entries of KVM_SET_CPUID2; frozen by the first KVM_RUN. */
   cpuid: Uint8Array<ArrayBuffer> = new Uint8Array(0)
   hasRun = false
+  /** IA32_MCi_CTL2, IA32_MCG_EXT_CTL, MSR_KVM_POLL_CONTROL: KVM's own copies. */
+  readonly mcCtl2 = new BigUint64Array(32)
+  mcgExtCtl = 0n
+  pollControl = 1n
   /** CR0, CR4 and EFER by field: KVM's value at the seal, and the hardware's. */
   readonly sealedControl = new Map<number, { readonly shown: bigint; readonly raw: bigint }>()
   sealed: SealedCopies | null = null

@@ -153,7 +153,7 @@ function signalMsi(vm: VmFd, bytes: Uint8Array): number {
 export const irqHandlers: readonly VmRow[] = [
   ['KVM_CREATE_IRQCHIP', createIrqchip],
   ['KVM_GET_IRQCHIP', (vm, bytes) => chipState(vm, 'KVM_GET_IRQCHIP', bytes, false)],
-  ['KVM_SET_IRQCHIP', (vm, bytes) => chipState(vm, 'KVM_SET_IRQCHIP', bytes, true)],
+  ['KVM_SET_IRQCHIP', (vm, bytes) => chipState(vm, 'KVM_SET_IRQCHIP', bytes, true), { copiesIn: true }],
   ['KVM_CREATE_PIT2', createPit],
   ['KVM_GET_PIT2', (vm, bytes) => pitState(vm, 'KVM_GET_PIT2', bytes, false)],
   ['KVM_SET_PIT2', (vm, bytes) => pitState(vm, 'KVM_SET_PIT2', bytes, true)],

@@ -7,11 +7,11 @@ import { sevCommand } from './sev-commands.ts'
 import { copyContext, moveContext } from './sev-move.ts'
 import { enableDirtyRing, enableManualProtect } from './dirty-log.ts'
 import { tdxVmCommand } from './tdx.ts'
+import { deviceHandlers } from './vfio.ts'
 import type { VmRow } from './vm-ioctls.ts'
 import type { VmFd } from './vm.ts'
 
 const X86 = 'arch/x86/kvm/x86.c'
-const MAIN = 'virt/kvm/kvm_main.c'
 
 /** struct kvm_enable_cap: cap, flags u32, args u64[4]. */
 function enableCap(vm: VmFd, bytes: Uint8Array): number {
@@ -163,9 +163,11 @@ export const miscVmHandlers: readonly VmRow[] = [
   ],
   [
     'KVM_SET_IDENTITY_MAP_ADDR',
-    (vm) =>
-      vm.vcpus.size > 0 ? vm.kernel.refuse('EINVAL', 'KVM_SET_IDENTITY_MAP_ADDR', 'vCPUs exist already', `${X86} kvm_arch_vm_ioctl`) : 0,
-    { checks: true },
+    () => 0,
+    {
+      first: (vm: VmFd) =>
+        vm.vcpus.size > 0 ? vm.kernel.refuse('EINVAL', 'KVM_SET_IDENTITY_MAP_ADDR', 'vCPUs exist already', `${X86} kvm_arch_vm_ioctl`) : 0,
+    },
   ],
   [
     'KVM_SET_NR_MMU_PAGES',
@@ -176,7 +178,7 @@ export const miscVmHandlers: readonly VmRow[] = [
       return 0
     },
   ],
-  ['KVM_CREATE_DEVICE', (vm, bytes) => createDevice(vm, viewOf(bytes).getUint32(0, true))],
+  ...deviceHandlers,
   ['KVM_X86_SET_MSR_FILTER', setMsrFilter],
   ['KVM_SET_PMU_EVENT_FILTER', (vm) => vm.kernel.unimplemented('KVM_SET_PMU_EVENT_FILTER', 'the PMU')],
   [
@@ -184,8 +186,8 @@ export const miscVmHandlers: readonly VmRow[] = [
     (vm) => (vm.pit ? 0 : vm.kernel.refuse('ENXIO', 'KVM_REINJECT_CONTROL', 'there is no PIT', `${X86} kvm_arch_vm_ioctl`)),
   ],
   ['KVM_MEMORY_ENCRYPT_OP', encryptOp, { size: 24, nullable: true }],
-  ['KVM_MEMORY_ENCRYPT_REG_REGION', (vm, bytes) => encRegion(vm, 'KVM_MEMORY_ENCRYPT_REG_REGION', bytes, true)],
-  ['KVM_MEMORY_ENCRYPT_UNREG_REGION', (vm, bytes) => encRegion(vm, 'KVM_MEMORY_ENCRYPT_UNREG_REGION', bytes, false)],
+  ['KVM_MEMORY_ENCRYPT_REG_REGION', (vm, bytes) => encRegion(vm, 'KVM_MEMORY_ENCRYPT_REG_REGION', bytes, true), { copiesIn: true }],
+  ['KVM_MEMORY_ENCRYPT_UNREG_REGION', (vm, bytes) => encRegion(vm, 'KVM_MEMORY_ENCRYPT_UNREG_REGION', bytes, false), { copiesIn: true }],
 ]
 
 const MSR_FILTER_RANGES = 16
@@ -226,12 +228,6 @@ function setMsrFilter(vm: VmFd, bytes: Uint8Array): number {
     call.msrFilterRange(vm.address, range.flags, range.count, range.base, STAGING)
   }
   return 0
-}
-
-/** KVM_DEV_TYPE_VFIO 4 is the only one on x86. */
-function createDevice(vm: VmFd, type: number): number {
-  if (type !== 4) return vm.kernel.refuse('ENODEV', 'KVM_CREATE_DEVICE', `device type ${type}`, `${MAIN} kvm_ioctl_create_device`)
-  return vm.kernel.unimplemented('KVM_CREATE_DEVICE', 'KVM_DEV_TYPE_VFIO')
 }
 
 function encryptOp(vm: VmFd, bytes: Uint8Array): number {

@@ -44,6 +44,8 @@ export class VmFd implements FileDescriptor, Target {
 
   irqchip: 'none' | 'full' | 'split' = 'none'
   pit = false
+  /** It has a VFIO device. */
+  vfio = false
   sev: SevInfo | null = null
   sevActive = false
   /** State of a TD, null for other VM types. */

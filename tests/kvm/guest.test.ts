@@ -6,6 +6,8 @@ import type { Vcpu } from 'cloister'
 import { Machine } from 'cloister/vmm'
 
 const LOAD = 0x200000
+/** Where the sample guest keeps its GHCB. */
+const GHCB = 0x300000n
 const image = (): Uint8Array => new Uint8Array(readFileSync(new URL('../../../tests/guests/sev-es.bin', import.meta.url)))
 
 async function start(type: 'sev-es' | 'sev-es-legacy'): Promise<{ machine: Machine; vcpu: Vcpu }> {
@@ -34,6 +36,22 @@ test('RAX as the GHCB gave it, other registers zero, RIP as at the launch', asyn
   }
   assert.ok(text.length > 20, text)
   assert.equal(machine.kvm.kernel.internalErrors, [])
+  machine[Symbol.dispose]()
+})
+
+test('registers set while an exit is completed reach the GHCB', async () => {
+  const { machine, vcpu } = await start('sev-es-legacy')
+  assert.is(vcpu.run({ maxInstructions: 1_000_000 }).reason, 'KVM_EXIT_IO')
+  vcpu.setRegs({ ...vcpu.getRegs(), rbx: 0x5501n, rcx: 0x5502n, rdx: 0x5503n, rsi: 0x5504n })
+  // The exit is completed, and the guest has not looked yet.
+  vcpu.runRaw(1)
+  const slot = [...vcpu.vm.file.slots.values()].find((s) => GHCB >= s.gpa && GHCB < s.gpa + s.size)
+  assert.ok(slot)
+  const page = machine.kvm.kernel.memory.copyIn((slot?.userspaceAddr ?? 0n) + GHCB - (slot?.gpa ?? 0n), 4096) as Uint8Array
+  const at = (offset: number): bigint => new DataView(page.buffer).getBigUint64(offset, true)
+  // sev_es_sync_to_ghcb: RBX, RCX, RDX (GHCB offsets 0x318, 0x308, 0x310); RSI is the guest's alone.
+  assert.equal([at(0x318), at(0x308), at(0x310)], [0x5501n, 0x5502n, 0x5503n])
+  assert.is.not(at(0x330), 0x5504n)
   machine[Symbol.dispose]()
 })
 

@@ -1,6 +1,5 @@
 /** A VM driven by raw ioctl calls only, for the walker, the property test and the fuzzer: states are reached as a VMM would. */
 import { CAP, type Kvm, type Mapping, REQUEST, SEV_COMMAND, TDX_COMMAND, type VmType } from 'cloister'
-import type { Step } from '../../host/generated/kvm-conditions.ts'
 
 export const TYPE_NUMBER: Readonly<Record<VmType, number>> = {
   default: 0,
@@ -12,6 +11,11 @@ export const TYPE_NUMBER: Readonly<Record<VmType, number>> = {
   tdx: 5,
 }
 export const PAGES = 16
+
+/** Places in the scratch memory: struct kvm_tdx_init_vm, and what the conditions call $buf. */
+const TD_AT = 0x4800
+const BUF = 0x5000
+const TD_INIT = `u64@0=${1 << 28} u64@8=7 u32@256=1 u32@264=0x80000008 u32@276=${48 << 16}`
 
 export const isEs = (type: VmType): boolean => type.startsWith('sev-es')
 export const hostOf = (type: VmType): 'amd' | 'intel' => (type === 'tdx' ? 'intel' : 'amd')
@@ -29,6 +33,12 @@ export class RawMachine {
   readonly memory: Mapping
   readonly scratch: Mapping
   readonly vcpus: number[] = []
+  /** The type that a case of the other host's asks about. */
+  asked: VmType | null = null
+  /** What the last case made ($new). */
+  made = -1
+  #split = false
+  readonly #opened: number[] = []
 
   constructor(kvm: Kvm, type: VmType, shared?: { memory: Mapping; scratch: Mapping }) {
     this.kvm = kvm
@@ -49,11 +59,15 @@ export class RawMachine {
     return this.vcpus[0] ?? -1
   }
 
-  /** struct bytes from `u32@0=1 u64@8=$mem`. */
-  struct(size: number, fields: string): Uint8Array {
+  /** struct bytes from `u32@0=1 u64@8=$mem`; `<KVM_GET_X` and `<$td` start from what is there. */
+  struct(size: number, fields: string, fd = this.vcpu): Uint8Array<ArrayBuffer> {
     const bytes = new Uint8Array(size)
     const view = new DataView(bytes.buffer)
     for (const field of fields.split(' ').filter((f) => f !== '')) {
+      if (field.startsWith('<')) {
+        this.#start(field.slice(1), bytes, fd, fields)
+        continue
+      }
       const m = /^u(8|16|32|64)@(\d+)=(.+)$/.exec(field)
       if (m === null) throw new RangeError(`field ${field}`)
       const value = this.#value(m[3] as string)
@@ -66,14 +80,63 @@ export class RawMachine {
     return bytes
   }
 
+  #start(from: string, bytes: Uint8Array, fd: number, fields: string): void {
+    if (from === '$td') bytes.set(this.struct(304, TD_INIT))
+    else if (from === '$cpuid') bytes.set(this.supportedCpuid().subarray(0, bytes.length))
+    else {
+      // What selects the state comes first in the struct (chip_id).
+      bytes.set(
+        this.struct(
+          8,
+          fields
+            .split(' ')
+            .filter((f) => f.startsWith('u32@0='))
+            .join(' '),
+        ),
+      )
+      this.#must(this.kvm.ioctl(fd, REQUEST[from as keyof typeof REQUEST], bytes), from)
+    }
+  }
+
+  supportedCpuid(): Uint8Array<ArrayBuffer> {
+    const bytes = new Uint8Array(8 + 256 * 40)
+    new DataView(bytes.buffer).setUint32(0, 256, true)
+    this.#must(this.kvm.ioctl(this.system, REQUEST.KVM_GET_SUPPORTED_CPUID, bytes), 'KVM_GET_SUPPORTED_CPUID')
+    return bytes
+  }
+
+  #open(fd: number): bigint {
+    this.#opened.push(fd)
+    return BigInt(fd)
+  }
+
+  get buf(): bigint {
+    return this.scratch.address + BigInt(BUF)
+  }
+
   #value(text: string): bigint {
     switch (text) {
+      case '$buf':
+        return this.buf
+      case '$wild':
+        return 0x10000n
+      case '$edge':
+        return this.memory.address + BigInt(this.memory.length - 4)
+      case '$type':
+        return BigInt(TYPE_NUMBER[this.asked ?? this.type])
+      case '$new':
+        return BigInt(this.made)
+      case '$gmem':
+        return this.#open(this.#must(this.ioctl('KVM_CREATE_GUEST_MEMFD', this.struct(64, `u64@0=${PAGES * 4096}`)), '$gmem'))
+      case '$td':
+        this.scratch.write(TD_AT, this.struct(304, TD_INIT))
+        return this.scratch.address + BigInt(TD_AT)
       case '$mem':
         return this.memory.address
       case '$slot':
         return this.scratch.address
       case '$eventfd':
-        return BigInt(this.kvm.eventfd())
+        return this.#open(this.kvm.eventfd())
       case '$sev':
         return BigInt(this.sev)
       case '$vm':
@@ -100,28 +163,30 @@ export class RawMachine {
     return this.kvm.ioctl(fd, REQUEST.KVM_MEMORY_ENCRYPT_OP, arg)
   }
 
-  do(step: Step): void {
+  do(step: string): void {
     const must = (result: number): number => this.#must(result, step)
     switch (step) {
       case 'init':
         if (this.type === 'default') return
         if (this.type === 'tdx') {
-          this.do('split')
-          must(
-            this.command(
-              TDX_COMMAND.KVM_TDX_INIT_VM,
-              this.struct(304, `u64@0=${1 << 28} u64@8=7 u32@256=1 u32@264=0x80000008 u32@276=${48 << 16}`),
-            ),
-          )
+          if (!this.#split) this.do('split')
+          this.do('td')
         } else if (this.type === 'sev-legacy') must(this.command(SEV_COMMAND.KVM_SEV_INIT))
         else if (this.type === 'sev-es-legacy') must(this.command(SEV_COMMAND.KVM_SEV_ES_INIT))
         else must(this.command(SEV_COMMAND.KVM_SEV_INIT2, new Uint8Array(48)))
+        return
+      case 'td':
+        must(this.command(TDX_COMMAND.KVM_TDX_INIT_VM, this.struct(304, TD_INIT)))
+        return
+      case 'secure-tsc':
+        must(this.command(SEV_COMMAND.KVM_SEV_INIT2, this.struct(48, 'u64@0=0x200')))
         return
       case 'irqchip':
         must(this.ioctl('KVM_CREATE_IRQCHIP'))
         return
       case 'split':
         must(this.ioctl('KVM_ENABLE_CAP', this.struct(104, `u32@0=${CAP.KVM_CAP_SPLIT_IRQCHIP} u64@8=24`)))
+        this.#split = true
         return
       case 'pit':
         must(this.ioctl('KVM_CREATE_PIT2', new Uint8Array(64)))
@@ -132,9 +197,7 @@ export class RawMachine {
         return
       }
       case 'cpuid': {
-        const bytes = new Uint8Array(8 + 256 * 40)
-        new DataView(bytes.buffer).setUint32(0, 256, true)
-        must(this.kvm.ioctl(this.system, REQUEST.KVM_GET_SUPPORTED_CPUID, bytes))
+        const bytes = this.supportedCpuid()
         for (const vcpu of this.vcpus) must(this.kvm.ioctl(vcpu, REQUEST.KVM_SET_CPUID2, bytes))
         return
       }
@@ -152,46 +215,74 @@ export class RawMachine {
         return
       case 'seal':
         this.#seal(must)
+        return
+      case 'gmem-slot':
+        this.#gmemSlot(must)
+        return
+      case 'td-vcpu':
+        for (const vcpu of this.vcpus) must(this.command(TDX_COMMAND.KVM_TDX_INIT_VCPU, null, vcpu))
+        return
+      case 'start':
+        must(
+          this.type === 'snp'
+            ? this.command(SEV_COMMAND.KVM_SEV_SNP_LAUNCH_START, this.struct(64, 'u64@0=0x30000'))
+            : this.command(SEV_COMMAND.KVM_SEV_LAUNCH_START, this.struct(40, `u32@4=${isEs(this.type) ? 5 : 1}`)),
+        )
+        return
+      case 'data':
+        must(this.command(SEV_COMMAND.KVM_SEV_LAUNCH_UPDATE_DATA, this.struct(16, 'u64@0=$mem u32@8=0x1000')))
+        return
+      case 'vmsa':
+        must(this.command(SEV_COMMAND.KVM_SEV_LAUNCH_UPDATE_VMSA))
+        return
+      case 'measure': {
+        const measure = this.struct(16, 'u32@8=48')
+        new DataView(measure.buffer).setBigUint64(0, this.scratch.address + 0x4000n, true)
+        must(this.command(SEV_COMMAND.KVM_SEV_LAUNCH_MEASURE, measure))
+        return
+      }
+      case 'finish':
+        must(this.command(SEV_COMMAND.KVM_SEV_LAUNCH_FINISH))
+        return
+      default:
+        throw new RangeError(`step ${step}`)
     }
+  }
+
+  /** A slot with guest_memfd at 1 MiB whose pages are private. */
+  #gmemSlot(must: (result: number) => number): void {
+    const fd = (this.guestMemfd = must(this.ioctl('KVM_CREATE_GUEST_MEMFD', this.struct(64, `u64@0=${PAGES * 4096}`))))
+    must(
+      this.ioctl(
+        'KVM_SET_USER_MEMORY_REGION2',
+        this.struct(160, `u32@0=3 u32@4=4 u64@8=0x100000 u64@16=${PAGES * 4096} u64@24=$mem u32@40=${fd}`),
+      ),
+    )
+    must(this.ioctl('KVM_SET_MEMORY_ATTRIBUTES', this.struct(32, `u64@0=0x100000 u64@8=${PAGES * 4096} u64@16=8`)))
   }
 
   #seal(must: (result: number) => number): void {
     switch (this.type) {
       case 'default':
         return
-      case 'snp': {
-        const fd = (this.guestMemfd = must(this.ioctl('KVM_CREATE_GUEST_MEMFD', this.struct(64, `u64@0=${PAGES * 4096}`))))
-        must(
-          this.ioctl(
-            'KVM_SET_USER_MEMORY_REGION2',
-            this.struct(160, `u32@0=3 u32@4=4 u64@8=0x100000 u64@16=${PAGES * 4096} u64@24=$mem u32@40=${fd}`),
-          ),
-        )
-        must(this.ioctl('KVM_SET_MEMORY_ATTRIBUTES', this.struct(32, `u64@0=0x100000 u64@8=${PAGES * 4096} u64@16=8`)))
-        must(this.command(SEV_COMMAND.KVM_SEV_SNP_LAUNCH_START, this.struct(64, 'u64@0=0x30000')))
+      case 'snp':
+        this.#gmemSlot(must)
+        this.do('start')
         must(this.command(SEV_COMMAND.KVM_SEV_SNP_LAUNCH_UPDATE, this.struct(64, 'u64@0=0x100 u64@8=$mem u64@16=0x1000 u8@24=1')))
         must(this.command(SEV_COMMAND.KVM_SEV_SNP_LAUNCH_FINISH, new Uint8Array(88)))
         return
-      }
       case 'tdx':
         this.do('cpuid')
-        for (const vcpu of this.vcpus) must(this.command(TDX_COMMAND.KVM_TDX_INIT_VCPU, null, vcpu))
+        this.do('td-vcpu')
         must(this.command(TDX_COMMAND.KVM_TDX_FINALIZE_VM))
         return
-      default: {
-        must(this.command(SEV_COMMAND.KVM_SEV_LAUNCH_START, this.struct(40, `u32@4=${isEs(this.type) ? 5 : 1}`)))
-        must(this.command(SEV_COMMAND.KVM_SEV_LAUNCH_UPDATE_DATA, this.struct(16, 'u64@0=$mem u32@8=0x1000')))
-        if (isEs(this.type)) must(this.command(SEV_COMMAND.KVM_SEV_LAUNCH_UPDATE_VMSA))
-        const measure = this.struct(16, 'u32@8=48')
-        new DataView(measure.buffer).setBigUint64(0, this.scratch.address + 0x4000n, true)
-        must(this.command(SEV_COMMAND.KVM_SEV_LAUNCH_MEASURE, measure))
-        must(this.command(SEV_COMMAND.KVM_SEV_LAUNCH_FINISH))
-      }
+      default:
+        for (const step of ['start', 'data', ...(isEs(this.type) ? ['vmsa'] : []), 'measure', 'finish']) this.do(step)
     }
   }
 
   close(): void {
-    for (const vcpu of this.vcpus) this.kvm.close(vcpu)
+    for (const fd of [...this.#opened, ...this.vcpus]) this.kvm.close(fd)
     if (this.guestMemfd >= 0) this.kvm.close(this.guestMemfd) // it holds the VM
     this.kvm.close(this.vm)
     if (this.sev >= 0) this.kvm.close(this.sev)

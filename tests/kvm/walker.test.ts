@@ -5,14 +5,13 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { ERRNO, type Kvm, openKvm, policyTable, POLICY_TYPES, type PolicyEntry, REQUEST, RUN, type VmType } from 'cloister'
-import type { Step } from '../../host/generated/kvm-conditions.ts'
 import { hostOf, NotReached, RawMachine, TYPE_NUMBER } from './raw-machine.ts'
 
 const PHASES = ['created', 'initialised', 'vcpus', 'sealed', 'dead'] as const
 type Phase = (typeof PHASES)[number]
 
 /** What a row's correct call needs to have been set up before the vCPU. */
-function needs(name: string): Step[] {
+function needs(name: string): string[] {
   if (/^KVM_[GS]ET_PIT2$/.test(name)) return ['irqchip', 'pit']
   if (
     /^KVM_(GET_IRQCHIP|SET_IRQCHIP|CREATE_PIT2|IRQ_LINE|IRQ_LINE_STATUS|SET_GSI_ROUTING|SIGNAL_MSI|IRQFD|GET_LAPIC|SET_LAPIC|SET_VAPIC_ADDR)$/.test(
@@ -128,7 +127,8 @@ function call(machine: RawMachine, entry: PolicyEntry): number {
       kvm.ioctl(machine.system, REQUEST.KVM_GET_SUPPORTED_CPUID, bytes)
     }
     if (/^KVM_[GS]ET_MSRS$/.test(name)) bytes.set(machine.struct(24, FIELDS[name] as string))
-  } else if (name in FIELDS) bytes = machine.struct(Math.max(size, 64), FIELDS[name] as string)
+  } else if (machine.type === 'tdx' && name.endsWith('ONE_REG')) bytes = machine.struct(64, 'u64@0=0x20300002000002ff u64@8=$buf')
+  else if (name in FIELDS) bytes = machine.struct(Math.max(size, 64), FIELDS[name] as string)
   const pair = PAIRS[name]
   if (pair !== undefined) kvm.ioctl(fd, REQUEST[pair], bytes)
   if (name === 'KVM_X86_SET_MCE') kvm.ioctl(fd, REQUEST.KVM_X86_SETUP_MCE, machine.struct(8, 'u64@0=10'))
