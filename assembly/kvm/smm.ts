@@ -39,6 +39,12 @@ import {
   SEG_SS,
   SEG_TR,
   VCPU_FPU,
+  VKVM_GHCB_RAX,
+  VKVM_GHCB_RBX,
+  VKVM_GHCB_RCX,
+  VKVM_GHCB_RDX,
+  VKVM_GHCB_RSI,
+  VKVM_PROTECTED,
   VKVM_SMI_PENDING,
   VKVM_SMM,
 } from '../generated/layout'
@@ -181,6 +187,22 @@ function saveState64(s: usize, m: usize): void {
   for (let i: usize = 0; i < 16; i++) store<u64>(m + 0x180 + ((15 - i) << 3), load<u64>(s + CPU_GPR + (i << 3)))
 }
 
+/**
+ * The state of a sealed vCPU is not KVM's to save or set, although userspace can force an SMI on it (KVM_SET_VCPU_EVENTS):
+ * the area holds KVM's copies, which are what the last GHCB exit gave, and the guest goes on in address space 1.
+ */
+function saveCopies(s: usize, m: usize): void {
+  const k = vkvm(s)
+  const gprs = m + 0x180
+  store<u32>(m, 0x00020064, 0xfc)
+  store<u32>(m, <u32>load<u64>(s, CPU_SMBASE), 0x100)
+  store<u64>(gprs, load<u64>(k, VKVM_GHCB_RAX), 15 * 8)
+  store<u64>(gprs, load<u64>(k, VKVM_GHCB_RCX), 14 * 8)
+  store<u64>(gprs, load<u64>(k, VKVM_GHCB_RDX), 13 * 8)
+  store<u64>(gprs, load<u64>(k, VKVM_GHCB_RBX), 12 * 8)
+  store<u64>(gprs, load<u64>(k, VKVM_GHCB_RSI), 9 * 8)
+}
+
 /** struct kvm_smram_state_32. */
 function saveState32(s: usize, m: usize): void {
   store<u32>(m, <u32>load<u64>(s, CPU_SMBASE), 0xf8)
@@ -224,6 +246,12 @@ export function enterSmm(s: usize): bool {
   store<u64>(s, load<u64>(s, CPU_SMI_COUNT) + 1, CPU_SMI_COUNT)
   if (load<u32>(s, CPU_HALTED) == 3) store<u32>(s, 0, CPU_HALTED)
   memory.fill(area, 0, <usize>SAVE_SIZE)
+  if (load<u32>(k, VKVM_PROTECTED)) {
+    saveCopies(s, area)
+    smmChanged(s, true)
+    enterSpace(s)
+    return gpaWrite(vmOf(s), base + SAVE_OFFSET, area, SAVE_SIZE)
+  }
   if (wide) saveState64(s, area)
   else saveState32(s, area)
   smmChanged(s, true)

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import type { Vcpu } from 'cloister'
+import { REQUEST, type Vcpu } from 'cloister'
 import { Machine } from 'cloister/vmm'
 
 const LOAD = 0x200000
@@ -53,6 +53,34 @@ test('registers set while an exit is completed reach the GHCB', async () => {
   assert.equal([at(0x318), at(0x308), at(0x310)], [0x5501n, 0x5502n, 0x5503n])
   assert.is.not(at(0x330), 0x5504n)
   machine[Symbol.dispose]()
+})
+
+test('an SMI that userspace forces on a sealed vCPU shows nothing of it', async () => {
+  for (const type of ['sev-es', 'sev-es-legacy'] as const) {
+    const { machine, vcpu } = await start(type)
+    assert.is(vcpu.run({ maxInstructions: 1_000_000 }).reason, 'KVM_EXIT_IO')
+    const { kvm } = machine
+    const smram = kvm.mmap(-1, 0x10000)
+    const region = new Uint8Array(32)
+    const view = new DataView(region.buffer)
+    view.setUint32(0, 0x10000, true) // address space 1
+    view.setBigUint64(8, 0x30000n, true)
+    view.setBigUint64(16, 0x10000n, true)
+    view.setBigUint64(24, smram.address, true)
+    assert.is(kvm.ioctl(vcpu.vm.fd, REQUEST.KVM_SET_USER_MEMORY_REGION, region), 0)
+    const events = new Uint8Array(64)
+    new DataView(events.buffer).setUint32(20, 8, true) // KVM_VCPUEVENT_VALID_SMM
+    events[25] = 1
+    assert.is(kvm.ioctl(vcpu.fd, REQUEST.KVM_SET_VCPU_EVENTS, events), 0)
+    vcpu.runRaw(100)
+    const saved = new DataView(smram.read(0xfe00, 512).buffer)
+    assert.is(saved.getUint32(0xfc, true), 0x20064, 'the save area was written')
+    // RIP, RFLAGS, CR3, RSP, the segments: nothing that the GHCB did not tell.
+    for (const at of [0x178, 0x170, 0x150, 0x158, 0x148, 0xd0, 0x180 + 11 * 8, 0x10, 0x18, 0x60, 0x68])
+      assert.is(saved.getBigUint64(at, true), 0n, `${type}: save area at 0x${at.toString(16)}`)
+    assert.equal(kvm.kernel.internalErrors, [])
+    machine[Symbol.dispose]()
+  }
 })
 
 test('the newer type refuses every read, and the guest runs on', async () => {
