@@ -151,7 +151,7 @@ const TD_READS: readonly (readonly [number, string])[] = [
   [0x4b564d05, '1'],
   [0x280, '0'],
   [0x802, '0'],
-  [0x803, '0x50014'],
+  [0x803, '0x1050014'],
   [0x6e0, '0'],
 ]
 /** Everything else stops the loop: time stamp, kvmclock, what the module or the guest keeps. */

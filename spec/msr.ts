@@ -71,7 +71,7 @@ const list: readonly Msr[] = [
   special(0x17b, 'IA32_MCG_CTL', { save: true }),
   constant(0x198, 'IA32_PERF_STATUS', 1000n | (4n << 40n)),
   constant(0x199, 'IA32_PERF_CTL', 0n, 'ro'),
-  field(0x1a0, 'IA32_MISC_ENABLE', 'MISC_ENABLE', { reset: 0x1800n, save: true }),
+  special(0x1a0, 'IA32_MISC_ENABLE', { save: true }),
   field(0x1d9, 'IA32_DEBUGCTL', 'DEBUGCTL', { mask: 0x3n, save: true, pass: true }),
   stored(0x1db, 'LASTBRANCHFROMIP', { access: 'ignore', pass: true }),
   stored(0x1dc, 'LASTBRANCHTOIP', { access: 'ignore', pass: true }),

@@ -1,6 +1,7 @@
 /** Exports of the privileged architecture for the host half. Values travel through STAGING. */
 import { CPU_MSR_VALUE, STAGING } from '../generated/layout'
 import { updateFeatures } from './features'
+import { lapicVersion } from '../kvm/lapic'
 import { msrRead, msrWrite } from './msr'
 
 /** KVM_GET_MSRS, one entry: the value at STAGING; false = refused. */
@@ -18,4 +19,5 @@ export function msrSet(s: usize, index: u32): bool {
 /** After the table in VCPU_CPUID changed (KVM_SET_CPUID2). */
 export function cpuidChanged(s: usize): void {
   updateFeatures(s)
+  lapicVersion(s)
 }

@@ -22,6 +22,11 @@ import {
   CPU_TSC_ADJUST,
   CPU_TSC_AUX,
   CPU_TSC_OFFSET,
+  CPU_MISC_ENABLE,
+  CPU_VM,
+  EXITS_APERFMPERF,
+  QUIRK_MISC_ENABLE_NO_MWAIT,
+  VM_NO_PLATFORM_INFO,
   CPU_XSS,
   SEG_BASE,
   SEG_FS,
@@ -41,6 +46,7 @@ import {
 } from '../generated/msr'
 import { writeEfer } from './control'
 import {
+  F_1_ECX,
   F_7_EBX,
   F_7_ECX,
   F_7_EDX,
@@ -54,7 +60,8 @@ import {
   physicalBits,
 } from './features'
 import { apicBaseWrite, tscDeadlineRead, tscDeadlineWrite, x2apicRead, x2apicWrite } from '../kvm/lapic'
-import { tscNow } from '../kvm/time'
+import { exitsDisabled, quirk } from '../kvm/state'
+import { now, tscNow } from '../kvm/time'
 import { flushTlb } from '../memory/tlb'
 import { EFER_SVME, canonicalRegister, registerBits, segment, sevEs } from './mode'
 
@@ -98,6 +105,7 @@ export function resetMsrs(s: usize): void {
   store<u64>(s, 0, CPU_TSC_ADJUST)
   store<u64>(s, 0, CPU_HWCR)
   store<u64>(s, 0x30000, CPU_SMBASE)
+  store<u64>(s, 0x1800, CPU_MISC_ENABLE)
 }
 
 function bankAddress(s: usize, index: u32): usize {
@@ -147,7 +155,7 @@ export function msrKnown(s: usize, index: u32): bool {
 
 /** Reads an MSR into CPU_MSR_VALUE; false: #GP (unknown, or write-only). */
 export function msrRead(s: usize, index: u32, host: bool): bool {
-  if (!host && !offered(s, index)) return false
+  if (!host && (!offered(s, index) || (index == 0xce && load<u32>(load<u32>(s, CPU_VM), VM_NO_PLATFORM_INFO) != 0))) return false
   const n = row(index)
   if (n >= 0) {
     const at = MSR_ROWS + <usize>n * 24
@@ -160,6 +168,8 @@ export function msrRead(s: usize, index: u32, host: bool): bool {
   if ((index & 0xffffff00) == 0x800) return x2apicRead(s, index, s + CPU_MSR_VALUE)
   const bank = bankAddress(s, index)
   if (bank) return found(s, load<u64>(bank))
+  // APERF and MPERF, when KVM does not intercept them: both count at the rate of the host's TSC.
+  if ((index == 0xe7 || index == 0xe8) && !host && exitsDisabled(s, EXITS_APERFMPERF)) return found(s, now(s) * 2)
   return false
 }
 
@@ -173,6 +183,8 @@ function specialRead(s: usize, index: u32, host: bool): bool {
       return found(s, load<u64>(s, CPU_TSC_ADJUST))
     case 0x9e:
       return host ? found(s, load<u64>(s, CPU_SMBASE)) : false
+    case 0x1a0:
+      return found(s, load<u64>(s, CPU_MISC_ENABLE))
     case 0x17b:
       return host || (load<u64>(s, CPU_MCG_CAP) & 0x100) != 0 ? found(s, load<u64>(s, CPU_MCG_CTL)) : false
     case 0x277:
@@ -272,6 +284,18 @@ function mtrrWrite(s: usize, index: u32, value: u64): bool {
   return true
 }
 
+/** IA32_MISC_ENABLE: BTS and PEBS are read-only, EMON keeps; MWAIT (bit 18) shows in CPUID unless a quirk hides it. */
+function miscEnable(s: usize, value: u64, host: bool): bool {
+  const old = load<u64>(s, CPU_MISC_ENABLE)
+  if (!host) {
+    if ((old ^ value) & 0x1800) return false
+    value = (value & ~(<u64>0x80)) | (old & 0x80)
+  }
+  if (!quirk(s, QUIRK_MISC_ENABLE_NO_MWAIT) && ((old ^ value) & (1 << 18)) != 0 && !feature(s, F_1_ECX, 0)) return false
+  store<u64>(s, value, CPU_MISC_ENABLE)
+  return true
+}
+
 function specialWrite(s: usize, index: u32, value: u64, host: bool): bool {
   switch (index) {
     case 0x10: {
@@ -303,6 +327,8 @@ function specialWrite(s: usize, index: u32, value: u64, host: bool): bool {
       store<u64>(s, value, CPU_MCG_CTL)
       return true
     }
+    case 0x1a0:
+      return miscEnable(s, value, host)
     case 0x277: {
       if (!patValid(value)) return false
       store<u64>(s, value, CPU_PAT)

@@ -3,12 +3,26 @@
  * guests those that KVM intercepts become #VC after their own exception checks (APM vol 2, 15.9; facts: sev.md 1.9).
  */
 import { raise, raiseError, vmmCommunication } from '../cpu/exceptions'
-import { F_7_ECX, F_80000001_ECX, F_80000001_EDX, F_80000008_EBX, feature, featureOrBare } from '../cpu/features'
+import { F_1_ECX, F_7_ECX, F_80000001_ECX, F_80000001_EDX, F_80000008_EBX, feature, featureOrBare } from '../cpu/features'
 import { CR4_PCE, CR4_TSD, code64, leaveWith, protectedMode, sevEs } from '../cpu/mode'
 import { msrPassThrough, msrRead } from '../cpu/msr'
-import { CPU_CPL, CPU_CR4, CPU_MSR_VALUE, CPU_TSC_AUX, EXC_GP, EXC_UD, LEAVE_NEXT, OP_RM } from '../generated/layout'
+import {
+  CPU_CPL,
+  CPU_CR4,
+  CPU_MISC_ENABLE,
+  CPU_MSR_VALUE,
+  CPU_TSC_AUX,
+  EXC_GP,
+  EXC_UD,
+  EXITS_MWAIT,
+  LEAVE_NEXT,
+  OP_RM,
+  QUIRK_MISC_ENABLE_NO_MWAIT,
+  QUIRK_MWAIT_NEVER_UD_FAULTS,
+} from '../generated/layout'
 import { pendRetry } from './vmgexit'
 import { pollTsc } from '../kvm/pio'
+import { exitsDisabled, quirk } from '../kvm/state'
 import { guestMsrRead, guestMsrWrite, MSR_GP, MSR_LEFT } from '../kvm/msr-exit'
 import { tscNow } from '../kvm/time'
 import { cpuidAnswer, cpuidEax, cpuidEbx, cpuidEcx, cpuidEdx } from '../kvm/cpuid'
@@ -87,15 +101,23 @@ export function rdpru(s: usize, op: usize): u32 {
   return sevEs(s) ? vmmCommunication(s, 0x8e) : raise(s, EXC_UD)
 }
 
-/** MONITOR and MWAIT are no-ops under KVM (quirk MWAIT_NEVER_UD_FAULTS). */
-export function monitor(s: usize, op: usize): u32 {
-  if (cpl(s) != 0) return raise(s, EXC_UD)
-  return sevEs(s) ? vmmCommunication(s, 0x8a) : 0
+/** kvm_emulate_monitor_mwait: a no-op, by default whether or not the guest has the feature. */
+function monitorMwait(s: usize, extensions: u32): u32 {
+  if (exitsDisabled(s, EXITS_MWAIT)) return (load<u32>(s, RCX) & ~extensions) != 0 ? gp(s) : 0 // not intercepted
+  if (quirk(s, QUIRK_MWAIT_NEVER_UD_FAULTS)) return 0
+  const enabled = quirk(s, QUIRK_MISC_ENABLE_NO_MWAIT) ? feature(s, F_1_ECX, 3) : (load<u64>(s, CPU_MISC_ENABLE) & (1 << 18)) != 0
+  return enabled ? 0 : raise(s, EXC_UD)
 }
 
+export function monitor(s: usize, op: usize): u32 {
+  if (cpl(s) != 0) return raise(s, EXC_UD)
+  return sevEs(s) ? vmmCommunication(s, 0x8a) : monitorMwait(s, 0)
+}
+
+/** ECX bit 0: interrupts end it even while masked. */
 export function mwait(s: usize, op: usize): u32 {
   if (cpl(s) != 0) return raise(s, EXC_UD)
-  return sevEs(s) ? vmmCommunication(s, 0x8b) : 0
+  return sevEs(s) ? vmmCommunication(s, 0x8b) : monitorMwait(s, 1)
 }
 
 export function monitorx(s: usize, op: usize): u32 {

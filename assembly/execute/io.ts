@@ -30,6 +30,8 @@ import {
   PENDING_IN,
   PENDING_INS,
   PENDING_OUT,
+  EXITS_HLT,
+  QUIRK_OUT_7E_INC_RIP,
   SEG_ATTRIB,
   SEG_BASE,
   SEG_ES,
@@ -51,7 +53,7 @@ import { exitHlt } from '../kvm/exits'
 import { coalescedWrite } from '../kvm/coalesced'
 import { ioeventWrite } from '../kvm/ioevent'
 import { busRead, busWrite, chargeAccess, inKernelPort, pioData, pioExit, pollEnd, pollRead, pollWindow } from '../kvm/pio'
-import { isSevEs, kernelApic, vkvm } from '../kvm/state'
+import { exitsDisabled, isSevEs, kernelApic, quirk, vkvm } from '../kvm/state'
 import { leaving, readMem, sysRead, writeMem } from '../memory/access'
 import { addressMask, operandSize, segmentAddress } from './operands'
 
@@ -135,8 +137,8 @@ function output(s: usize, op: usize, port: u32): u32 {
   if (ioeventWrite(s, true, <u64>port, size, <u64>value) || coalescedWrite(s, true, <u64>port, size, <u64>value)) return LEAVE_NEXT
   store<u32>(pioData(s), value)
   pioExit(s, true, port, size, 1)
-  // KVM_X86_QUIRK_OUT_7E_INC_RIP: for port 0x7e RIP is already past the instruction at the exit
-  if (port == 0x7e) return LEAVE_EXIT_NEXT
+  // For port 0x7e RIP is already past the instruction at the exit.
+  if (port == 0x7e && quirk(s, QUIRK_OUT_7E_INC_RIP)) return LEAVE_EXIT_NEXT
   return pend(s, op, PENDING_OUT, port, size, 1)
 }
 
@@ -255,7 +257,7 @@ export function outs(s: usize, op: usize): u32 {
 /** HLT: with an APIC in the kernel the vCPU sleeps there, else userspace gets KVM_EXIT_HLT. */
 export function hlt(s: usize, op: usize): u32 {
   if (load<u32>(s, CPU_CPL) != 0) return raiseError(s, EXC_GP, 0)
-  if (kernelApic(s)) {
+  if (kernelApic(s) || exitsDisabled(s, EXITS_HLT)) {
     store<u32>(s, 3, CPU_HALTED)
     store<u32>(s, STOP_EVENT, CPU_STOP_REASON)
   } else {

@@ -18,6 +18,7 @@ import {
   code64,
   leaveWith,
   protectedMode,
+  segment,
   sevEs,
   updateMode,
 } from '../cpu/mode'
@@ -32,6 +33,11 @@ import {
   CPU_EFER,
   CPU_EFLAGS,
   CPU_LEAVE,
+  CPU_SCRATCH,
+  QUIRK_FIX_HYPERCALL_INSN,
+  SEG_BASE,
+  SEG_CS,
+  VM_SEV,
   CPU_STOP_REASON,
   CPU_TRIPLE_FAULT,
   CPU_XCR0,
@@ -49,11 +55,12 @@ import {
   UNIMPLEMENTED_SVM,
 } from '../generated/layout'
 import { flushTlb, flushTlbLocal, invalidatePage, selectTlb } from '../memory/tlb'
-import { readMem, writeMem } from '../memory/access'
+import { readMem, writeBytes, writeMem } from '../memory/access'
 import { vmmcall } from './vmgexit'
 import { pollPause } from '../kvm/pio'
 import { inSmm, leaveSmm } from '../kvm/smm'
-import { addressMask, ea, getRm, isMemory, operandSize, setRm, writeRegister } from './operands'
+import { quirk, vmOf } from '../kvm/state'
+import { addressMask, ea, getRm, instructionRip, isMemory, operandSize, setRm, writeRegister } from './operands'
 
 const RAX: usize = 0
 const RCX: usize = 8
@@ -268,9 +275,20 @@ export function stac(s: usize, op: usize): u32 {
 
 // Virtualisation and system management.
 
-/** VMCALL: KVM accepts it beside VMMCALL; the emulation that does so cannot see an SEV-ES guest. */
+/** VMCALL is #UD, upon which KVM writes VMMCALL over it and goes on; in an encrypted guest it cannot. */
 export function vmcall(s: usize, op: usize): u32 {
-  return sevEs(s) ? raise(s, EXC_UD) : vmmcall(s, op)
+  if (load<u32>(vmOf(s), VM_SEV) != 0 || !quirk(s, QUIRK_FIX_HYPERCALL_INSN)) return raise(s, EXC_UD)
+  store<u32>(s, 0xd9010f, CPU_SCRATCH + 32)
+  const left = writeBytes(s, op, linearRip(s, op), s + CPU_SCRATCH + 32, 3)
+  if (left != 0 && left != LEAVE_NEXT) return left
+  store<u32>(s, 0, CPU_LEAVE)
+  const result = vmmcall(s, op)
+  return result != 0 ? result : LEAVE_NEXT // the block that holds it is gone
+}
+
+function linearRip(s: usize, op: usize): u64 {
+  const rip = instructionRip(s, op)
+  return code64(s) ? rip : (rip + load<u64>(segment(s, SEG_CS), SEG_BASE)) & 0xffffffff
 }
 
 /** VMRUN VMLOAD VMSAVE STGI CLGI SKINIT INVLPGA: #UD without EFER.SVME; intercepted for SEV-ES, whose EFER has it. */

@@ -2,7 +2,7 @@
  * CPUID answers: kvm_cpuid() of Linux 7.3 arch/x86/kvm/cpuid.c over the vCPU's KVM_SET_CPUID2 table
  * (count u32 at +0 of region VCPU_CPUID, entries of 40 bytes from +16).
  */
-import { vkvm } from './state'
+import { quirk, vkvm } from './state'
 import {
   CPU_APIC_BASE,
   CPU_CR4,
@@ -13,6 +13,8 @@ import {
   VKVM_CPUID_EBX,
   VKVM_CPUID_ECX,
   VKVM_CPUID_EDX,
+  CPU_MISC_ENABLE,
+  QUIRK_MISC_ENABLE_NO_MWAIT,
 } from '../generated/layout'
 
 const ENTRY: u32 = 40
@@ -89,6 +91,7 @@ export function cpuidWith(s: usize, leaf: u32, index: u32, xcr0: u64): void {
     // kvm_update_cpuid_runtime
     if (at == 1) {
       ecx = (ecx & ~(1 << 27)) | ((<u32>(load<u64>(s, CPU_CR4) >> 18) & 1) << 27)
+      if (!quirk(s, QUIRK_MISC_ENABLE_NO_MWAIT)) ecx = (ecx & ~8) | ((<u32>(load<u64>(s, CPU_MISC_ENABLE) >> 18) & 1) << 3)
       edx = (edx & ~(1 << 9)) | ((<u32>(load<u64>(s, CPU_APIC_BASE) >> 11) & 1) << 9)
     } else if (at == 7 && index == 0) {
       ecx = (ecx & ~(1 << 4)) | ((<u32>(load<u64>(s, CPU_CR4) >> 22) & 1) << 4)

@@ -35,7 +35,9 @@ import {
   VKVM_INTERRUPT,
   VKVM_NMI_PENDING,
   VKVM_REPLAY,
+  CPU_GPR,
   VKVM_REPLAY_ICOUNT,
+  VKVM_REPLAY_RCX,
   VKVM_SIPI_VECTOR,
 } from '../generated/layout'
 import { RUN_REQUEST_INTERRUPT_WINDOW } from '../generated/kvm'
@@ -169,7 +171,7 @@ export function pollEvents(s: usize): u32 {
   const k = vkvm(s)
   const icount = load<u64>(s, CPU_ICOUNT)
   if (load<u32>(k, VKVM_REPLAY)) {
-    if (icount == load<u64>(k, VKVM_REPLAY_ICOUNT)) {
+    if (icount == load<u64>(k, VKVM_REPLAY_ICOUNT) && load<u64>(s, CPU_GPR + 8) == load<u64>(k, VKVM_REPLAY_RCX)) {
       // the instruction whose I/O was completed runs before anything else
       store<u64>(s, icount + 1, CPU_BUDGET)
       return 0

@@ -13,17 +13,13 @@ import {
   KVM_EXIT_MMIO,
   KVM_EXIT_SHUTDOWN,
   KVM_EXIT_SYSTEM_EVENT,
-  KVM_INTERNAL_EMULATION,
   KVM_INTERNAL_DELIVERY_EV,
   KVM_INTERNAL_UNEXPECTED_EXIT_REASON,
   KVM_MEMORY_EXIT_PRIVATE,
   KVM_SYSTEM_EVENT_SEV_TERM,
   RUN_APIC_BASE,
   RUN_CR8,
-  RUN_EMULATION_BYTES,
   RUN_EOI_VECTOR,
-  RUN_EMULATION_FLAGS,
-  RUN_EMULATION_SIZE,
   RUN_EXIT_REASON,
   RUN_FAIL_CPU,
   RUN_FLAGS,
@@ -53,7 +49,6 @@ import {
   CPU_APIC_BASE,
   CPU_CR8,
   CPU_INTERRUPT_SHADOW,
-  CPU_STOP_INFO,
   CPU_STOP_REASON,
   STOP_EXIT,
   VKVM_IF_FLAG,
@@ -132,19 +127,6 @@ export function exitFailEntry(s: usize): void {
   store<u64>(run, ~(<u64>0), RUN_HARDWARE_REASON)
   store<u32>(run, 0, RUN_FAIL_CPU)
   stopForExit(s, KVM_EXIT_FAIL_ENTRY)
-}
-
-/** prepare_emulation_failure_exit: the engine met an instruction it does not know. Where and what stays in CPU_STOP_*. */
-export function exitEmulation(s: usize): void {
-  const run = runOf(s)
-  store<u32>(run, KVM_INTERNAL_EMULATION, RUN_INTERNAL_SUBERROR)
-  store<u32>(run, 8, RUN_INTERNAL_NDATA)
-  memory.fill(run + RUN_INTERNAL_DATA, 0, 128)
-  store<u64>(run, 1, RUN_EMULATION_FLAGS)
-  store<u8>(run, 15, RUN_EMULATION_SIZE)
-  memory.fill(run + RUN_EMULATION_BYTES, 0x90, 15)
-  store<u64>(run, load<u64>(s, CPU_STOP_INFO), RUN_EMULATION_BYTES)
-  store<u32>(run, KVM_EXIT_INTERNAL_ERROR, RUN_EXIT_REASON)
 }
 
 /** kvm_prepare_event_vectoring_exit: an exception or interrupt frame, or its descriptors, would lie in MMIO. */

@@ -4,7 +4,18 @@ export { cpuGetFlags, cpuInject, cpuModeChanged, cpuSetFlags } from './registers
 export { createIrqchip, createPit, hasPic, hasPit, vcpuCreate, vcpuDestroy, vmCreate, vmDestroy } from './vm'
 export { vcpuKick, vcpuRun, vcpuRunSlice, vcpuWhy } from './run'
 export { setUserDeadline, vmClock } from './time'
-export { addRouting, irqLine, irqResample, resampleGsis, reserveRoutes, setRouting, signalMsi, takeHostWork, x2apicApi } from './irq'
+export {
+  addRouting,
+  irqLine,
+  irqResample,
+  resampleGsi,
+  reserveRoutes,
+  setRouting,
+  signalMsi,
+  takeAck,
+  takeHostWork,
+  x2apicApi,
+} from './irq'
 export { ioeventAdd, ioeventNotify, ioeventRemove, ioeventTake } from './ioevent'
 export { cpuidAnswer, cpuidEax, cpuidEbx, cpuidEcx, cpuidEdx } from './cpuid'
 export { lapicGet, lapicSet, queueNmi } from './lapic'

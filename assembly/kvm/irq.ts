@@ -1,6 +1,6 @@
 /**
  * GSI routing, resampling lines and message-signalled interrupts (Linux 7.3 arch/x86/kvm/irq.c, virt/kvm/{irqchip,eventfd}.c).
- * Owns CHIP_ROUTE_*, CHIP_IRQ_SOURCES, CHIP_RESAMPLE_GSIS, CHIP_ACKED.
+ * Owns CHIP_ROUTE_*, CHIP_IRQ_SOURCES, CHIP_RESAMPLE_GSIS, CHIP_MORE_SOURCES.
  */
 import { allocPages, freePages, pagesFor } from '../memory/frames'
 import { hostWorkFor } from './ioevent'
@@ -9,7 +9,9 @@ import { lapicDeliver } from './lapic'
 import { picSetLine } from './pic'
 import { chipOf } from './state'
 import {
-  CHIP_ACKED,
+  CHIP_MORE_SOURCES,
+  GSI_ACKED,
+  GSI_RESAMPLE,
   CHIP_HOST_WORK,
   CHIP_IRQ_SOURCES,
   CHIP_RESAMPLE_GSIS,
@@ -48,16 +50,30 @@ export function irqResample(vm: usize, gsi: u32, level: i32): i32 {
   return setLine(vm, gsi, level != 0, SOURCE_RESAMPLE)
 }
 
+/** The word of a GSI, 0 = it has none (yet). */
+function stateOf(chip: usize, gsi: u32, create: bool): usize {
+  if (gsi < 32) return chip + CHIP_IRQ_SOURCES + ((<usize>gsi) << 2)
+  if (gsi >= MAX_ROUTES) return 0
+  let table: usize = load<u32>(chip, CHIP_MORE_SOURCES)
+  if (table == 0) {
+    if (!create) return 0
+    table = allocPages(pagesFor((<u64>MAX_ROUTES) << 2))
+    if (table == 0) return 0
+    store<u32>(chip, <u32>table, CHIP_MORE_SOURCES)
+  }
+  return table + ((<usize>gsi) << 2)
+}
+
 /** kvm_set_irq: a pin is high while any source holds it. */
 function setLine(vm: usize, gsi: u32, level: bool, source: u32): i32 {
   const chip: usize = load<u32>(vm, VM_KVM_STATE)
   if (!chip) return -1
   let on = level
-  if (gsi < 32) {
-    const at = chip + CHIP_IRQ_SOURCES + ((<usize>gsi) << 2)
-    const sources = level ? load<u32>(at) | source : load<u32>(at) & ~source
-    store<u32>(at, sources)
-    on = sources != 0
+  const at = stateOf(chip, gsi, false)
+  if (at) {
+    const word = level ? load<u32>(at) | source : load<u32>(at) & ~source
+    store<u32>(at, word)
+    on = (word & (SOURCE_USER | SOURCE_RESAMPLE)) != 0
   }
   if (load<u32>(chip, CHIP_ROUTE_CUSTOM) == 0) {
     if (load<u32>(vm, VM_IRQCHIP) != 1) return -1
@@ -102,26 +118,38 @@ export function irqAcked(vm: usize, which: u32, pin: u32): void {
 
 /** irqfd_resampler_ack. */
 function ackGsi(vm: usize, chip: usize, gsi: u32): void {
-  if (gsi >= 32 || (load<u32>(chip, CHIP_RESAMPLE_GSIS) & (1 << gsi)) == 0) return
+  const at = stateOf(chip, gsi, false)
+  if (!at || (load<u32>(at) & GSI_RESAMPLE) == 0) return
   setLine(vm, gsi, false, SOURCE_RESAMPLE)
-  store<u32>(chip, load<u32>(chip, CHIP_ACKED) | (1 << gsi), CHIP_ACKED)
+  store<u32>(at, load<u32>(at) | GSI_ACKED)
   const s: usize = load<u32>(chip, CHIP_RUNNING)
   if (s) hostWorkFor(s)
   else store<u32>(chip, 1, CHIP_HOST_WORK)
 }
 
-/** GSIs that have resampling irqfds. */
-export function resampleGsis(vm: usize, mask: u32): void {
-  store<u32>(chipOf(vm), mask, CHIP_RESAMPLE_GSIS)
+/** A GSI has, or no longer has, resampling irqfds. False: out of memory. */
+export function resampleGsi(vm: usize, gsi: u32, on: bool): bool {
+  const chip = chipOf(vm)
+  const at = stateOf(chip, gsi, true)
+  if (!at) return gsi >= MAX_ROUTES // no route leads there
+  const word = load<u32>(at)
+  if (((word & GSI_RESAMPLE) != 0) == on) return true
+  store<u32>(at, on ? word | GSI_RESAMPLE : word & ~(GSI_RESAMPLE | GSI_ACKED))
+  store<u32>(chip, load<u32>(chip, CHIP_RESAMPLE_GSIS) + (on ? 1 : <u32>-1), CHIP_RESAMPLE_GSIS)
+  return true
 }
 
-/** The host takes what waits for it: the acknowledged GSIs. */
-export function takeHostWork(vm: usize): u32 {
-  const chip = chipOf(vm)
-  const acked = load<u32>(chip, CHIP_ACKED)
-  store<u32>(chip, 0, CHIP_ACKED)
-  store<u32>(chip, 0, CHIP_HOST_WORK)
-  return acked
+/** The host looks after what waits for it. */
+export function takeHostWork(vm: usize): void {
+  store<u32>(chipOf(vm), 0, CHIP_HOST_WORK)
+}
+
+/** True once after the guest has acknowledged a GSI. */
+export function takeAck(vm: usize, gsi: u32): bool {
+  const at = stateOf(chipOf(vm), gsi, false)
+  if (!at || (load<u32>(at) & GSI_ACKED) == 0) return false
+  store<u32>(at, load<u32>(at) & ~GSI_ACKED)
+  return true
 }
 
 /** Split irqchip: a level-triggered message of the reserved IOAPIC routes has this vector (kvm_scan_ioapic_routes). */
@@ -173,6 +201,8 @@ export function addRouting(vm: usize, from: usize, count: u32): i32 {
 export function routingFree(vm: usize): void {
   const table: usize = load<u32>(chipOf(vm), CHIP_ROUTE_TABLE)
   if (table) freePages(table, pagesFor(<u64>MAX_ROUTES * <u64>ROUTE))
+  const more: usize = load<u32>(chipOf(vm), CHIP_MORE_SOURCES)
+  if (more) freePages(more, pagesFor((<u64>MAX_ROUTES) << 2))
 }
 
 /** An MSI message (SDM vol 3, 11.11; address bits 63:40 extend the destination with KVM_X2APIC_API_USE_32BIT_IDS). */

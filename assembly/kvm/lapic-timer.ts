@@ -1,6 +1,6 @@
-/** Local APIC timer: one-shot, periodic and TSC-deadline as one deadline in virtual time (bus clock 1 GHz: APIC_BUS_CYCLE_NS = 1). */
+/** Local APIC timer: one-shot, periodic and TSC-deadline as one deadline in virtual time (bus clock 1 GHz unless userspace sets another). */
 import { lapicLocal, reg, setReg } from './lapic'
-import { lapicOf, NEVER, signal } from './state'
+import { lapicOf, NEVER, signal, vmOf } from './state'
 import { now, tscToNs } from './time'
 import {
   APIC_LVTT,
@@ -11,6 +11,7 @@ import {
   LAPIC_TIMER_DEADLINE,
   LAPIC_TIMER_START,
   LAPIC_TSC_DEADLINE,
+  VM_APIC_BUS_NS,
 } from '../generated/layout'
 
 /** KVM: min_timer_period_us, against interrupt storms of periodic timers. */
@@ -22,6 +23,11 @@ const DEADLINE: u32 = 0x40000
 function divisor(a: usize): u64 {
   const t = reg(a, APIC_TDCR) & 15
   return (1 as u64) << (((((t & 3) | ((t & 8) >> 1)) + 1) & 7) as u64)
+}
+
+/** KVM_CAP_X86_APIC_BUS_CYCLES_NS. */
+function busNs(s: usize): u64 {
+  return load<u64>(vmOf(s), VM_APIC_BUS_NS)
 }
 
 function arm(s: usize, at: u64): void {
@@ -43,7 +49,7 @@ export function timerStart(s: usize): void {
     if (tsc != 0) arm(s, tscToNs(s, tsc))
     return
   }
-  const ns = <u64>reg(a, APIC_TMICT) * divisor(a)
+  const ns = <u64>reg(a, APIC_TMICT) * divisor(a) * busNs(s)
   if (ns == 0) return
   const time = now(s)
   store<u64>(a, time, LAPIC_TIMER_START)
@@ -70,7 +76,7 @@ export function timerCount(s: usize): u32 {
   const deadline = load<u64>(a, LAPIC_TIMER_DEADLINE)
   const time = now(s)
   if (deadline == NEVER || deadline <= time) return 0
-  return <u32>((deadline - time) / divisor(a))
+  return <u32>((deadline - time) / (divisor(a) * busNs(s)))
 }
 
 /** The timer is due: fires, and re-arms a periodic one. */

@@ -6,7 +6,7 @@ import { queueSmi } from './smm'
 import { flushTlb } from '../memory/tlb'
 import { ioapicEoi } from './ioapic'
 import { eoiRouted } from './irq'
-import { chipOf, lapicOf, NEVER, signal, vmOf } from './state'
+import { chipOf, lapicOf, NEVER, signal, vmOf, quirk } from './state'
 import { timerCancel, timerCount, timerModeChanged, timerStart } from './lapic-timer'
 import {
   APIC_DFR,
@@ -47,6 +47,8 @@ import {
   LAPIC_LAST_VECTOR,
   LAPIC_PRESENT,
   LAPIC_TSC_DEADLINE,
+  QUIRK_LAPIC_MMIO_HOLE,
+  QUIRK_LINT0_REENABLED,
   VKVM_EOI_EXIT,
   VKVM_NMI_PENDING,
   VKVM_SIPI_VECTOR,
@@ -203,17 +205,24 @@ export function queueNmi(s: usize): void {
   signal(s, EVENT_NMI)
 }
 
-function matches(s: usize, logical: bool, destination: u32): bool {
+/**
+ * kvm_apic_match_dest. A message of a device to 0xff reaches x2APICs too, unless userspace disabled that quirk
+ * (KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK); an IPI never.
+ */
+function matches(s: usize, ipi: bool, logical: bool, destination: u32): bool {
   const a = lapicOf(s)
   if (load<u32>(a, LAPIC_PRESENT) == 0) return false
   const wide = x2apic(s)
-  if (!logical) return destination == apicId(s) || destination == 0xff || destination == 0xffffffff
+  if (wide && !ipi && destination == 0xff && (load<u32>(chipOf(vmOf(s)), CHIP_X2APIC_API) & 2) == 0) destination = 0xffffffff
+  if (destination == (wide ? 0xffffffff : 0xff)) return true
+  // An id beyond 8 bits is that of the vCPU, whatever mode its APIC is in.
+  if (!logical) return destination == (wide || destination > 0xff ? load<u32>(s, CPU_ID) : apicId(s))
   const ldr = reg(a, APIC_LDR)
-  if (wide) return destination == 0xffffffff || destination == 0xff || (ldr >> 16 == destination >> 16 && (ldr & destination & 0xffff) != 0)
+  if (wide) return ldr >> 16 == destination >> 16 && (ldr & destination & 0xffff) != 0
   const mine = ldr >> 24
-  if (destination == 0xff || destination == 0xffffffff) return true
-  if (reg(a, APIC_DFR) == 0xffffffff) return (mine & destination) != 0
-  return mine >> 4 == destination >> 4 && (mine & destination & 15) != 0
+  const format = reg(a, APIC_DFR)
+  if (format == 0xffffffff) return (mine & destination) != 0
+  return format == 0x0fffffff && mine >> 4 == destination >> 4 && (mine & destination & 15) != 0
 }
 
 /**
@@ -235,7 +244,7 @@ export function lapicDeliver(
   const count = load<u32>(vm, VM_VCPU_COUNT)
   for (let i: u32 = 0; i < count; i++) {
     const s: usize = load<u32>(vm + VM_VCPUS + (i << 2))
-    if (!s || !matches(s, logical, destination)) continue
+    if (!s || !matches(s, source != 0, logical, destination)) continue
     if (mode == LOWEST) {
       if (!hardwareEnabled(s) || !softwareEnabled(lapicOf(s))) continue
       if (!best || load<u32>(lapicOf(s), LAPIC_ARBITRATION) < load<u32>(lapicOf(best), LAPIC_ARBITRATION)) best = s
@@ -280,7 +289,8 @@ function eoi(s: usize): void {
   clearBit(a, APIC_ISR, vector)
   const vm = vmOf(s)
   if (load<u32>(vm, VM_IRQCHIP) == 2) {
-    if (eoiRouted(vm, vector)) store<u32>(vkvm(s), 0x100 | vector, VKVM_EOI_EXIT)
+    const suppressed = suppression(s) == 4 && (reg(a, APIC_SVR) & 0x1000) != 0
+    if (!suppressed && eoiRouted(vm, vector)) store<u32>(vkvm(s), 0x100 | vector, VKVM_EOI_EXIT)
   } else if (testBit(a, APIC_TMR, vector)) {
     ioapicEoi(vm, vector)
   }
@@ -320,7 +330,7 @@ function writeRegister(s: usize, at: u32, given: u32): u32 {
       setReg(a, APIC_DFR, value | 0x0fffffff)
       break
     case APIC_SVR:
-      setReg(a, APIC_SVR, value & 0x3ff)
+      setReg(a, APIC_SVR, value & ((reg(a, APIC_VERSION) & (1 << 24)) != 0 ? 0x13ff : 0x3ff))
       if ((value & 0x100) == 0) {
         for (let lvt: usize = APIC_LVTT; lvt <= APIC_LVTERR; lvt += 16) setReg(a, lvt, reg(a, lvt) | LVT_MASKED)
       }
@@ -416,7 +426,9 @@ function readRegister(s: usize, at: u32): u32 {
 
 /** True if gpa lies in this vCPU's APIC page. */
 export function lapicHas(s: usize, gpa: u64): bool {
-  return load<u32>(lapicOf(s), LAPIC_PRESENT) != 0 && ((gpa ^ load<u64>(s, CPU_APIC_BASE)) & 0xffffffffff000) == 0
+  if (load<u32>(lapicOf(s), LAPIC_PRESENT) == 0 || ((gpa ^ load<u64>(s, CPU_APIC_BASE)) & 0xffffffffff000) != 0) return false
+  // A disabled page reads as ones and drops writes, unless userspace wants to see them.
+  return (hardwareEnabled(s) && !x2apic(s)) || quirk(s, QUIRK_LAPIC_MMIO_HOLE)
 }
 
 export function lapicMmioRead(s: usize, offset: u32, size: u32): u64 {
@@ -500,6 +512,20 @@ function setX2apicId(s: usize): void {
   setReg(a, APIC_LDR, ((id >> 4) << 16) | (1 << (id & 15)))
 }
 
+/** Suppression of EOI broadcasts: what userspace said of it (KVM_X2APIC_*_SUPPRESS_EOI_BROADCAST). */
+function suppression(s: usize): u32 {
+  return load<u32>(chipOf(vmOf(s)), CHIP_X2APIC_API) & 12
+}
+
+/** kvm_apic_set_version: offered with an IOAPIC in userspace unless that was switched off. */
+export function lapicVersion(s: usize): void {
+  if (load<u32>(lapicOf(s), LAPIC_PRESENT) == 0) return
+  cpuidAnswer(s, 1, 0)
+  const split = load<u32>(vmOf(s), VM_IRQCHIP) == 2
+  const directed = (cpuidEcx(s) & (1 << 21)) != 0 && split && suppression(s) != 8
+  setReg(lapicOf(s), APIC_VERSION, 0x50014 | (directed ? 1 << 24 : 0))
+}
+
 /** kvm_lapic_reset. */
 export function lapicReset(s: usize, init: bool): void {
   const a = lapicOf(s)
@@ -511,10 +537,9 @@ export function lapicReset(s: usize, init: bool): void {
     store<u64>(s, 0xfee00000 | BASE_ENABLE | (bsp ? BASE_BSP : 0), CPU_APIC_BASE)
     setReg(a, APIC_ID, id << 24)
   }
-  setReg(a, APIC_VERSION, 0x50014)
+  lapicVersion(s)
   for (let lvt: usize = APIC_LVTT; lvt <= APIC_LVTERR; lvt += 16) setReg(a, lvt, LVT_MASKED)
-  // KVM_X86_QUIRK_LINT0_REENABLED
-  if (bsp) setReg(a, APIC_LVT0, EXTINT << 8)
+  if (bsp && quirk(s, QUIRK_LINT0_REENABLED)) setReg(a, APIC_LVT0, EXTINT << 8)
   setReg(a, APIC_DFR, 0xffffffff)
   setReg(a, APIC_SVR, 0xff)
   setReg(a, APIC_TPR, 0)
@@ -552,7 +577,7 @@ export function lapicSet(s: usize, from: usize): void {
   const a = lapicOf(s)
   timerCancel(s)
   memory.copy(a, from, 1024)
-  setReg(a, APIC_VERSION, 0x50014)
+  lapicVersion(s)
   if (x2apic(s)) setX2apicId(s)
   store<u64>(s, <u64>(reg(a, APIC_TPR) >> 4), CPU_CR8)
   timerStart(s)

@@ -21,6 +21,7 @@ import {
   CPU_STOP_NAME,
   CPU_TRIPLE_FAULT,
   EVENT_KICK,
+  EXITS_HLT,
   EVENT_SMI,
   EXC_GP,
   EVENT_WINDOW,
@@ -61,7 +62,6 @@ import { exitStep, singleStepping } from './debug'
 import { injectHeld } from './held'
 import { acceptInit, expireTimers, injected, injectedEvents, nearestDeadline, rearm, wakes } from './events'
 import {
-  exitEmulation,
   exitIntr,
   exitMemoryFault,
   exitRingFull,
@@ -72,10 +72,11 @@ import {
   userApic,
   windowOpen,
 } from './exits'
+import { exitEmulation } from './emulation'
 import { unmapGhcb } from './ghcb'
 import { esEnter, esLeave } from './vmsa'
 import { enterSpace, inSmm, smiDue, smmChanged } from './smm'
-import { chipOf, clearEvent, isSevEs, NEVER, runOf, signal, vkvm, vmOf } from './state'
+import { chipOf, clearEvent, exitsDisabled, isSevEs, NEVER, runOf, signal, vkvm, vmOf } from './state'
 import { giveClock, now, takeClock } from './time'
 import { ringFull, ringRun } from '../memory/dirty-ring'
 import { slotSpace } from '../memory/slots'
@@ -286,6 +287,8 @@ export function vcpuRun(s: usize, maxInstructions: u64): i32 {
   enterSpace(s)
   ringSync(vmOf(s))
   if (chip) store<u32>(chip, <u32>s, CHIP_RUNNING)
+  // The processor itself waits in HLT, and goes on behind it at the next entry.
+  if (load<u32>(s, CPU_HALTED) == 3 && userApic(s) && exitsDisabled(s, EXITS_HLT)) store<u32>(s, 0, CPU_HALTED)
   const icount = load<u64>(s, CPU_ICOUNT)
   const room = NEVER - icount
   store<u64>(s, icount + (maxInstructions < room ? maxInstructions : room), CPU_SLICE_END)

@@ -1,5 +1,17 @@
 /** Addresses of the kernel's state, and the event word's protocol. */
-import { CPU_BUDGET, CPU_EVENT, CPU_VM, VCPU_KVM, VCPU_LAPIC, VCPU_RUN, VM_IRQCHIP, VM_KVM_STATE, VM_SEV } from '../generated/layout'
+import {
+  CPU_BUDGET,
+  CPU_EVENT,
+  CPU_VM,
+  VCPU_KVM,
+  VCPU_LAPIC,
+  VCPU_RUN,
+  VM_DISABLED_EXITS,
+  VM_DISABLED_QUIRKS,
+  VM_IRQCHIP,
+  VM_KVM_STATE,
+  VM_SEV,
+} from '../generated/layout'
 
 export const NEVER: u64 = ~(<u64>0)
 
@@ -33,4 +45,13 @@ export function signal(s: usize, event: u32): void {
 }
 export function clearEvent(s: usize, event: u32): void {
   atomic.and<u32>(s + CPU_EVENT, ~event)
+}
+
+/** kvm_check_has_quirk. */
+export function quirk(s: usize, bit: u32): bool {
+  return (load<u32>(vmOf(s), VM_DISABLED_QUIRKS) & bit) == 0
+}
+/** KVM_CAP_X86_DISABLE_EXITS has this one. */
+export function exitsDisabled(s: usize, bit: u32): bool {
+  return (load<u32>(vmOf(s), VM_DISABLED_EXITS) & bit) != 0
 }

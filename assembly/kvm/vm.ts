@@ -15,6 +15,7 @@ import {
   LAPIC_TIMER_DEADLINE,
   SIZEOF_CHIP,
   SIZEOF_VM,
+  VM_APIC_BUS_NS,
   VM_GHCB_VERSION,
   VM_IRQCHIP,
   VM_KVM_STATE,
@@ -53,6 +54,7 @@ export function vmCreate(): usize {
   store<u32>(vm, 703, VM_LINUX)
   store<u32>(vm, 1, VM_GHCB_VERSION)
   store<u64>(vm, 2000000, VM_TSC_KHZ)
+  store<u64>(vm, 1, VM_APIC_BUS_NS)
   // 48 bits, as the AMD models report in CPUID 0x80000008
   store<u64>(vm, 0x0000fffffffff000, VM_PHYS_MASK)
   store<u64>(chip, NEVER, CHIP_PIT_DEADLINE)

@@ -1,6 +1,7 @@
 /**
  * Backings: anonymous host memory (what mmap(-1, length) gives), whose frames are allocated on first touch.
- * Owns the BACKING structures and their frame maps. A slot holds a reference; the creator holds one until backingFree.
+ * Owns the BACKING structures and their frame maps: a directory with an entry for 4 MiB, whose tables of 1024 frames come with
+ * the first touch. A slot holds a reference; the creator holds one until backingFree.
  */
 import { BACKING_FRAMES, BACKING_LENGTH, BACKING_PAGES, BACKING_REFERENCES } from '../generated/layout'
 import { allocPages, frameAlloc, frameCode, frameFree, freePages, pagesFor } from './frames'
@@ -11,7 +12,7 @@ import { invalidateLines } from '../decode/cache'
 export function backingCreate(pages: u32): usize {
   const b = allocPages(1)
   if (b == 0) return 0
-  const length = pagesFor((<u64>pages) << 2)
+  const length = pagesFor(((<u64>pages + 1023) >> 10) << 2)
   const frames = length != 0 ? allocPages(length) : 0
   if (length != 0 && frames == 0) {
     freePages(b, 1)
@@ -35,32 +36,54 @@ export function backingFree(b: usize): void {
   if (left != 0) return
   flushEverywhere()
   backingDiscard(b, 0, load<u32>(b, BACKING_PAGES))
-  freePages(<usize>load<u32>(b, BACKING_FRAMES), load<u32>(b, BACKING_LENGTH) >> 12)
+  const directory = <usize>load<u32>(b, BACKING_FRAMES)
+  const length = load<u32>(b, BACKING_LENGTH)
+  for (let at: u32 = 0; at < length; at += 4) {
+    const leaf = <usize>load<u32>(directory + <usize>at)
+    if (leaf != 0) freePages(leaf, 1)
+  }
+  freePages(directory, length >> 12)
   freePages(b, 1)
 }
 
 /** Gives the frames of a page range back (they read as zero DRAM afterwards). The caller has flushed TLBs. */
 export function backingDiscard(b: usize, first: u32, count: u32): void {
-  const map = <usize>load<u32>(b, BACKING_FRAMES)
-  for (let i = first; i < first + count; i++) {
-    const at = map + ((<usize>i) << 2)
-    const frame = <usize>load<u32>(at)
-    if (frame == 0) continue
-    const lines = frameCode(frame)
-    if (lines != 0) invalidateLines(0, frame, lines)
-    store<u32>(at, 0)
-    frameFree(frame)
+  const directory = <usize>load<u32>(b, BACKING_FRAMES)
+  for (let i: u64 = first, end = <u64>first + <u64>count; i < end; ) {
+    const leaf = <usize>load<u32>(directory + ((<usize>(i >> 10)) << 2))
+    const next = ((i >> 10) + 1) << 10
+    if (leaf == 0) {
+      i = next
+      continue
+    }
+    for (; i < next && i < end; i++) {
+      const at = leaf + ((<usize>(i & 1023)) << 2)
+      const frame = <usize>load<u32>(at)
+      if (frame == 0) continue
+      const lines = frameCode(frame)
+      if (lines != 0) invalidateLines(0, frame, lines)
+      store<u32>(at, 0)
+      frameFree(frame)
+    }
   }
 }
 
 /** Frame of page `page` if it was ever touched, else 0. */
 export function backingPeek(b: usize, page: u32): usize {
-  return <usize>load<u32>(<usize>load<u32>(b, BACKING_FRAMES) + ((<usize>page) << 2))
+  const leaf = <usize>load<u32>(<usize>load<u32>(b, BACKING_FRAMES) + ((<usize>(page >> 10)) << 2))
+  return leaf == 0 ? 0 : <usize>load<u32>(leaf + ((<usize>(page & 1023)) << 2))
 }
 
 /** Frame of page `page`, allocated now if need be; 0 = out of memory. */
 export function backingFrame(b: usize, page: u32): usize {
-  const at = <usize>load<u32>(b, BACKING_FRAMES) + ((<usize>page) << 2)
+  const entry = <usize>load<u32>(b, BACKING_FRAMES) + ((<usize>(page >> 10)) << 2)
+  let leaf = <usize>load<u32>(entry)
+  if (leaf == 0) {
+    leaf = allocPages(1)
+    if (leaf == 0) return 0
+    store<u32>(entry, <u32>leaf)
+  }
+  const at = leaf + ((<usize>(page & 1023)) << 2)
   let frame = <usize>load<u32>(at)
   if (frame == 0) {
     frame = frameAlloc()

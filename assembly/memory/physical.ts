@@ -168,7 +168,7 @@ export function gpaWrite(vm: usize, gpa: u64, from: usize, n: u32): bool {
     if (slot == 0 || load<u32>(slot, SLOT_FLAGS) & MEM_READONLY || !hasShared(slot)) return false
     const frame = slotFrame(slot, gpa)
     if (frame == 0) return false
-    dirtyMark(vm, slot, gpa)
+    dirtyMark(vm, slot, gpa, true)
     put(frame + <usize>(gpa & 0xfff), from, size, 0)
     from += <usize>size
     gpa += <u64>size

@@ -351,15 +351,18 @@ export function dirtyReset(vm: usize, id: u32, page: u64): void {
   store<u8>(at, load<u8>(at) & ~(<u8>(1 << ((page & 7) as u8))))
 }
 
-/** Notes a store to `gpa`, when its slot logs. With a dirty ring the bitmap is what is not write-protected. */
-export function dirtyMark(vm: usize, slot: usize, gpa: u64): void {
+/**
+ * Notes a store to `gpa`, when its slot logs. With a dirty ring the bitmap is what is not write-protected: KVM's own writes
+ * (`own`) make an entry each, those of the guest one until the next reset.
+ */
+export function dirtyMark(vm: usize, slot: usize, gpa: u64, own: bool = false): void {
   const bitmap = <usize>load<u32>(slot, SLOT_DIRTY_BITMAP)
   if (bitmap == 0) return
   const page = (gpa - load<u64>(slot, SLOT_GPA)) >> 12
   const at = bitmap + <usize>(page >> 3)
   const bit = <u8>(1 << ((page & 7) as u8))
   const old = load<u8>(at)
-  if (old & bit) return
+  if ((old & bit) != 0 && !own) return
   store<u8>(at, old | bit)
   if (load<u32>(vm, VM_RING_ENTRIES)) ringPush(vm, load<u32>(slot, SLOT_ID), page)
 }

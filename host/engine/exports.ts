@@ -51,8 +51,9 @@ export interface CoreExports {
   createPit(vm: number, flags: number): void
   irqLine(vm: number, gsi: number, level: number): number
   irqResample(vm: number, gsi: number, level: number): number
-  resampleGsis(vm: number, mask: number): void
-  takeHostWork(vm: number): number
+  resampleGsi(vm: number, gsi: number, on: number): number
+  takeHostWork(vm: number): void
+  takeAck(vm: number, gsi: number): number
   addRouting(vm: number, from: number, count: number): number
   reserveRoutes(vm: number, count: number): void
   x2apicApi(vm: number, flags: number): void
@@ -127,7 +128,8 @@ export const CORE_EXPORTS = [
   'createPit',
   'irqLine',
   'irqResample',
-  'resampleGsis',
+  'resampleGsi',
+  'takeAck',
   'takeHostWork',
   'addRouting',
   'reserveRoutes',

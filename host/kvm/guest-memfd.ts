@@ -13,8 +13,8 @@ export const GUEST_MEMFD_FLAG_INIT_SHARED = 2
 const SOURCE = 'virt/kvm/guest_memfd.c'
 const FALLOC_FL_KEEP_SIZE = 1
 const FALLOC_FL_PUNCH_HOLE = 2
-/** What one device can address. */
-const MOST_PAGES = 0x100000n
+/** Pages that a file here can have (16 TiB); memory is taken when they are touched. */
+const MOST_PAGES = 0x100000000n
 
 /** kvm_gmem_get_supported_flags. */
 export function guestMemfdFlags(kernel: Kernel, vm: VmFd | null): number {

@@ -29,10 +29,10 @@ export class VmEvents {
 
   /** What the core left for the host: EOIs of resampling lines, and writes to ioeventfds that somebody listens to. */
   work(vm: VmFd): void {
-    const acked = vm.kernel.core.call.takeHostWork(vm.address) >>> 0
-    if (acked !== 0) {
-      for (const irqfd of [...this.irqfds]) if (irqfd.resample !== null && (acked & (1 << irqfd.gsi)) !== 0) irqfd.resample.signal()
-    }
+    const { call } = vm.kernel.core
+    call.takeHostWork(vm.address)
+    const acked = new Set(this.irqfds.filter((i) => i.resample !== null && call.takeAck(vm.address, i.gsi) !== 0).map((i) => i.gsi))
+    for (const irqfd of [...this.irqfds]) if (acked.has(irqfd.gsi)) irqfd.resample?.signal()
     for (const event of this.ioeventfds) event.file.collect()
   }
 
@@ -47,8 +47,6 @@ export class VmEvents {
 
 const DEASSIGN = 1
 const RESAMPLE = 2
-/** Resampling lines are kept per GSI by the core. */
-const RESAMPLE_GSIS = 32
 
 function eventFd(vm: VmFd, name: string, fd: number): EventFd | number {
   const file = vm.kernel.file(fd)
@@ -56,12 +54,6 @@ function eventFd(vm: VmFd, name: string, fd: number): EventFd | number {
   return file === null
     ? vm.kernel.refuse('EBADF', name, `no file descriptor ${fd}`, `${EVENTFD_C} (eventfd_ctx_fdget)`)
     : vm.kernel.refuse('EINVAL', name, `file descriptor ${fd} is not an eventfd`, `${EVENTFD_C} (eventfd_ctx_fdget)`)
-}
-
-function updateResample(vm: VmFd): void {
-  let mask = 0
-  for (const irqfd of vm.events.irqfds) if (irqfd.resample !== null) mask |= 1 << irqfd.gsi
-  vm.kernel.core.call.resampleGsis(vm.address, mask >>> 0)
 }
 
 /** struct kvm_irqfd: fd, gsi, flags, resamplefd u32. */
@@ -85,13 +77,13 @@ function irqfd(vm: VmFd, bytes: Uint8Array): number {
   if ((flags & RESAMPLE) !== 0) {
     const other = eventFd(vm, name, resampleFd)
     if (typeof other === 'number') return other
-    if (gsi >= RESAMPLE_GSIS) return kernel.unimplemented(name, `RESAMPLE of GSI ${gsi} (below ${RESAMPLE_GSIS})`)
     resample = other
   }
   if (file.listener !== null) return kernel.refuse('EBUSY', name, 'the eventfd is assigned already', `${EVENTFD_C} kvm_irqfd_assign`)
-  vm.events.irqfds.push({ file, gsi, resample })
-  updateResample(vm)
   const { call } = kernel.core
+  if (resample !== null && call.resampleGsi(vm.address, gsi, 1) === 0)
+    return kernel.refuse('ENOMEM', name, 'no memory left for the lines of GSIs from 32 on', 'cloister')
+  vm.events.irqfds.push({ file, gsi, resample })
   file.listen(() => {
     if (vm.dead) return
     if (resample !== null) {
@@ -115,10 +107,11 @@ function deassignIrqfd(vm: VmFd, fd: number, gsi: number): number {
     irqfds.splice(i, 1)
     file.listener = null
     // irqfd_resampler_shutdown: the last one takes the line down.
-    if (entry.resample !== null && !irqfds.some((e) => e.gsi === gsi && e.resample !== null))
+    if (entry.resample !== null && !irqfds.some((e) => e.gsi === gsi && e.resample !== null)) {
       vm.kernel.core.call.irqResample(vm.address, gsi, 0)
+      vm.kernel.core.call.resampleGsi(vm.address, gsi, 0)
+    }
   }
-  updateResample(vm)
   return 0
 }
 

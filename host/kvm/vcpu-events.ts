@@ -9,7 +9,9 @@ import {
   EVENT_NMI,
   EVENT_SIPI,
   EVENT_SMI,
+  EXITS_HLT,
   STAGING,
+  VM_DISABLED_EXITS,
   VKVM_INTERRUPT,
   VKVM_NMI_PENDING,
   VKVM_SIPI_VECTOR,
@@ -154,7 +156,10 @@ function smi(vcpu: VcpuFd): number {
 
 function getMpState(vcpu: VcpuFd, bytes: Uint8Array): number {
   const state = vcpu.cpu.getUint32(CPU_HALTED, true)
-  viewOf(bytes).setUint32(0, state === MP_STATE.SIPI_RECEIVED ? MP_STATE.INIT_RECEIVED : state, true)
+  // Of a HLT that is not intercepted KVM knows nothing.
+  const unseen = state === MP_STATE.HALTED && (vcpu.vm.view.getUint32(VM_DISABLED_EXITS, true) & EXITS_HLT) !== 0
+  const shown = unseen ? MP_STATE.RUNNABLE : state === MP_STATE.SIPI_RECEIVED ? MP_STATE.INIT_RECEIVED : state
+  viewOf(bytes).setUint32(0, shown, true)
   return 0
 }
 

@@ -12,7 +12,9 @@ import {
   VCPU_KVM_SIZE,
   VCPU_RUN,
   VCPU_STATE_SIZE,
+  CHIP_HOST_WORK,
   VKVM_RING,
+  VM_KVM_STATE,
   VKVM_WHY,
   VM_RING_ENTRIES,
   WHY_BUDGET,
@@ -66,6 +68,7 @@ export class VcpuFd implements FileDescriptor, Target {
   readonly runView: DataView
   readonly #words: Int32Array
   readonly #longs: BigInt64Array
+  readonly #hostWork: Int32Array
   /** Indices into #words. */
   readonly #why = (VCPU_KVM + VKVM_WHY) >> 2
   readonly #valid = (VCPU_RUN + RUN.VALID_REGS) >> 2
@@ -112,6 +115,7 @@ export class VcpuFd implements FileDescriptor, Target {
     this.runView = core.view(s + VCPU_RUN, VCPU_MMAP_SIZE)
     this.#words = new Int32Array(core.memory.buffer, s, (VCPU_KVM + VCPU_KVM_SIZE) / 4)
     this.#longs = new BigInt64Array(core.memory.buffer, s, VCPU_STATE_SIZE / 8)
+    this.#hostWork = new Int32Array(core.memory.buffer, vm.view.getUint32(VM_KVM_STATE, true) + CHIP_HOST_WORK, 1)
     this.#run = core.call.vcpuRun
     this.#table = vcpuTable(vm.kernel)
     if (vm.td !== null) {
@@ -190,6 +194,7 @@ export class VcpuFd implements FileDescriptor, Target {
       ) {
         const reason = words[this.#reason] as number
         if (reason < EXIT_REASONS) (this.exitCounts[reason] as number)++
+        if (this.#hostWork[0] !== 0) this.vm.events.work(this.vm)
         if (valid !== 0) storeSyncRegs(this, valid)
         if (this.#dummyRunState) this.#clearRunState(window)
         if (result < 0 && result !== -ERRNO.EINTR) this.#explain(result)

@@ -10,8 +10,6 @@ const X86 = 'arch/x86/kvm/x86.c'
 const IRQ = 'arch/x86/kvm/irq.c'
 const ROUTE_IRQCHIP = 1
 const ROUTE_MSI = 2
-const ROUTE_HV_SINT = 4
-const ROUTE_XEN = 5
 
 function createIrqchip(vm: VmFd): number {
   const { kernel } = vm
@@ -115,8 +113,9 @@ function setRouting(vm: VmFd, bytes: Uint8Array): number {
       if (u32(16) > 2 || u32(20) >= (u32(16) === 2 ? 24 : 8)) return refuse(`chip ${u32(16)} pin ${u32(20)}`)
     } else if (type === ROUTE_MSI) {
       if ((vm.x2apicApi & 1) !== 0 && (u32(20) & 0xff) !== 0) return refuse('address_hi bits 7:0 with 32-bit APIC ids')
-    } else if (type !== ROUTE_HV_SINT) {
-      return type === ROUTE_XEN ? kernel.unimplemented(name, 'Xen event channels') : refuse(`route type ${type}`)
+    } else {
+      // HV_SINT 4 and XEN_EVTCHN 5 as in a kernel without CONFIG_KVM_HYPERV and CONFIG_KVM_XEN.
+      return refuse(`route type ${type}`)
     }
     const chip = type === ROUTE_IRQCHIP ? u32(16) : -1
     const others = chips.get(gsi)

@@ -1,88 +1,15 @@
 /** Capabilities, clock, TSC and the small rest of VM requests (arch/x86/kvm/x86.c, virt/kvm/kvm_main.c). */
-import { CAP } from '../generated/kvm-abi.ts'
-import { STAGING, VM_BSP_ID, VM_HYPERCALL_EXITS, VM_TSC_KHZ, VM_USER_MSR_MASK } from '../generated/layout.ts'
-import { checkExtension, EXIT_HYPERCALL_MASK, MAX_IRQ_ROUTES } from './caps.ts'
+import { STAGING, VM_BSP_ID, VM_TSC_KHZ } from '../generated/layout.ts'
+import { checkExtension, MAX_VCPU_IDS } from './caps.ts'
 import { viewOf } from './dispatch.ts'
 import { sevCommand } from './sev-commands.ts'
-import { copyContext, moveContext } from './sev-move.ts'
-import { enableDirtyRing, enableManualProtect } from './dirty-log.ts'
+import { enableCap } from './enable-cap.ts'
 import { tdxVmCommand } from './tdx.ts'
 import { deviceHandlers } from './vfio.ts'
 import type { VmRow } from './vm-ioctls.ts'
 import type { VmFd } from './vm.ts'
 
 const X86 = 'arch/x86/kvm/x86.c'
-
-/** struct kvm_enable_cap: cap, flags u32, args u64[4]. */
-function enableCap(vm: VmFd, bytes: Uint8Array): number {
-  const { kernel } = vm
-  const view = viewOf(bytes)
-  const cap = view.getUint32(0, true)
-  const value = view.getBigUint64(8, true)
-  const refuse = (reason: string): number => kernel.refuse('EINVAL', 'KVM_ENABLE_CAP', reason, `${X86} kvm_vm_ioctl_enable_cap`)
-  if (view.getUint32(4, true) !== 0) return refuse('flags must be 0')
-  switch (cap) {
-    case CAP.KVM_CAP_SPLIT_IRQCHIP:
-      if (value > BigInt(MAX_IRQ_ROUTES)) return refuse(`${value} routes (at most ${MAX_IRQ_ROUTES})`)
-      if (vm.irqchip !== 'none' || vm.vcpus.size > 0) {
-        return kernel.refuse(
-          'EEXIST',
-          'KVM_ENABLE_CAP',
-          'an irqchip or vCPUs exist already',
-          `${X86} kvm_vm_ioctl_enable_cap (SPLIT_IRQCHIP)`,
-        )
-      }
-      kernel.core.call.createIrqchip(vm.address, 1)
-      kernel.core.call.reserveRoutes(vm.address, Number(value))
-      vm.irqchip = 'split'
-      return 0
-    case CAP.KVM_CAP_EXIT_HYPERCALL:
-      if ((value & ~BigInt(EXIT_HYPERCALL_MASK)) !== 0n) return refuse('only KVM_HC_MAP_GPA_RANGE can exit')
-      vm.view.setUint32(VM_HYPERCALL_EXITS, Number(value), true)
-      return 0
-    case CAP.KVM_CAP_X86_USER_SPACE_MSR:
-      if ((value & ~7n) !== 0n) return refuse('reason bits above 7')
-      vm.view.setUint32(VM_USER_MSR_MASK, Number(value), true)
-      return 0
-    case CAP.KVM_CAP_EXCEPTION_PAYLOAD:
-      vm.exceptionPayload = (value & 1n) !== 0n
-      return 0
-    case CAP.KVM_CAP_X86_TRIPLE_FAULT_EVENT:
-      vm.tripleFaultEvent = (value & 1n) !== 0n
-      return 0
-    case CAP.KVM_CAP_X2APIC_API:
-      if ((value & ~3n) !== 0n) return refuse('flags above 3')
-      vm.x2apicApi |= Number(value)
-      kernel.core.call.x2apicApi(vm.address, vm.x2apicApi)
-      return 0
-    case CAP.KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2:
-      return enableManualProtect(vm, value)
-    case CAP.KVM_CAP_DIRTY_LOG_RING:
-    case CAP.KVM_CAP_DIRTY_LOG_RING_ACQ_REL:
-      return enableDirtyRing(vm, Number(value & 0xffffffffn))
-    case CAP.KVM_CAP_X86_BUS_LOCK_EXIT:
-      if (value > 2n) return refuse('OFF 1 or EXIT 2')
-      return value === 2n ? kernel.unimplemented('KVM_ENABLE_CAP', 'exits on bus locks') : 0
-    case CAP.KVM_CAP_HALT_POLL:
-      // How long the host polls before it schedules: nothing in virtual time.
-      return 0
-    case CAP.KVM_CAP_MSR_PLATFORM_INFO:
-      return 0
-    case CAP.KVM_CAP_DISABLE_QUIRKS:
-    case CAP.KVM_CAP_DISABLE_QUIRKS2:
-      if (cap === CAP.KVM_CAP_DISABLE_QUIRKS2 && (value & ~0x7fn) !== 0n) return refuse('unknown quirks')
-      return value === 0n ? 0 : kernel.unimplemented('KVM_ENABLE_CAP', 'disabling quirks')
-    case CAP.KVM_CAP_X86_DISABLE_EXITS:
-      if ((value & ~7n) !== 0n) return refuse('exits above 7')
-      return value === 0n ? 0 : kernel.unimplemented('KVM_ENABLE_CAP', 'KVM_CAP_X86_DISABLE_EXITS')
-    case CAP.KVM_CAP_VM_COPY_ENC_CONTEXT_FROM:
-    case CAP.KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM:
-      if (kernel.options.host !== 'amd') return refuse('not on this host')
-      return cap === CAP.KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM ? moveContext(vm, value) : copyContext(vm, value)
-    default:
-      return refuse(`capability ${cap} cannot be enabled`)
-  }
-}
 
 /** KVM_CLOCK_TSC_STABLE; virtual time has no host clock behind it. */
 const CLOCK_STABLE = 2
@@ -149,7 +76,9 @@ export const miscVmHandlers: readonly VmRow[] = [
     'KVM_SET_BOOT_CPU_ID',
     (vm, _bytes, id) => {
       if (vm.vcpus.size > 0) return vm.kernel.refuse('EBUSY', 'KVM_SET_BOOT_CPU_ID', 'vCPUs exist already', `${X86} kvm_arch_vm_ioctl`)
-      if (!(id >= 0 && id < 4096)) return vm.kernel.refuse('EINVAL', 'KVM_SET_BOOT_CPU_ID', `vCPU id ${id}`, `${X86} kvm_arch_vm_ioctl`)
+      // Greater is refused, equal is not: as Linux has it.
+      if (!(id >= 0 && id <= MAX_VCPU_IDS && (vm.maxVcpuIds === 0 || id <= vm.maxVcpuIds)))
+        return vm.kernel.refuse('EINVAL', 'KVM_SET_BOOT_CPU_ID', `vCPU id ${id}`, `${X86} kvm_arch_vm_ioctl`)
       vm.view.setUint32(VM_BSP_ID, id, true)
       return 0
     },

@@ -52,6 +52,8 @@ export class VmFd implements FileDescriptor, Target {
   readonly td: TdInfo | null
   sevEs = false
   exceptionPayload = false
+  /** max_vcpu_ids: 0 = not settled. */
+  maxVcpuIds = 0
   tripleFaultEvent = false
   /** KVM_SET_CLOCK: kvmclock minus virtual time. */
   clockOffset = 0n

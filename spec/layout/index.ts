@@ -124,6 +124,8 @@ export const constants: Readonly<Record<string, number>> = {
   UNIMPLEMENTED_SVM: 4,
   UNIMPLEMENTED_DELIVERY_MMIO: 5,
   UNIMPLEMENTED_MMIO_LENGTH: 6,
+  // not ours: KVM's emulator lacks it
+  UNIMPLEMENTED_MMIO_X87: 7,
   EXCF_ERROR: 1,
   EXCF_SOFT: 2,
   EXCF_INT3: 4,

@@ -97,12 +97,12 @@ export const chip = struct(
     ['LOWEST_PRIORITY', 'u32', 'round robin of lowest-priority delivery'],
     ['USER_DEADLINE', 'u64', 'virtual ns at which KVM_RUN returns for the VMM, all ones = none'],
     ['RUNNING', 'u32', 'vCPU whose time is the VM clock now'],
-    ['IRQ_SOURCES', 'u32', 'irq source per GSI', 32],
+    ['IRQ_SOURCES', 'u32', 'per GSI: sources that hold its line (1, 2), GSI_RESAMPLE, GSI_ACKED', 32],
     ['ROUTE_TABLE', 'u32', 'address of a routing table that does not fit here, 0 = none', 1, 0x300],
     ['RESERVED_ROUTES', 'u32', 'KVM_CAP_SPLIT_IRQCHIP: GSIs of the IOAPIC in userspace'],
     ['X2APIC_API', 'u32', 'KVM_CAP_X2APIC_API flags'],
-    ['RESAMPLE_GSIS', 'u32', 'GSIs with resampling irqfds'],
-    ['ACKED', 'u32', 'those the guest has acknowledged since the host looked'],
+    ['RESAMPLE_GSIS', 'u32', 'number of GSIs with resampling irqfds'],
+    ['MORE_SOURCES', 'u32', 'address of the words of GSIs from 32 on (4096 in all), 0 = not needed yet'],
     ['HOST_WORK', 'u32', '1: KVM_RUN returns to the host loop (WHY_HOST)'],
     ['IOEVENTS', 'u32', 'address of the ioeventfd rows, 0 = none'],
     ['IOEVENT_COUNT', 'u32', 'rows ever used'],
@@ -113,6 +113,8 @@ export const chip = struct(
 )
 
 export const irqchipConstants: Readonly<Record<string, number>> = {
+  GSI_RESAMPLE: 0x100,
+  GSI_ACKED: 0x200,
   APIC_ID: 0x20,
   APIC_VERSION: 0x30,
   APIC_TPR: 0x80,

@@ -57,6 +57,11 @@ const vm = struct(
     ['ZONE_COUNT', 'u32', ''],
     ['ZONE_FIRST', 'u32', "consumer's index of the coalesced ring as last seen"],
     ['ZONE_LAST', 'u32', "producer's index"],
+    ['DISABLED_QUIRKS', 'u32', 'KVM_CAP_DISABLE_QUIRKS(2): QUIRK_*'],
+    ['DISABLED_EXITS', 'u32', 'KVM_CAP_X86_DISABLE_EXITS: EXITS_*'],
+    ['NO_PLATFORM_INFO', 'u32', 'KVM_CAP_MSR_PLATFORM_INFO: 1 = a guest cannot read MSR 0xce'],
+    ['EMULATION_EXITS', 'u32', 'KVM_CAP_EXIT_ON_EMULATION_FAILURE'],
+    ['APIC_BUS_NS', 'u64', 'KVM_CAP_X86_APIC_BUS_CYCLES_NS'],
   ],
   0x2000,
 )

@@ -1,7 +1,7 @@
 /** Accesses beyond the plain hit: page crossings, slots, dirty log, pages with code, the size budget. */
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { bareMachine, call, call64, L, loadCore, type Bare } from '../support/core.ts'
+import { bareMachine, call, call64, frameOf, L, loadCore, type Bare } from '../support/core.ts'
 
 const test = suite('memory access')
 const OP = 0x8000
@@ -158,7 +158,7 @@ test('stores to code lines drop the code, stores beside them do not', () => {
   assert.is(core.view.getBigUint64(entry + L.TLB_WRITE, true), 0x2000n)
   const block = call(core, 'lookup', s)
   assert.is.not(block, 0)
-  const frame = core.view.getUint32(core.view.getUint32(m.backing + L.BACKING_FRAMES, true) + 2 * 4, true)
+  const frame = frameOf(core.view, m.backing, 2)
   const mask = (): number => core.view.getUint32(L.FRAME_INFO + (frame >>> 12) * L.SIZEOF_FRAME + L.FRAME_CODE, true)
   assert.is(mask(), 2)
   assert.is(core.view.getBigUint64(entry + L.TLB_WRITE, true), 0xffffffffffffffffn, 'no write tag any more')

@@ -4,7 +4,7 @@
  */
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { bareMachine, call, call64, L } from '../support/core.ts'
+import { bareMachine, call, call64, frameOf, L } from '../support/core.ts'
 
 const test = suite('encryption views')
 
@@ -102,11 +102,10 @@ function world() {
   call(core, 'flushTlb', s)
   const dram = new Uint8Array(PAGES * 4096)
   const frame = (page: number): number => {
-    const map = core.view.getUint32(backing + L.BACKING_FRAMES, true)
-    const f = core.view.getUint32(map + page * 4, true)
+    const f = frameOf(core.view, backing, page)
     if (f !== 0) return f
     call(core, 'backingInfo', backing, page)
-    return core.view.getUint32(map + page * 4, true)
+    return frameOf(core.view, backing, page)
   }
   return {
     ...m,

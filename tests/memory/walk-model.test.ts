@@ -4,7 +4,7 @@
  */
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { bareMachine, call, L } from '../support/core.ts'
+import { bareMachine, call, frameOf, L } from '../support/core.ts'
 
 const test = suite('page walks against a model')
 const OP = 0x8000
@@ -190,7 +190,7 @@ function run(seed: number, style: Style, steps: number): void {
         seen.ok++
         const place = Number.parseInt(expected.result.slice(5), 16)
         if (kind === 'x') {
-          const frame = core.view.getUint32(core.view.getUint32(backing + L.BACKING_FRAMES, true) + (place >> 12) * 4, true)
+          const frame = frameOf(core.view, backing, place >> 12)
           assert.is(address, frame + Number(va & 0xfffn), where)
         }
         const data = core.view.getUint8(L.STAGING)

@@ -5,6 +5,7 @@
  */
 import { readFileSync } from 'node:fs'
 import * as L from '../../host/generated/layout.ts'
+import { frameOf } from '../support/core.ts'
 import type { Case } from './generate.ts'
 import type { Outcome } from './native.ts'
 import { CODE, CODE_SIZE, codeBase, DATA, DATA_SIZE, GS_BASE, patternByte, RAN, SEGMENTS, WINDOW, WINDOWS } from './place.ts'
@@ -52,6 +53,7 @@ export class Emulated {
   private readonly memory: WebAssembly.Memory
   private readonly call: Exports
   private readonly s: number
+  /** Its BACKING. */
   private readonly frames: number
   private readonly bytes: Uint8Array
   private readonly view: DataView
@@ -79,7 +81,7 @@ export class Emulated {
     const result = this.call.slotSet(vm, 0, 0n, BigInt(PAGES * 4096), 0, backing, 0)
     if (result !== 0) throw new Error(`slotSet: ${result}`)
     this.view = new DataView(this.memory.buffer)
-    this.frames = this.view.getUint32(backing + L.BACKING_FRAMES, true)
+    this.frames = backing
     this.bytes = new Uint8Array(this.memory.buffer)
     this.buildAddressSpace(backing)
     this.gpr = new BigUint64Array(this.memory.buffer, this.s, 16)
@@ -96,7 +98,7 @@ export class Emulated {
 
   /** Linear-memory address of a guest-physical page. */
   private frame(page: number): number {
-    return this.view.getUint32(this.frames + page * 4, true)
+    return frameOf(this.view, this.frames, page)
   }
 
   private buildAddressSpace(backing: number): void {

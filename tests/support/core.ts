@@ -79,3 +79,9 @@ export function bareMachine(pages: number, limit = 0): Bare {
   if (status !== 0) throw new Error(`slotSet: ${status}`)
   return { core, vm, s, backing }
 }
+
+/** Linear address of the frame of a backing's page, 0 = never touched. */
+export function frameOf(view: DataView, backing: number, page: number): number {
+  const leaf = view.getUint32(view.getUint32(backing + L.BACKING_FRAMES, true) + (page >>> 10) * 4, true)
+  return leaf === 0 ? 0 : view.getUint32(leaf + (page & 1023) * 4, true)
+}

@@ -200,7 +200,7 @@ export class RawGuest {
       // PML4 at 0x10000, PDPT at 0x11000 with one 1 GiB page.
       this.memory.write(0x10000, new Uint8Array(new BigUint64Array([0x11003n]).buffer))
       this.memory.write(0x11000, new Uint8Array(new BigUint64Array([0x83n, 0x40000083n, 0x80000083n, 0xc0000083n]).buffer))
-      view.setBigUint64(SREGS_CR0, 0x80000011n, true)
+      view.setBigUint64(SREGS_CR0, 0x80010011n, true)
       view.setBigUint64(SREGS_CR0 + 16, 0x10000n, true)
       view.setBigUint64(SREGS_CR0 + 24, 0x620n, true)
       view.setBigUint64(SREGS_CR0 + 40, 0x500n, true)
