@@ -116,7 +116,7 @@ const list: readonly Msr[] = [
   special(0xc0010131, 'SEV_STATUS', { access: 'ro', pass: true }),
   constant(0xc0011021, 'F15H_IC_CFG', 0n, 'ignore'),
   constant(0xc0011022, 'AMD64_DC_CFG', 0n, 'ignore'),
-  stored(0xc0011029, 'AMD64_DE_CFG', { mask: 2n, reset: 2n, save: true }),
+  stored(0xc0011029, 'AMD64_DE_CFG', { mask: 2n, save: true }),
   constant(0xc001102a, 'AMD64_BU_CFG2', 0n, 'ignore'),
 ]
 

@@ -29,7 +29,6 @@ import {
   CPU_CR3,
   CPU_CR4,
   CPU_CR8,
-  CPU_DR7,
   CPU_EFER,
   CPU_EFLAGS,
   CPU_LEAVE,
@@ -38,6 +37,7 @@ import {
   SEG_BASE,
   SEG_CS,
   VM_SEV,
+  CPU_RIP,
   CPU_STOP_REASON,
   CPU_TRIPLE_FAULT,
   CPU_XCR0,
@@ -45,11 +45,13 @@ import {
   EXC_UD,
   LEAVE_BRANCH,
   LEAVE_EXIT_BRANCH,
+  LEAVE_EXIT_RETRY,
   LEAVE_NEXT,
   STOP_SHUTDOWN,
   OPF_LOCK,
   OP_FLAGS,
   OP_MODRM,
+  OP_OFFSET,
   OP_REG,
   OP_RM,
   UNIMPLEMENTED_SVM,
@@ -57,6 +59,8 @@ import {
 import { flushTlb, flushTlbLocal, invalidatePage, selectTlb } from '../memory/tlb'
 import { readMem, writeBytes, writeMem } from '../memory/access'
 import { vmmcall } from './vmgexit'
+import { activeDr7, hostBreakpoints } from '../cpu/watch'
+import { exitBreakpointAt } from '../kvm/debug'
 import { pollPause } from '../kvm/pio'
 import { inSmm, leaveSmm } from '../kvm/smm'
 import { quirk, vmOf } from '../kvm/state'
@@ -143,11 +147,18 @@ function drNumber(s: usize, op: usize): u32 {
   return n
 }
 
+/** DR7.GD: #DB with BD, or the debugger's exit (KVM_GUESTDBG_USE_HW_BP). */
+function debugRegisterGuarded(s: usize, op: usize): u32 {
+  if (!hostBreakpoints(s)) return raiseDebug(s, 0x2000)
+  exitBreakpointAt(s, load<u64>(s, CPU_RIP) + <u64>load<u16>(op, OP_OFFSET), 0x2000)
+  return LEAVE_EXIT_RETRY
+}
+
 export function movFromDr(s: usize, op: usize): u32 {
   const n = drNumber(s, op)
   if (n == 0xff) return raise(s, EXC_UD)
   if (cpl(s) != 0) return gp(s)
-  if ((load<u64>(s, CPU_DR7) & 0x2000) != 0) return raiseDebug(s, 0x2000)
+  if ((activeDr7(s) & 0x2000) != 0) return debugRegisterGuarded(s, op)
   if (n == 7 && sevEs(s)) return vmmCommunication(s, 0x27)
   writeRegister(s + <usize>load<u8>(op, OP_RM), code64(s) ? 8 : 4, readDr(s, n))
   return 0
@@ -157,7 +168,7 @@ export function movToDr(s: usize, op: usize): u32 {
   const n = drNumber(s, op)
   if (n == 0xff) return raise(s, EXC_UD)
   if (cpl(s) != 0) return gp(s)
-  if ((load<u64>(s, CPU_DR7) & 0x2000) != 0) return raiseDebug(s, 0x2000)
+  if ((activeDr7(s) & 0x2000) != 0) return debugRegisterGuarded(s, op)
   const from = s + <usize>load<u8>(op, OP_RM)
   const value = code64(s) ? load<u64>(from) : <u64>load<u32>(from)
   if (n == 7 && sevEs(s)) return vmmCommunication(s, 0x37)

@@ -52,9 +52,13 @@ export function exitStep(s: usize): void {
 
 /** A breakpoint of KVM_GUESTDBG_USE_HW_BP was hit: `bits` are B0..B3 (and BS). */
 export function exitBreakpoint(s: usize, bits: u32): void {
+  exitBreakpointAt(s, load<u64>(s, CPU_RIP), bits)
+}
+
+export function exitBreakpointAt(s: usize, rip: u64, bits: u32): void {
   const run = runOf(s)
   store<u32>(run, EXC_DB, RUN_DEBUG_EXCEPTION)
-  store<u64>(run, linear(s, load<u64>(s, CPU_RIP)), RUN_DEBUG_PC)
+  store<u64>(run, linear(s, rip), RUN_DEBUG_PC)
   store<u64>(run, DR6_FIXED | <u64>bits, RUN_DEBUG_DR6)
   store<u64>(run, load<u64>(vkvm(s), VKVM_DEBUG_DR7), RUN_DEBUG_DR7)
   stopForExit(s, KVM_EXIT_DEBUG)

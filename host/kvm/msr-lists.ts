@@ -9,5 +9,11 @@ export function isPassThrough(index: number): boolean {
 
 export const savedMsrs: readonly number[] = msrs.filter((msr) => msr.save).map((msr) => msr.index)
 
-/** MSR-based features (KVM_GET_MSR_FEATURE_INDEX_LIST): AMD64_DE_CFG and the microcode revision. */
-export const featureMsrs: readonly number[] = [0x8b, 0xc0011029]
+/** MSR-based features: microcode revision, and AMD64_DE_CFG with LFENCE_SERIALIZE. */
+export const featureMsrValues: ReadonlyMap<number, bigint> = new Map([
+  [0x8b, 0x1000065n],
+  [0xc0011029, 2n],
+])
+
+/** KVM_GET_MSR_FEATURE_INDEX_LIST. */
+export const featureMsrs: readonly number[] = [...featureMsrValues.keys()]

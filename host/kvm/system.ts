@@ -8,7 +8,7 @@ import { checkExtension } from './caps.ts'
 import { dispatch, type IoctlTable, ioctlTable, type Target, viewOf } from './dispatch.ts'
 import type { FileDescriptor, IoctlArgument, Kernel } from './kernel.ts'
 import { featureMsrs, savedMsrs } from './msr-lists.ts'
-import { mceCapSupported } from './vcpu-msrs.ts'
+import { getFeatureMsrs, mceCapSupported, msrEntries } from './vcpu-msrs.ts'
 import { XCR0_SUPPORTED } from './vcpu-fpu.ts'
 import { supportedVmTypes } from './vm-types.ts'
 import { VmFd } from './vm.ts'
@@ -40,6 +40,7 @@ export class SystemFd implements FileDescriptor, Target {
           (system, bytes) => system.#list('KVM_GET_MSR_FEATURE_INDEX_LIST', bytes, featureMsrs),
           { tail: listTail },
         ],
+        ['KVM_GET_MSRS', (system, bytes) => getFeatureMsrs(system.kernel, bytes), { tail: msrEntries, row: 'KVM_GET_MSRS@system' }],
         ['KVM_X86_GET_MCE_CAP_SUPPORTED', (system, bytes) => system.#mce(bytes)],
         ['KVM_HAS_DEVICE_ATTR', (system, bytes) => (system.#attribute('KVM_HAS_DEVICE_ATTR', bytes) === null ? -6 : 0)],
         ['KVM_GET_DEVICE_ATTR', (system, bytes) => system.#getAttribute(bytes)],

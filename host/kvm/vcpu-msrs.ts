@@ -6,7 +6,8 @@
 import { VM_TYPE } from '../generated/kvm-abi.ts'
 import { CPU_CR4, CPU_MC_BANKS, CPU_MCG_CAP, CPU_MCG_CTL, CPU_MCG_STATUS } from '../generated/layout.ts'
 import { CPUID_ENTRY_SIZE } from '../cpuid/entries.ts'
-import { isPassThrough } from './msr-lists.ts'
+import type { Kernel } from './kernel.ts'
+import { featureMsrValues, isPassThrough } from './msr-lists.ts'
 import { viewOf } from './dispatch.ts'
 import { hold } from './held-events.ts'
 import { setTdMsr, tdHasMsr, tdMsr, tdMsrReadOnly } from './tdx-msrs.ts'
@@ -218,11 +219,35 @@ function setMce(vcpu: VcpuFd, bytes: Uint8Array): number {
   return 0
 }
 
-const entries = (header: DataView): number => 8 + header.getUint32(0, true) * 16
+/** KVM_GET_MSRS on /dev/kvm: MSR-based features of the host (kvm_get_feature_msr); the number read. */
+export function getFeatureMsrs(kernel: Kernel, bytes: Uint8Array): number {
+  const view = viewOf(bytes)
+  const count = view.getUint32(0, true)
+  if (count >= MAX_IO_MSRS)
+    return kernel.refuse('E2BIG', 'KVM_GET_MSRS', `${count} entries (fewer than ${MAX_IO_MSRS})`, 'arch/x86/kvm/msrs.c msr_io')
+  if (bytes.length < 8 + count * 16) return kernel.badPointer('KVM_GET_MSRS', 'the entries run over the end of the buffer')
+  for (let i = 0; i < count; i++) {
+    const index = view.getUint32(8 + i * 16, true)
+    const value = featureMsrValues.get(index)
+    if (value === undefined) {
+      kernel.refuse(
+        'EINVAL',
+        'KVM_GET_MSRS',
+        `stopped at MSR 0x${index.toString(16)}: no feature`,
+        'arch/x86/kvm/msrs.c do_get_feature_msr',
+      )
+      return i
+    }
+    view.setBigUint64(16 + i * 16, value, true)
+  }
+  return count
+}
+
+export const msrEntries = (header: DataView): number => 8 + header.getUint32(0, true) * 16
 
 export const msrHandlers: readonly VcpuRow[] = [
-  ['KVM_GET_MSRS', getMsrs, { tail: entries }],
-  ['KVM_SET_MSRS', setMsrs, { tail: entries }],
+  ['KVM_GET_MSRS', getMsrs, { tail: msrEntries }],
+  ['KVM_SET_MSRS', setMsrs, { tail: msrEntries }],
   ['KVM_X86_SETUP_MCE', setupMce],
   ['KVM_X86_SET_MCE', setMce],
 ]

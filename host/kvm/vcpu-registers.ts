@@ -35,20 +35,34 @@ const CR4_FEATURES: readonly (readonly [cr4: number, leaf: number, at: number, b
   [22, 7, 20, 3],
 ]
 
-/** cr4_guest_rsvd_bits: nothing before KVM_SET_CPUID2. */
-function guestReservedCr4({ cpuid }: VcpuFd): bigint {
-  if (cpuid.length === 0) return 0n
+/** __kvm_valid_efer: LME and LMA, NX, SVME, FFXSR, AUTOIBRS. */
+const EFER_FEATURES: typeof CR4_FEATURES = [
+  [8, 0x80000001, 24, 29],
+  [10, 0x80000001, 24, 29],
+  [11, 0x80000001, 24, 20],
+  [12, 0x80000001, 20, 2],
+  [14, 0x80000001, 24, 25],
+  [21, 0x80000021, 12, 8],
+]
+
+/** Bits of the register whose feature the guest's CPUID lacks. */
+function guestReserved({ cpuid }: VcpuFd, features: typeof CR4_FEATURES): bigint {
   const view = viewOf(cpuid)
   const has = new Map<number, number>()
   for (let at = 0; at < cpuid.length; at += CPUID_ENTRY_SIZE) {
     if (view.getUint32(at + 4, true) === 0) has.set(view.getUint32(at, true), at)
   }
   let reserved = 0n
-  for (const [cr4, leaf, offset, bit] of CR4_FEATURES) {
+  for (const [which, leaf, offset, bit] of features) {
     const at = has.get(leaf)
-    if (at === undefined || ((view.getUint32(at + offset, true) >>> bit) & 1) === 0) reserved |= 1n << BigInt(cr4)
+    if (at === undefined || ((view.getUint32(at + offset, true) >>> bit) & 1) === 0) reserved |= 1n << BigInt(which)
   }
   return reserved
+}
+
+/** cr4_guest_rsvd_bits: 6.12 has none before KVM_SET_CPUID2, 7.3 begins with an empty table. */
+function guestReservedCr4(vcpu: VcpuFd): bigint {
+  return vcpu.cpuid.length === 0 && vcpu.kernel.options.linux === '6.12' ? 0n : guestReserved(vcpu, CR4_FEATURES)
 }
 
 /** Legacy SEV-ES: only what the write traps and the GHCB told KVM is valid (facts/kvm.md 2.1). */
@@ -118,6 +132,12 @@ function storeSregs(vcpu: VcpuFd, name: string, from: DataView): number {
   if (absent !== 0n) {
     const reason = `CR4 0x${absent.toString(16)}: the vCPU's CPUID lacks the feature`
     return vcpu.kernel.refuse('EINVAL', name, reason, 'arch/x86/kvm/regs.c kvm_is_valid_sregs (cr4_guest_rsvd_bits)')
+  }
+  // 6.12 does not hold EFER against CPUID here.
+  const efer = from.getBigUint64(SREGS.EFER, true) & (kernel.options.linux === '6.12' ? 0n : guestReserved(vcpu, EFER_FEATURES))
+  if (efer !== 0n) {
+    const reason = `EFER 0x${efer.toString(16)}: the vCPU's CPUID lacks the feature`
+    return kernel.refuse('EINVAL', name, reason, 'arch/x86/kvm/msrs.c kvm_valid_efer (kvm_is_valid_sregs)')
   }
   if (!validSregs(from, (1n << bits) - 1n)) {
     return kernel.refuse('EINVAL', name, 'CR0, CR3, CR4, EFER and CS do not fit together', 'arch/x86/kvm/regs.c kvm_is_valid_sregs')

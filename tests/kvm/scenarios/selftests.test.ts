@@ -1,7 +1,7 @@
 /** Behaviour that Linux's own KVM selftests found wrong (tests/suites/selftests runs them); a small guest for each. */
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { ERRNO, EXIT, RUN, REQUEST } from 'cloister'
+import { ERRNO, EXIT, openKvm, REQUEST, RUN } from 'cloister'
 import { realModeGuest } from './guest.ts'
 
 test('immediate_exit completes the access and leaves exit_reason', async () => {
@@ -137,6 +137,58 @@ test('KVM_SET_NR_MMU_PAGES takes 64 pages and more', async () => {
   const { kvm, vm } = await realModeGuest([0xf4])
   assert.is(kvm.ioctl(vm.fd, REQUEST.KVM_SET_NR_MMU_PAGES, 63), -ERRNO.EINVAL)
   assert.is(kvm.ioctl(vm.fd, REQUEST.KVM_SET_NR_MMU_PAGES, 64), 0)
+})
+
+test('KVM_SET_SREGS: CR4 and EFER need the feature in CPUID, in 7.3 also before KVM_SET_CPUID2', async () => {
+  for (const linux of ['6.12', '7.3'] as const) {
+    const kvm = await openKvm({ memory: 64 << 20, linux })
+    const vcpu = kvm.createVm('default').createVcpu(0)
+    const refused = (change: { cr4?: bigint; efer?: bigint }): boolean => {
+      try {
+        vcpu.setSregs({ ...vcpu.getSregs(), ...change })
+        return false
+      } catch {
+        return true
+      }
+    }
+    const SMEP = 1n << 20n
+    const LME = 1n << 8n
+    const SVME = 1n << 12n
+    assert.equal([refused({ cr4: SMEP }), refused({ efer: LME })], linux === '6.12' ? [false, false] : [true, true], linux)
+    assert.is(refused({ cr4: 0n, efer: 0n }), false)
+    vcpu.setCpuid2(kvm.supportedCpuid())
+    assert.equal([refused({ cr4: SMEP }), refused({ efer: LME })], [false, false], linux)
+    assert.is(refused({ efer: SVME }), linux === '7.3', 'not offered')
+  }
+})
+
+const featureMsrs = (...indices: number[]): Uint8Array => {
+  const bytes = new Uint8Array(8 + indices.length * 16)
+  const view = new DataView(bytes.buffer)
+  view.setUint32(0, indices.length, true)
+  for (const [i, index] of indices.entries()) view.setUint32(8 + i * 16, index, true)
+  return bytes
+}
+
+test('KVM_GET_MSRS on /dev/kvm reads feature MSRs and stops at any other', async () => {
+  const kvm = await openKvm({ memory: 64 << 20 })
+  const fd = kvm.open('/dev/kvm')
+  const bytes = featureMsrs(0xc0011029, 0x8b, 0x10)
+  assert.is(kvm.ioctl(fd, REQUEST.KVM_GET_MSRS, bytes), 2)
+  assert.is(new DataView(bytes.buffer).getBigUint64(16, true), 2n)
+  assert.is(kvm.ioctl(fd, REQUEST.KVM_GET_MSRS, bytes.subarray(0, 39)), -ERRNO.EFAULT)
+})
+
+test('DR7.GD of the debugger stops at the access to a debug register', async () => {
+  // nop; mov eax, dr0; hlt
+  const { kvm, vcpu } = await realModeGuest([0x90, 0x0f, 0x21, 0xc0, 0xf4])
+  const debug = new Uint8Array(72)
+  new DataView(debug.buffer).setUint32(0, 0x20001, true)
+  new DataView(debug.buffer).setBigUint64(64, 0x2400n, true)
+  assert.is(kvm.ioctl(vcpu.fd, REQUEST.KVM_SET_GUEST_DEBUG, debug), 0)
+  const exit = vcpu.run()
+  assert.is(exit.reason, 'KVM_EXIT_DEBUG')
+  if (exit.reason === 'KVM_EXIT_DEBUG') assert.equal([exit.pc, exit.dr6], [0x1001n, 0xffff2ff0n])
 })
 
 test.run()

@@ -5,7 +5,7 @@
  * writes a line per operation.
  */
 import { spawn, spawnSync } from 'node:child_process'
-import { closeSync, mkdtempSync, openSync, readFileSync, readlinkSync, readSync, rmSync, writeSync, readdirSync } from 'node:fs'
+import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, readlinkSync, readSync, rmSync, writeSync, readdirSync } from 'node:fs'
 import { constants, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { CpuidEntry } from '../../../host/cpuid/entries.ts'
@@ -20,6 +20,9 @@ import { ClientSpace, type Segment } from './space.ts'
 const EINTR = 4
 const ENOENT = 2
 const ENOMEM = 12
+const ENOTTY = 25
+/** kvm_userspace_memory_region2.guest_memfd. */
+const GUEST_MEMFD_AT = 40
 /** Slots that are shared eagerly: the core's memory is 4 GiB. */
 const MOST = 3 * 2 ** 30
 
@@ -93,6 +96,7 @@ class Server {
   readonly #space: ClientSpace
   readonly #table: readonly CpuidEntry[]
   readonly #shared: { fd: number; base: number }
+  #pid = 0
   /** Of the answer under way. */
   value = 0
   segments: Segment[] = []
@@ -150,7 +154,26 @@ class Server {
     return result
   }
 
+  /** A descriptor of the client that KVM knows nothing of is open all the same (-EINVAL and not -EBADF). */
+  #ordinaryFile(fd: number): boolean {
+    const { files } = this.#kvm.kernel
+    if ((files[fd] ?? null) !== null || fd < 0 || !existsSync(`/proc/${this.#pid}/fd/${fd}`)) return false
+    while (files.length <= fd) files.push(null)
+    files[fd] = { kind: 'stats', ioctl: () => -ENOTTY, close: () => undefined }
+    return true
+  }
+
   #ioctl(asked: Asked, argument: bigint): number {
+    if (asked.request !== REQUEST.KVM_SET_USER_MEMORY_REGION2) return this.#call(asked, argument)
+    const field = new Uint8Array(4)
+    const named = this.#space.peek(asked.a + GUEST_MEMFD_AT, field) ? new DataView(field.buffer).getInt32(0, true) : -1
+    const placed = this.#ordinaryFile(named)
+    const result = this.#call(asked, argument)
+    if (placed) this.#kvm.kernel.files[named] = null
+    return result
+  }
+
+  #call(asked: Asked, argument: bigint): number {
     const { fd, request, spare } = asked
     this.#space.forgetWanted()
     const result = this.#kvm.ioctl(fd, request, (request >>> 16) & 0x3fff ? argument : asked.a)
@@ -283,6 +306,7 @@ class Server {
       case 12:
         return this.#parameter(this.#text(a), b, Number(c))
       case 13:
+        this.#pid = a
         this.#space.memory = openSync(`/proc/${a}/mem`, 'r+')
         this.value = process.pid
         this.segments = [{ at: this.#shared.fd, length: 0, offset: 0 }]

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -455,7 +456,9 @@ void *mmap(void *address, size_t length, int protection, int flags, int fd, off_
 			errno = ENODEV;
 			return MAP_FAILED;
 		}
-		if (file->kind == GMEM && !(flags & MAP_SHARED)) {
+		/* A guest_memfd and the dirty ring (kvm_vcpu_mmap). */
+		if ((file->kind == GMEM && !(flags & MAP_SHARED)) ||
+		    (file->kind == VCPU && offset >= 64 * (off_t)PAGE && (!(flags & MAP_SHARED) || (protection & PROT_EXEC)))) {
 			errno = EINVAL;
 			return MAP_FAILED;
 		}
@@ -668,6 +671,16 @@ ssize_t write(int fd, const void *bytes, size_t n)
 			return finish(r);
 	}
 	return syscall(SYS_write, fd, bytes, n);
+}
+
+int eventfd_write(int fd, eventfd_t value)
+{
+	return write(fd, &value, sizeof(value)) == sizeof(value) ? 0 : -1;
+}
+
+int eventfd_read(int fd, eventfd_t *value)
+{
+	return read(fd, value, sizeof(*value)) == sizeof(*value) ? 0 : -1;
 }
 
 ssize_t pwrite(int fd, const void *bytes, size_t n, off_t offset)
