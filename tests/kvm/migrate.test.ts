@@ -1,4 +1,4 @@
-/** Mirrors and moves of SEV contexts (selftest sev_migrate_tests), /dev/sev, statistics, kicks by handle. */
+/** Mirrors and moves of SEV contexts (selftest sev_migrate_tests), statistics, kicks by handle. */
 import { readFileSync } from 'node:fs'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -136,35 +136,6 @@ for (const type of ['sev-es-legacy', 'sev-es'] as const) {
     assert.equal(kvm.kernel.internalErrors, [])
   })
 }
-
-test('/dev/sev: CSR, import, SNP status, config and VLEK', async () => {
-  const kvm = await open()
-  const memory = kvm.mmap(-1, 0x4000)
-  const pointer = (length: number): Uint8Array => {
-    const bytes = new Uint8Array(12)
-    new DataView(bytes.buffer).setBigUint64(0, length === 0 ? 0n : memory.address, true)
-    new DataView(bytes.buffer).setUint32(8, length, true)
-    return bytes
-  }
-  const query = kvm.sevIssue(3, pointer(0))
-  assert.is(query.errno, -ERRNO.EIO)
-  const needed = new DataView(query.data.buffer).getUint32(8, true)
-  assert.is(needed, 2084)
-  assert.is(kvm.sevIssue(3, pointer(needed)).errno, 0)
-  assert.is(memory.read(0, 4)[0], 1)
-  assert.is(kvm.sevIssue(6, new Uint8Array(24)).errno, -ERRNO.EINVAL)
-  const status = kvm.sevIssue(9, new Uint8Array(32))
-  assert.is(status.errno, 0)
-  assert.equal([status.data[0], status.data[2]], [1, 1])
-  assert.is(kvm.sevIssue(10, new Uint8Array(0)).errno, 0)
-  const config = new Uint8Array(64)
-  new DataView(config.buffer).setBigUint64(0, 0xd200000000000003n, true)
-  assert.is(kvm.sevIssue(11, config).errno, 0)
-  assert.is(new DataView(kvm.sevIssue(9, new Uint8Array(32)).data.buffer).getBigUint64(24, true), 0xd200000000000003n)
-  config[0] = 9
-  assert.is(kvm.sevIssue(11, config).errno, -ERRNO.EIO)
-  assert.is(kvm.sevIssue(12, new Uint8Array(16)).errno, -ERRNO.EINVAL)
-})
 
 test('statistics as Linux lays them out', async () => {
   const kvm = await open()
