@@ -57,8 +57,18 @@ export const GUEST_STATE = { UNINIT: 0, LAUNCH_UPDATE: 1, LAUNCH_SECRET: 2, RUNN
 /** Guest policy bits of SEV and SEV-ES. */
 export const SEV_POLICY = { NODBG: 1, NOKS: 2, ES: 4, NOSEND: 8, DOMAIN: 16, SEV: 32 } as const
 
-/** SNP guest policy: bits KVM accepts (0..17, 19..25) and the bit that must be set. */
-export const SNP_POLICY = { MASK: 0x3fbffffn, REQUIRED: 0x20000n, SMT: 0x10000n, DEBUG: 0x80000n } as const
+/**
+ * SNP guest policy: bits KVM accepts (7.3: 0..17, 19..25; 6.12: 0..17, 19, 20), the bit that must be set, and the two bits that
+ * 6.12 demands and refuses (SMT, SINGLE_SOCKET).
+ */
+export const SNP_POLICY = {
+  MASK: 0x3fbffffn,
+  MASK_6_12: 0x1bffffn,
+  REQUIRED: 0x20000n,
+  SMT: 0x10000n,
+  DEBUG: 0x80000n,
+  SINGLE_SOCKET: 0x100000n,
+} as const
 
 /** VMSA SEV_FEATURES bits (APM vol 2, 15.34 and appendix B). */
 export const SEV_FEATURE = { SNP_ACTIVE: 1n, DEBUG_SWAP: 1n << 5n, SECURE_TSC: 1n << 9n } as const
@@ -86,3 +96,21 @@ export const SNP_TCB = 0xd316000000000004n
 
 /** Wrapped VLEK hashstick (SEV-SNP ABI 56860, SNP_VLEK_LOAD): length of the IV, then offsets. */
 export const SNP_VLEK = { IV: 12, WRAPPED: 16, TCB: 400, TAG: 416, SIZE: 432 } as const
+
+/** Page types of SNP_LAUNCH_UPDATE (Linux include/linux/psp-sev.h SNP_PAGE_TYPE_*). VMSA is KVM's own. */
+export const SNP_PAGE = { NORMAL: 1, VMSA: 2, ZERO: 3, UNMEASURED: 4, SECRETS: 5, CPUID: 6 } as const
+
+/** ID block and ID authentication page of SNP_LAUNCH_FINISH (SEV-SNP ABI 56860; AMD's sev-tool, sevapi.h): sizes and offsets. */
+export const SNP_ID = {
+  BLOCK_SIZE: 96,
+  BLOCK_FAMILY: 48,
+  BLOCK_VERSION: 80,
+  BLOCK_POLICY: 88,
+  AUTH_SIZE: 4096,
+  AUTH_BLOCK_SIGNATURE: 0x40,
+  AUTH_ID_KEY: 0x240,
+  AUTH_ID_KEY_SIGNATURE: 0x680,
+  AUTH_AUTHOR_KEY: 0x880,
+  SIGNATURE_SIZE: 512,
+  KEY_SIZE: 1028,
+} as const

@@ -142,7 +142,8 @@ export class VmFd implements FileDescriptor, Target {
 
   /** Hex of the digest the firmware holds, null without a guest context. */
   launchDigest(): string | null {
-    return this.sev?.guest ? hex(this.sev.guest.digest) : null
+    const guest = this.sev?.snp?.guest ?? this.sev?.guest
+    return guest ? hex(guest.digest) : null
   }
 
   /** kvm_sync_valid_fields: what kvm_valid_regs and kvm_dirty_regs may name (REGS 1, SREGS 2, EVENTS 4). */
