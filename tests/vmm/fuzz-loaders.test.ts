@@ -46,6 +46,7 @@ const samples: [name: string, bytes: Uint8Array][] = [
   ['multiboot flat, bss', multibootFlat({ end: 0x100200, bss: 0x110000 })],
   ['pvh', pvh()],
   ['bzImage', bzImage()],
+  ['bzImage of 32 bits', bzImage({ flags: 0 })],
   ...heads(),
 ]
 

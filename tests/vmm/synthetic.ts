@@ -73,7 +73,7 @@ export function pvh({ entry = LOAD, address = LOAD, noteSize = 4 } = {}): Uint8A
   return file
 }
 
-/** bzImage of boot protocol 2.15, entered in 64-bit mode. */
+/** bzImage of boot protocol 2.15, entered in 64-bit mode, or in 32-bit mode with flags 0 (the code runs in both). */
 export function bzImage({ initSize = 0x10000, version = 0x20f, flags = 1 } = {}): Uint8Array {
   const file = new Uint8Array(0x800)
   const view = new DataView(file.buffer)
@@ -93,6 +93,6 @@ export function bzImage({ initSize = 0x10000, version = 0x20f, flags = 1 } = {})
     ...print,
     ...[0x0f, 0xb6, 0x07, 0xe7, 0xf4, 0xf4], // movzx eax, byte [rdi]; out 0xf4, eax; hlt
   ]
-  file.set(code, 0x400 + 0x200)
+  file.set(code, 0x400 + (flags & 1 ? 0x200 : 0))
   return file
 }

@@ -1,5 +1,5 @@
 /**
- * Kernels entered without firmware, told apart by content: bzImage at its 64-bit entry (Linux Documentation/arch/x86/boot.rst),
+ * Kernels entered without firmware, told apart by content: bzImage at its 64-bit or 32-bit entry (Linux Documentation/arch/x86/boot.rst),
  * ELF with a PVH note (Xen docs/misc/pvh.pandoc) and Multiboot 1 ELF32 (Multiboot specification 0.6.96).
  */
 import { CloisterError } from '../../errors.ts'
@@ -61,9 +61,10 @@ const code64 = (selector: number): EntryState['code'] => ({ ...flat, selector, t
 
 /** Linux wants __BOOT_CS 0x10 and __BOOT_DS 0x18; 0x08 is a 32-bit code segment. */
 const descriptors = [0n, 0x00cf9b000000ffffn, 0x00af9b000000ffffn, 0x00cf93000000ffffn]
-function gdtPiece(): Piece {
-  const bytes = new Uint8Array(descriptors.length * 8)
-  for (const [i, d] of descriptors.entries()) new DataView(bytes.buffer).setBigUint64(i * 8, d, true)
+const descriptors32 = [0n, 0n, 0x00cf9b000000ffffn, 0x00cf93000000ffffn]
+function gdtPiece(table: readonly bigint[] = descriptors): Piece {
+  const bytes = new Uint8Array(table.length * 8)
+  for (const [i, d] of table.entries()) new DataView(bytes.buffer).setBigUint64(i * 8, d, true)
   return { address: GDT, bytes }
 }
 const gdt = { base: GDT, limit: descriptors.length * 8 - 1 }
@@ -86,8 +87,9 @@ function loadBzImage({ kernel, initrd, append = '', memory, cpus }: KernelOption
   const view = new DataView(kernel.buffer, kernel.byteOffset, kernel.length)
   if (kernel.length < 0x268) refuse(`truncated: ${kernel.length} bytes are too short for a bzImage's header`)
   const version = view.getUint16(0x206, true)
-  if (version < 0x20c) refuse(`boot protocol ${version >> 8}.${version & 255}: the 64-bit entry needs 2.12`)
-  if ((view.getUint16(0x236, true) & 1) === 0) refuse('no 64-bit entry (xloadflags bit 0)')
+  if (version < 0x20c) refuse(`boot protocol ${version >> 8}.${version & 255}: 2.12 is the oldest that can be entered`)
+  // A 64-bit kernel says so in xloadflags; a 32-bit one is entered in flat protected mode ("32-bit boot protocol").
+  const long = (view.getUint16(0x236, true) & 1) !== 0
   const setup = ((kernel[0x1f1] || 4) + 1) * 512
   const size = view.getUint32(0x1f4, true) * 16
   if (setup + size > kernel.length) refuse(`truncated: the header says ${setup + size} bytes, the file has ${kernel.length}`)
@@ -105,7 +107,9 @@ function loadBzImage({ kernel, initrd, append = '', memory, cpus }: KernelOption
   params.setUint16(0x224, 0xfe00, true)
   params.setUint32(0x228, CMDLINE, true)
   params.setBigUint64(0x70, BigInt(ACPI), true)
-  const pieces: Piece[] = [gdtPiece(), ...pageTables(0n).slice(1), commandLine(append), { address, bytes: kernel.subarray(setup) }]
+  const tables = long ? [gdtPiece(), ...pageTables(0n).slice(1)] : [gdtPiece(descriptors32)]
+  const pieces: Piece[] = [...tables, commandLine(append), { address, bytes: kernel.subarray(setup) }]
+  if (!long) params.setUint32(0x214, address, true)
   if (initrd) {
     const limit = Math.min(low, view.getUint32(0x22c, true) + 1)
     const piece = placeInitrd(initrd, limit, address + initSize)
@@ -121,18 +125,10 @@ function loadBzImage({ kernel, initrd, append = '', memory, cpus }: KernelOption
     params.setUint32(0x2e0 + i * 20, r.type, true)
   }
   pieces.push({ address: ZERO_PAGE, bytes: zero }, { address: ACPI, bytes: placeAcpi(cpus, ACPI) })
-  const entry: EntryState = {
-    rip: address + 0x200,
-    rsp: ZERO_PAGE,
-    rsi: ZERO_PAGE,
-    cr0: 0x80000011,
-    cr3: 0x1000,
-    cr4: 0x20,
-    efer: 0x500,
-    code: code64(0x10),
-    data: data(0x18),
-    gdt,
-  }
+  const start = { rsp: ZERO_PAGE, rsi: ZERO_PAGE, data: data(0x18), gdt }
+  const entry: EntryState = long
+    ? { ...start, rip: address + 0x200, cr0: 0x80000011, cr3: 0x1000, cr4: 0x20, efer: 0x500, code: code64(0x10) }
+    : { ...start, rip: address, cr0: 0x11, cr3: 0, cr4: 0, efer: 0, code: code32(0x10) }
   return { pieces: arrange(pieces, memory), entry }
 }
 
