@@ -42,6 +42,7 @@ import {
   VKVM_INJECT_GP,
   VKVM_PENDING,
   VKVM_PROTECTED,
+  VKVM_REPLAY,
   VKVM_WHY,
   VM_CLOCK,
   VM_VCPU_COUNT,
@@ -58,7 +59,7 @@ import {
 import { apReset } from './ap'
 import { ringSync } from './coalesced'
 import { complete } from './complete'
-import { exitStep, singleStepping } from './debug'
+import { eventsBlocked, exitStep, singleStepping } from './debug'
 import { injectHeld } from './held'
 import { acceptInit, expireTimers, injected, injectedEvents, nearestDeadline, rearm, wakes } from './events'
 import {
@@ -75,7 +76,7 @@ import {
 import { exitEmulation } from './emulation'
 import { unmapGhcb } from './ghcb'
 import { esEnter, esLeave } from './vmsa'
-import { enterSpace, inSmm, smiDue, smmChanged } from './smm'
+import { enterSmm, enterSpace, inSmm, smiDue, smmChanged } from './smm'
 import { chipOf, clearEvent, exitsDisabled, isSevEs, NEVER, runOf, signal, vkvm, vmOf } from './state'
 import { giveClock, now, takeClock } from './time'
 import { ringFull, ringRun } from '../memory/dirty-ring'
@@ -222,6 +223,8 @@ function loop(s: usize, started: u64): i32 {
       const held = injectHeld(s)
       if (held > 1) stop = held - 2
     }
+    // Before the first fetch: the code at RIP may not be there.
+    if (stop == 0 && smiDue(s) && load<u32>(k, VKVM_REPLAY) == 0 && !eventsBlocked(s) && !enterSmm(s)) stop = STOP_DEAD
     if (stop == 0) {
       execute(s)
       stop = load<u32>(s, CPU_STOP_REASON)
@@ -304,7 +307,8 @@ export function vcpuRun(s: usize, maxInstructions: u64): i32 {
       } else result = loop(s, icount)
     }
   } else if (result > 0) {
-    result = 0
+    // What VMRUN refuses comes after the events: an SMI without a save area kills the VM first.
+    result = !immediate && smiDue(s) && !enterSmm(s) ? EIO : 0
   }
   saveRunState(s)
   esLeave(s)

@@ -5,7 +5,7 @@
  */
 import { TDX_COMMAND, VM_TYPE } from '../generated/kvm-abi.ts'
 import { CPUID_ENTRY_SIZE } from '../cpuid/entries.ts'
-import { CPU_HALTED } from '../generated/layout.ts'
+import { CPU_HALTED, VKVM_SMI_PENDING } from '../generated/layout.ts'
 import { viewOf } from './dispatch.ts'
 import { gmemRefusal } from './gmem.ts'
 import type { ErrnoName, Kernel } from './kernel.ts'
@@ -294,6 +294,11 @@ export function tdxRunRefusal(vcpu: VcpuFd): number {
     return vcpu.kernel.refuse('EINVAL', 'KVM_RUN', 'the vCPU is not initialised or the TD not finalised', `${TDX_C} tdx_vcpu_pre_run`, {
       switch: 'td_state',
     })
+  }
+  // vt_smi_allowed: no TD ever has an SMI, and KVM_SET_VCPU_EVENTS does not refuse to make one pending.
+  if (vcpu.kvm.getUint32(VKVM_SMI_PENDING, true) !== 0) {
+    vcpu.vm.kill('an SMI is pending on a TD (KVM_BUG_ON in arch/x86/kvm/vmx/main.c vt_smi_allowed)')
+    return vcpu.vm.refuseDead()
   }
   return vcpu.kernel.unimplemented('KVM_RUN', 'running a TD: the TDX module (TDH.VP.ENTER)')
 }

@@ -15,6 +15,7 @@ export const PAGES = 16
 /** Places in the scratch memory: struct kvm_tdx_init_vm, and what the conditions call $buf. */
 const TD_AT = 0x4800
 const BUF = 0x5000
+const ZERO_AT = 0x4c00
 const TD_INIT = `u64@0=${1 << 28} u64@8=7 u32@256=1 u32@264=0x80000008 u32@276=${48 << 16}`
 
 export const isEs = (type: VmType): boolean => type.startsWith('sev-es')
@@ -38,6 +39,7 @@ export class RawMachine {
   /** What the last case made ($new). */
   made = -1
   #split = false
+  #fd = -1
   readonly #opened: number[] = []
 
   constructor(kvm: Kvm, type: VmType, shared?: { memory: Mapping; scratch: Mapping }) {
@@ -105,6 +107,11 @@ export class RawMachine {
     return bytes
   }
 
+  /** Closed with the machine. */
+  keep(fd: number): void {
+    this.#opened.push(fd)
+  }
+
   #open(fd: number): bigint {
     this.#opened.push(fd)
     return BigInt(fd)
@@ -128,6 +135,16 @@ export class RawMachine {
         return BigInt(this.made)
       case '$gmem':
         return this.#open(this.#must(this.ioctl('KVM_CREATE_GUEST_MEMFD', this.struct(64, `u64@0=${PAGES * 4096}`)), '$gmem'))
+      case '$fd':
+        if (this.#fd < 0) this.#fd = Number(this.#open(this.kvm.eventfd()))
+        return BigInt(this.#fd)
+      case '$zero':
+        this.scratch.write(ZERO_AT, new Uint8Array(128))
+        return this.scratch.address + BigInt(ZERO_AT)
+      case '$start':
+      case '$snp-start':
+        this.scratch.write(ZERO_AT, this.struct(64, text === '$start' ? `u32@4=${isEs(this.type) ? 5 : 1}` : 'u64@0=0x30000'))
+        return this.scratch.address + BigInt(ZERO_AT)
       case '$td':
         this.scratch.write(TD_AT, this.struct(304, TD_INIT))
         return this.scratch.address + BigInt(TD_AT)

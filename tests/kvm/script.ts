@@ -40,17 +40,25 @@ export class Script {
   /** What was wrong, or null. */
   run(one: Condition): string | null {
     for (const step of one.setup) this.step(step)
+    return this.ask(one).wrong(one.expect, one.sees)
+  }
+
+  /** The call of a row: its answer, and what is asked about it. */
+  ask(one: Pick<Condition, 'ioctl' | 'call'>): { result: number; wrong(expect: string, sees: readonly string[]): string | null } {
     const name = one.ioctl.split(/[@ ]/)[0] as Name
     const called = name === 'KVM_RUN' ? this.#runVcpu(one) : this.#ask(name, this.#fd(one), one.call)
     if (called.result >= 0 && /^KVM_CREATE_(VM|VCPU|GUEST_MEMFD)$|STATS_FD$/.test(name)) this.#made(called.result)
     if (called.result >= 0 && name === 'KVM_CREATE_DEVICE') this.#made(new DataView(called.bytes.buffer).getUint32(4, true))
-    const wrong = this.#answered(name, called.result, one.expect)
-    if (wrong !== null) return wrong
-    for (const sees of one.sees) {
-      const missing = this.#sees(sees, called.bytes)
-      if (missing !== null) return missing
+    const wrong = (expect: string, sees: readonly string[]): string | null => {
+      const other = this.#answered(name, called.result, expect)
+      if (other !== null) return other
+      for (const text of sees) {
+        const missing = this.#sees(text, called)
+        if (missing !== null) return missing
+      }
+      return null
     }
-    return null
+    return { result: called.result, wrong }
   }
 
   #made(fd: number): void {
@@ -75,10 +83,10 @@ export class Script {
     this.machine.close()
   }
 
-  #fd(one: Condition): number {
+  #fd(one: Pick<Condition, 'ioctl'>): number {
     const { machine } = this
     const scope = policyTable().get(one.ioctl)?.scope
-    return scope === 'vcpu' ? machine.vcpu : scope === 'system' ? machine.system : machine.vm
+    return scope === 'vcpu' || (scope === 'vm+vcpu' && machine.vcpu >= 0) ? machine.vcpu : scope === 'system' ? machine.system : machine.vm
   }
 
   #ask(name: Name, fd: number, call: string | number): Called {
@@ -113,7 +121,7 @@ export class Script {
     return (this.kvm.kernel.file(this.machine.vcpu) as unknown as { run(n: number): number }).run(INSTRUCTIONS)
   }
 
-  #runVcpu(one: Condition): Called {
+  #runVcpu(one: Pick<Condition, 'call'>): Called {
     const { machine } = this
     const none = new Uint8Array(0)
     if (typeof one.call === 'number' && one.call !== 0)
@@ -139,17 +147,31 @@ export class Script {
     return good ? null : `expected ${expect}, got ${result} (${this.kvm.lastRefusal()?.reason})`
   }
 
-  #sees(text: string, own: Uint8Array<ArrayBuffer>): string | null {
+  #sees(text: string, own: Called): string | null {
     const { machine } = this
     const [source, checks] = text.split('=>').map((part) => part.trim()) as [string, string]
     let bytes: Uint8Array
-    let result = 0
-    if (source === '') bytes = own
+    let result = own.result
+    if (source === '') bytes = own.bytes
     else if (source === 'buf') bytes = machine.scratch.read(Number(machine.buf - machine.scratch.address), 4096)
     else if (source === 'slot') bytes = machine.scratch.read(0, 4096)
     else if (source === 'mem') bytes = machine.memory.read(0, 4096)
-    else if (source === 'run') bytes = new Uint8Array(this.#runPage().buffer, this.#runPage().byteOffset, 4096)
-    else {
+    else if (source === 'entered' || source === 'run') {
+      if (source === 'entered') this.#enter()
+      bytes = new Uint8Array(this.#runPage().buffer, this.#runPage().byteOffset, 4096)
+    } else if (source === 'retired') {
+      bytes = new Uint8Array(8)
+      const vcpu = this.kvm.kernel.file(machine.vcpu) as unknown as { instructions: bigint }
+      new DataView(bytes.buffer).setBigUint64(0, vcpu.instructions, true)
+    } else if (source === 'stats') {
+      bytes = new Uint8Array(24)
+      result = this.kvm.read(machine.made, bytes)
+    } else if (source.startsWith('attribute ')) {
+      // KVM keeps it; the ioctl has no counterpart that reads.
+      bytes = own.bytes
+      const vm = this.kvm.kernel.file(machine.vm) as unknown as { isPrivate(gpa: bigint): boolean }
+      result = vm.isPrivate(BigInt(source.slice(10))) ? 1 : 0
+    } else {
       const called = this.#callText(source)
       bytes = called.bytes
       result = called.result
