@@ -41,7 +41,12 @@ put('docs/policy.md', policyDocument())
 put('docs/cpu-models.md', cpuModelsDocument())
 
 /** Data files of spec/ that host code reads: carried over as they are (host/ may not import from outside itself). */
-const CONDITIONS = ['kvm-condition', 'kvm-conditions', ...['vm', 'launch', 'vcpu', 'msr'].map((part) => `kvm-conditions-${part}`)]
+const CONDITIONS = [
+  'kvm-pointers',
+  'kvm-condition',
+  'kvm-conditions',
+  ...['vm', 'launch', 'vcpu', 'msr'].map((part) => `kvm-conditions-${part}`),
+]
 for (const name of ['kvm-abi', 'kvm-policy', 'kvm-profiles', ...CONDITIONS, 'psp', 'cpuid', 'cpu-models']) {
   const text = readFileSync(`spec/${name}.ts`, 'utf8')
   put(`host/generated/${name}.ts`, `// Copied from spec/${name}.ts by tools/generate.ts. Do not edit.\n${text}`)

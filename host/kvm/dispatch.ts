@@ -106,14 +106,15 @@ export function dispatch<T extends Target>(
     return entry.handler(target, NONE, value, rule)
   }
   const pointer = argument instanceof Uint8Array ? null : argument
-  if ((pointer === 0 || pointer === 0n) && entry.options.nullable) return entry.handler(target, NONE, 0, null)
   const { first, before, refusesFirst } = entry.options as StepsBefore<T>
-  if (first !== undefined) {
-    const refused = first(target)
-    if (refused < 0) return refused
-  }
   const rule = entry.row === null ? null : ruleOf(entry.row, target)
   const firm = rule !== null && rule.result === 'error' && !rule.conditional
+  if (first !== undefined) {
+    const refused = first(target)
+    // What a profile or another kernel version says wins.
+    if (refused < 0) return firm && rule.source !== undefined ? refusedByPolicy(kernel, entry, rule) : refused
+  }
+  if ((pointer === 0 || pointer === 0n) && entry.options.nullable) return entry.handler(target, NONE, 0, null)
   if (firm && refusesFirst) return refusedByPolicy(kernel, entry, rule)
   // The kernel copies a request's struct in before it asks anything, and looks at an output buffer last.
   const readsFirst = (entry.direction & 1) !== 0

@@ -178,24 +178,23 @@ export const miscHandlers: readonly VcpuRow[] = [
   ],
   // NULL takes the mask away; the set follows the header.
   ['KVM_SET_SIGNAL_MASK', signalMask, { nullable: true, tail: () => 4 + SIGSET }],
-  [
-    'KVM_GET_NESTED_STATE',
-    (vcpu) => vcpu.kernel.refuse('EINVAL', 'KVM_GET_NESTED_STATE', 'nested virtualisation is off', `${X86} kvm_arch_vcpu_ioctl`),
-  ],
-  [
-    'KVM_SET_NESTED_STATE',
-    (vcpu) => vcpu.kernel.refuse('EINVAL', 'KVM_SET_NESTED_STATE', 'nested virtualisation is off', `${X86} kvm_arch_vcpu_ioctl`),
-  ],
-  [
-    'KVM_MEMORY_ENCRYPT_OP',
-    (vcpu, bytes) =>
-      vcpu.kernel.options.host === 'amd'
-        ? vcpu.kernel.refuse('ENOTTY', 'KVM_MEMORY_ENCRYPT_OP', 'no vCPU commands on this host', `${X86} kvm_arch_vcpu_ioctl`)
-        : tdxVcpuCommand(vcpu, bytes),
-    { row: 'KVM_MEMORY_ENCRYPT_OP@vcpu', size: 24, nullable: true },
-  ],
+  ['KVM_GET_NESTED_STATE', () => 0, { first: (vcpu: VcpuFd) => noNested(vcpu, 'KVM_GET_NESTED_STATE') }],
+  ['KVM_SET_NESTED_STATE', () => 0, { first: (vcpu: VcpuFd) => noNested(vcpu, 'KVM_SET_NESTED_STATE') }],
+  ['KVM_MEMORY_ENCRYPT_OP', tdxVcpuCommand, { row: 'KVM_MEMORY_ENCRYPT_OP@vcpu', size: 24, nullable: true, first: notATd }],
   ['KVM_PRE_FAULT_MEMORY', preFault, { before: preFaultRange }],
 ]
+
+/** kvm_nested_ops.enabled: the modelled hosts have nested=0. */
+function noNested({ kernel }: VcpuFd, name: string): number {
+  return kernel.refuse('EINVAL', name, 'nested virtualisation is off', `${X86} kvm_arch_vcpu_ioctl`)
+}
+
+/** svm has no vcpu_mem_enc_ioctl; vt_vcpu_mem_enc_ioctl asks for a TD before it copies. */
+function notATd({ kernel, vm }: VcpuFd): number {
+  const name = 'KVM_MEMORY_ENCRYPT_OP'
+  if (kernel.options.host === 'amd') return kernel.refuse('ENOTTY', name, 'no vCPU commands on this host', `${X86} kvm_arch_vcpu_ioctl`)
+  return vm.td === null ? kernel.refuse('EINVAL', name, 'not a TD', 'arch/x86/kvm/vmx/main.c vt_vcpu_mem_enc_ioctl') : 0
+}
 
 const PRE_FAULT = 'virt/kvm/kvm_main.c kvm_vcpu_pre_fault_memory'
 const SIGSET = 8

@@ -114,7 +114,7 @@ export const miscVmHandlers: readonly VmRow[] = [
     'KVM_REINJECT_CONTROL',
     (vm) => (vm.pit ? 0 : vm.kernel.refuse('ENXIO', 'KVM_REINJECT_CONTROL', 'there is no PIT', `${X86} kvm_arch_vm_ioctl`)),
   ],
-  ['KVM_MEMORY_ENCRYPT_OP', encryptOp, { size: 24, nullable: true }],
+  ['KVM_MEMORY_ENCRYPT_OP', encryptOp, { size: 24, nullable: true, first: neitherSevNorTd }],
   ['KVM_MEMORY_ENCRYPT_REG_REGION', (vm, bytes) => encRegion(vm, 'KVM_MEMORY_ENCRYPT_REG_REGION', bytes, true), { copiesIn: true }],
   ['KVM_MEMORY_ENCRYPT_UNREG_REGION', (vm, bytes) => encRegion(vm, 'KVM_MEMORY_ENCRYPT_UNREG_REGION', bytes, false), { copiesIn: true }],
 ]
@@ -157,6 +157,13 @@ function setMsrFilter(vm: VmFd, bytes: Uint8Array): number {
     call.msrFilterRange(vm.address, range.flags, range.count, range.base, STAGING)
   }
   return 0
+}
+
+/** vt_mem_enc_ioctl asks for a TD before it copies; the SVM code copies first. */
+function neitherSevNorTd({ kernel, td }: VmFd): number {
+  return kernel.options.host === 'intel' && td === null
+    ? kernel.refuse('ENOTTY', 'KVM_MEMORY_ENCRYPT_OP', 'not a TD', 'arch/x86/kvm/vmx/main.c vt_mem_enc_ioctl')
+    : 0
 }
 
 function encryptOp(vm: VmFd, bytes: Uint8Array): number {
