@@ -14,10 +14,11 @@ export function executeSource(): string {
 import {
   BLOCK_BYTES, BLOCK_COUNT, COLD_TABLE, CPU_BLOCK, CPU_BUDGET, CPU_EFLAGS, CPU_FLAG_A, CPU_FLAG_B, CPU_FLAG_KIND, CPU_FLAG_RESULT, CPU_FLAG_SHIFT, CPU_ICOUNT,
   CPU_JUMP_KEY, CPU_LEAVE, CPU_LINK, CPU_MODE, CPU_OP, CPU_RIP, CPU_RIP_MASK, CPU_SAVED_OP, CPU_SCRATCH, CPU_SEGMENTS, CPU_TLB_BASE, FLAG_ADD, FLAG_DEC,
-  FLAG_EAGER, FLAG_INC, FLAG_LOGIC, FLAG_RESULT_ONLY, FLAG_SUB, LEAVE_BRANCH, LEAVE_NEXT, MODE_CS64, MODE_CS_MASK, MODE_FLAT, MODE_SS32, OP_BASE, OP_DISP,
-  OP_EA, OP_EXTRA, OP_FLAGS, OP_IMM, OP_INDEX, OP_NEXT, OP_REG, OP_RM, OP_SCALE, OP_SEG, TLB_ADDEND, TLB_READ, TLB_WRITE, VCPU_JUMP, VCPU_PARTIAL,
+  FLAG_EAGER, FLAG_INC, FLAG_LOGIC, FLAG_RESULT_ONLY, FLAG_SUB, LEAVE_BRANCH, LEAVE_NEXT, MMU_MISS, MODE_CS64, MODE_CS_MASK, MODE_FLAT, MODE_SS32, OP_BASE, OP_DISP,
+  OP_EA, OP_EXTRA, OP_FLAGS, OP_IMM, OP_INDEX, OP_NEXT, OP_REG, OP_RM, OP_SCALE, OP_SEG, TLB_ADDEND, TLB_READ, TLB_WRITE, VCPU_JUMP, VCPU_MMU, VCPU_PARTIAL,
 } from './layout'
 import { condition, rotateFlags } from '../cpu/flags'
+import { quickFill } from '../memory/quick'
 import { commitModify, slowModify, slowRead, slowWrite } from '../memory/access'
 import { eaGeneral, STACK_OP } from '../execute/operands'
 import { callRelative, callRm, jumpRm, popRegister, pushImmediate, pushRegister, ret } from '../execute/basic'
@@ -25,13 +26,13 @@ import { refill } from '../execute/refill'
 import { boundary, overBudget, quickLookup, resume } from '../execute/boundary'
 
 const coldBase: u32 = ${coldBase}
+/** fast() returns 2 * size + write for a TLB miss at MMU_MISS: at most this. */
+const MISSED: usize = 17
 const JCC: u32 = ${hotIds.get('JCC_0')}
 
 /** Runs the vCPU until CPU_STOP_REASON says why it stopped. */
 export function execute(s: usize): void {
   let n = resume(s)
-  let triedOp: u32 = 0
-  let triedAt: u64 = 0
   while (n) {
     let count: u64 = load<u64>(s, CPU_ICOUNT) + <u64>load<u32>(n, BLOCK_COUNT)
     while (count > atomic.load<u64>(s, CPU_BUDGET)) {
@@ -51,15 +52,10 @@ export function execute(s: usize): void {
     }
     for (;;) {
       n = fast(s)
-      if (n) break
-      // Once per op and block: what misses again is not a matter of the TLB.
-      const at = load<u32>(s, CPU_SAVED_OP)
-      const now = load<u64>(s, CPU_ICOUNT)
-      if ((at != triedOp || now != triedAt) && refill(s, <usize>at)) {
-        triedOp = at
-        triedAt = now
-        continue
-      }
+      if (n - 2 <= MISSED - 2) {
+        // A filled TLB serves the op: it begins again.
+        if (quickFill(s, load<u64>(s, VCPU_MMU + MMU_MISS), <u32>n) || refill(s, load<u64>(s, VCPU_MMU + MMU_MISS), <u32>n)) continue
+      } else if (n != 0) break
       n = slow(s)
       if (n != 1) break
       if (atomic.load<u64>(s, CPU_BUDGET) < load<u64>(s, CPU_ICOUNT)) {
@@ -79,7 +75,7 @@ export function execute(s: usize): void {
 
 /**
  * Runs from CPU_SAVED_OP as long as everything is simple; contains no call. 0: the op at CPU_SAVED_OP wants the slow
- * function; 1: the block ended at CPU_SAVED_OP and what follows is not known; else the next block, which would pass the budget.
+ * function; 2..MISSED: it misses the TLB; 1: the block ended at CPU_SAVED_OP and what follows is not known; else the next block, which would pass the budget.
  */
 function fast(s: usize): usize {
   let op: usize = <usize>load<u32>(s, CPU_SAVED_OP)

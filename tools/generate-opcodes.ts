@@ -59,20 +59,6 @@ function descriptor(o: Opcode): number[] {
   return [flagsOf(o), immediates.indexOf(o.immediate) | (rule << 8), cold, 0, ...handlers]
 }
 
-/** By the names of hot-handlers.ts: FAMILY_form_size. */
-function accessWord(name: string): number {
-  const [family = '', form = '', size = ''] = name.split('_')
-  const bytes = Number(size || form)
-  if (family === 'PUSH' || family === 'CALL') return (bytes << 4) | 3
-  if (family === 'POP' || family === 'RET') return (bytes << 4) | 2
-  if (/^MOV[SZ]X/.test(family)) return form === 'm' ? (family.endsWith('8') ? 1 : family.endsWith('16') ? 2 : 4) << 4 : 0
-  if (form === 'rm') return bytes << 4
-  if (form === 'mr' || form === 'mi') return (bytes << 4) | (family === 'CMP' || family === 'TEST' ? 0 : 1)
-  if (family === 'CMOV') return 0 // it may have missed its condition
-  if (form === 'm') return (bytes << 4) | (/^(INC|DEC|NEG|NOT)$/.test(family) ? 1 : 0)
-  return 0
-}
-
 const describe = (o: Opcode): string => o.text.split(' ').slice(0, 2).join(' ')
 
 export interface Tables {
@@ -158,9 +144,6 @@ export function opcodesSource(files: ReadonlyMap<string, string>): string {
   immediates.forEach((name, i) => lines.push(`export const IMM_${name}: u32 = ${i}`))
   sizeRules.forEach((name, i) => lines.push(`export const SIZE_${String(name).toUpperCase()}: u32 = ${i}`))
   lines.push(
-    '/** What a handler of the loop accesses: size << 4 | 2 stack | 1 write; 0 = no memory, or not for refill(). */',
-    `const accesses: usize = memory.data<u8>([${[...hotIds.keys()].map(accessWord).join(',')}])`,
-    'export function accessOf(id: u32): u32 { return id < coldBase ? <u32>load<u8>(accesses + <usize>id) : 0 }',
     'export const SIZE_FIXED: u32 = 16',
     `export const coldBase: u32 = ${coldBase}`,
     `export const H_UD: u32 = ${id('undefinedOpcode')}`,

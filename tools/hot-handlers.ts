@@ -57,6 +57,9 @@ function test(pair: number): string {
 
 /** First line of a hot handler's way out: the op is done again by the slow function. */
 const miss = '{ store<u32>(s, <u32>op, CPU_SAVED_OP); return 0 }'
+/** The TLB has no tag for the access: see execute() for the code. */
+const missed = (size: Size, write: boolean): string =>
+  `{ store<u32>(s, <u32>op, CPU_SAVED_OP); store<u64>(s, va, VCPU_MMU + MMU_MISS); return ${size * 2 + Number(write)} }`
 
 const arithmetic = new Set(['ADD', 'OR', 'ADC', 'SBB', 'AND', 'SUB', 'XOR', 'CMP', 'TEST'])
 
@@ -93,15 +96,19 @@ function build(hot: boolean): ReadonlyMap<string, string> {
   const host = '<usize>(<u32>va + load<u32>(t, TLB_ADDEND))'
   /** `h`: address of readable bytes at `va`. */
   const readable = (size: Size, op = 'op'): string =>
-    `${entry} let h: usize; if (load<u64>(t, TLB_READ) == ${page(size)}) h = ${host}; else ${hot ? miss : `{ ${noteOp} h = slowRead(s, ${op}, va, ${size}); if (!h) break }`}`
+    hot
+      ? `${entry} if (load<u64>(t, TLB_READ) != ${page(size)}) ${missed(size, false)} const h: usize = ${host};`
+      : `${entry} let h: usize; if (load<u64>(t, TLB_READ) == ${page(size)}) h = ${host}; else { ${noteOp} h = slowRead(s, ${op}, va, ${size}); if (!h) break }`
   /** `h`: address of bytes to be modified in place; then `stored`. */
   const modifiable = (size: Size): string =>
-    `${entry} let h: usize; if (load<u64>(t, TLB_WRITE) == ${page(size)}) h = ${host}; else ${hot ? miss : `{ ${noteOp} h = slowModify(s, op, va, ${size}); if (!h) break }`}`
+    hot
+      ? `${entry} if (load<u64>(t, TLB_WRITE) != ${page(size)}) ${missed(size, true)} const h: usize = ${host};`
+      : `${entry} let h: usize; if (load<u64>(t, TLB_WRITE) == ${page(size)}) h = ${host}; else { ${noteOp} h = slowModify(s, op, va, ${size}); if (!h) break }`
   const commit = hot ? '' : 'let c: u32 = 0; if (h == s + CPU_SCRATCH) { c = commitModify(s, op); if (c && c != LEAVE_NEXT) break }'
   const committed = hot ? done : `if (c) break; ${done}`
   /** Stores `value` at `va`; leaves when the slow path says so. */
   const write = (size: Size, value: string): string =>
-    `${entry} if (load<u64>(t, TLB_WRITE) == ${page(size)}) store<${U[size]}>(${host}, ${value}); else ${hot ? miss : `{ ${noteOp} if (slowWrite(s, op, va, ${size}, <u64>${value})) break }`}`
+    `${entry} if (load<u64>(t, TLB_WRITE) == ${page(size)}) store<${U[size]}>(${host}, ${value}); else ${hot ? missed(size, true) : `{ ${noteOp} if (slowWrite(s, op, va, ${size}, <u64>${value})) break }`}`
   const setRegister = (size: Size, where: string, value: string): string =>
     size === 4 ? `store<u64>(${where}, <u64>${value});` : `store<${U[size]}>(${where}, ${value});`
 
@@ -295,7 +302,7 @@ function build(hot: boolean): ReadonlyMap<string, string> {
     const sp = z === 8 ? 'load<u64>(s, 32)' : '<u64>load<u32>(s, 32)'
     const down = z === 8 ? `const va: u64 = ${sp} - 8;` : `const va: u64 = <u64>(load<u32>(s, 32) - 4);`
     const push = (value: string): string =>
-      `${down} const v: ${u} = ${value}; ${entry} ${hot ? '' : 'let c: u32 = 0;'} if (load<u64>(t, TLB_WRITE) == ${page(z)}) store<${u}>(${host}, v); else ${hot ? miss : `{ ${noteOp} c = slowWrite(s, STACK_OP, va, ${z}, <u64>v); if (c && c != LEAVE_NEXT) break }`} store<u64>(s, va, 32);`
+      `${down} const v: ${u} = ${value}; ${entry} ${hot ? '' : 'let c: u32 = 0;'} if (load<u64>(t, TLB_WRITE) == ${page(z)}) store<${u}>(${host}, v); else ${hot ? missed(z, true) : `{ ${noteOp} c = slowWrite(s, STACK_OP, va, ${z}, <u64>v); if (c && c != LEAVE_NEXT) break }`} store<u64>(s, va, 32);`
     put(`PUSH_r_${z}`, flat(viaCold('pushRegister')), push(`load<${u}>(${rm})`), committed)
     put(`PUSH_i_${z}`, flat(viaCold('pushImmediate')), push(`<${u}>load<u64>(op, OP_IMM)`), committed)
     put(

@@ -21,6 +21,7 @@ import {
   SEG_TR,
   VM_C_BIT,
 } from '../generated/layout'
+import { writeProtectionChanged } from '../memory/quick'
 import { flushTlb, flushTlbArrays, flushTlbLocal } from '../memory/tlb'
 import { updateDebug } from './debug'
 import {
@@ -91,7 +92,8 @@ export function writeCr0(s: usize, value: u64): bool {
   }
   store<u64>(s, value, CPU_CR0)
   store<u64>(s, efer, CPU_EFER)
-  if ((value ^ old) & (CR0_PG | CR0_WP | CR0_PE)) flushTlb(s)
+  if ((value ^ old) & (CR0_PG | CR0_PE)) flushTlb(s)
+  else if ((value ^ old) & CR0_WP) writeProtectionChanged(s)
   updateMode(s)
   return true
 }

@@ -56,7 +56,7 @@ import {
   OP_RM,
   UNIMPLEMENTED_SVM,
 } from '../generated/layout'
-import { flushTlb, flushTlbLocal, invalidatePage, selectTlb } from '../memory/tlb'
+import { flushPcid, flushPcids, flushTlb, invalidatePage, selectTlb } from '../memory/tlb'
 import { readMem, writeBytes, writeMem } from '../memory/access'
 import { vmmcall } from './vmgexit'
 import { activeDr7, hostBreakpoints } from '../cpu/watch'
@@ -222,7 +222,6 @@ export function invlpg(s: usize, op: usize): u32 {
   return done(s)
 }
 
-/** INVPCID: PCIDs do not tag translations here, so every kind drops at least what it names. */
 export function invpcid(s: usize, op: usize): u32 {
   if (!feature(s, F_7_EBX, 10)) return raise(s, EXC_UD)
   if (cpl(s) != 0) return gp(s)
@@ -237,8 +236,9 @@ export function invpcid(s: usize, op: usize): u32 {
   if (type > 3 || (type < 2 && pcid >> 12 != 0) || (type == 0 && !canonicalRegister(s, address))) return gp(s)
   if ((load<u64>(s, CPU_CR4) & 0x20000) == 0 && type < 2 && pcid != 0) return gp(s)
   if (type == 0) invalidatePage(s, address)
+  else if (type == 1) flushPcid(s, <u32>pcid)
   else if (type == 2) flushTlb(s)
-  else flushTlbLocal(s)
+  else flushPcids(s)
   return done(s)
 }
 

@@ -4,6 +4,7 @@
  */
 import { VM_PRIVATE_CAPACITY, VM_PRIVATE_COUNT, VM_PRIVATE_RANGES } from '../generated/layout'
 import { allocPages, freePages } from './frames'
+import { resetUnits } from './slots'
 import { flushEverywhere } from './tlb'
 
 const RANGE: usize = 16
@@ -81,6 +82,7 @@ export function privateSet(vm: usize, first: u64, count: u64, on: bool): i32 {
     }
   }
   store<u32>(vm, n - (j - i) + pieces, VM_PRIVATE_COUNT)
+  if ((n == 0) != (n - (j - i) + pieces == 0)) resetUnits(vm)
   flushEverywhere()
   return 0
 }

@@ -9,3 +9,5 @@ export { flushEverywhere, flushTlb, flushTlbLocal, invalidatePage, selectTlb } f
 export { setKey } from './views'
 export { backingInfo, backingRead, backingWrite, gpaRead, gpaWrite, pspDecrypt, pspEncrypt, pspRead, pspWrite } from './physical'
 export { commitModify, fetchAddress, modifyMem, probe, readBytes, readMem, sysRead, sysWrite, writeBytes, writeMem } from './access'
+export { quickFill, writeProtectionChanged } from './quick'
+export { benchLoads } from './bench'

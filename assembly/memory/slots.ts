@@ -4,6 +4,7 @@
  * that covers all of it; units with several slots or a partial one, and everything above, are searched.
  */
 import {
+  BACKING_FRAMES,
   BACKING_PAGES,
   SIZEOF_SLOT,
   SLOT_BACKING,
@@ -16,11 +17,13 @@ import {
   SLOT_PRIVATE_OFFSET,
   SLOT_SIZE,
   VM_MANUAL_PROTECT,
+  VM_PRIVATE_COUNT,
   VM_RING_ENTRIES,
   VM_SLOT_CAPACITY,
   VM_SLOTS,
   VM_SLOT_COUNT,
   VM_SLOT_MAP,
+  VM_UNITS,
 } from '../generated/layout'
 import { isPrivate, privateFree } from './attributes'
 import { backingFrame, backingFree, backingPeek, backingRetain } from './backing'
@@ -32,6 +35,8 @@ const SLOTS_FIRST: u32 = 512
 /** KVM_USER_MEM_SLOTS. */
 const SLOTS_MAX: u32 = 32764
 const MAP_PAGES: u32 = 2 // 4096 * u16
+const UNITS_PAGES: u32 = 5 // 4096 * u32, and 512 zeros
+const ZEROS: usize = 0x4000
 const MAP_REACH: u64 = 0x200000000 // 8 GiB
 const SEVERAL: u16 = 0xffff
 
@@ -74,6 +79,32 @@ function rebuild(vm: usize): void {
       store<u16>(at, load<u16>(at) == 0 && whole ? <u16>(i + 1) : SEVERAL)
     }
   }
+  resetUnits(vm)
+}
+
+/** Forgets VM_UNITS: slots, their flags or the private pages have changed. */
+export function resetUnits(vm: usize): void {
+  const units = <usize>load<u32>(vm, VM_UNITS)
+  if (units == 0) return
+  for (let unit: u32 = 0; unit < 4096; unit++) store<u32>(units + ((<usize>unit) << 2), <u32>(units + ZEROS))
+}
+
+/**
+ * VM_UNITS: the part of the frame map behind the 2 MiB of `gpa`, which is in `slot` and has a frame, if an access to any of its
+ * pages needs nothing but the frame: one slot, writable, no dirty log, no guest_memfd, no private page in the VM.
+ */
+export function noteUnit(vm: usize, slot: usize, gpa: u64): void {
+  const units = <usize>load<u32>(vm, VM_UNITS)
+  if (gpa >= MAP_REACH || space != 0 || load<u32>(vm, VM_PRIVATE_COUNT) != 0) return
+  const at = units + ((<usize>(gpa >> 21)) << 2)
+  if (load<u32>(at) != <u32>(units + ZEROS)) return
+  if (load<u16>(<usize>load<u32>(vm, VM_SLOT_MAP) + ((<usize>(gpa >> 21)) << 1)) == SEVERAL) return
+  if ((load<u32>(slot, SLOT_FLAGS) & (MEM_READONLY | MEM_LOG_DIRTY | SLOT_NO_SHARED | SLOT_GMEM_ONLY)) != 0) return
+  const page = <u32>(((gpa & ~0x1fffff) - load<u64>(slot, SLOT_GPA)) >> 12) + load<u32>(slot, SLOT_OFFSET_PAGES)
+  // A table of the frame map holds 1024 pages.
+  if ((page & 511) != 0) return
+  const table = <usize>load<u32>(<usize>load<u32>(<usize>load<u32>(slot, SLOT_BACKING), BACKING_FRAMES) + ((<usize>(page >> 10)) << 2))
+  store<u32>(at, <u32>(table + ((<usize>(page & 1023)) << 2)))
 }
 
 function search(vm: usize, gpa: u64): usize {
@@ -173,11 +204,14 @@ export function slotSet(vm: usize, id: u32, gpa: u64, size: u64, flags: u32, bac
   if (load<u32>(vm, VM_SLOTS) == 0) {
     const slots = allocPages(slotPages(SLOTS_FIRST))
     const map = allocPages(MAP_PAGES)
-    if (slots == 0 || map == 0) {
+    const units = allocPages(UNITS_PAGES)
+    if (slots == 0 || map == 0 || units == 0) {
       freePages(slots, slotPages(SLOTS_FIRST))
       freePages(map, MAP_PAGES)
+      freePages(units, UNITS_PAGES)
       return ENOMEM
     }
+    store<u32>(vm, <u32>units, VM_UNITS)
     store<u32>(vm, <u32>slots, VM_SLOTS)
     store<u32>(vm, SLOTS_FIRST, VM_SLOT_CAPACITY)
     store<u32>(vm, <u32>map, VM_SLOT_MAP)
@@ -267,6 +301,7 @@ export function slotBind(vm: usize, id: u32, gmem: usize, offsetPages: u32, flag
   store<u32>(slot, <u32>gmem, SLOT_PRIVATE)
   store<u32>(slot, offsetPages, SLOT_PRIVATE_OFFSET)
   store<u32>(slot, load<u32>(slot, SLOT_FLAGS) | (flags & (SLOT_NO_SHARED | SLOT_GMEM_ONLY)), SLOT_FLAGS)
+  resetUnits(vm)
   flushEverywhere()
 }
 
@@ -302,6 +337,8 @@ export function slotsFree(vm: usize): void {
   flushEverywhere()
   freePages(slots, slotPages(load<u32>(vm, VM_SLOT_CAPACITY)))
   freePages(<usize>load<u32>(vm, VM_SLOT_MAP), MAP_PAGES)
+  freePages(<usize>load<u32>(vm, VM_UNITS), UNITS_PAGES)
+  store<u32>(vm, 0, VM_UNITS)
   store<u32>(vm, 0, VM_SLOTS)
   store<u32>(vm, 0, VM_SLOT_MAP)
   store<u32>(vm, 0, VM_SLOT_COUNT)

@@ -3,9 +3,11 @@
  * A tag exists only where an access of that kind needs nothing but the bytes: page walk, slot, encryption view, code lines
  * and dirty log are all decided at fill. Owns VCPU_TLB_*, VCPU_TLB2, VCPU_PSC, the MMU structure, CPU_TLB_BASE.
  *
- * L2 entry (16 bytes): u64 tag {44:0 virtual page, 56:45 PCID, 57 global, 63:58 generation}, u32 data (L2_*), u32 0.
- * PSC entry (16 bytes): u64 tag {35:0 VA >> 21, 44:36 PSC generation, 56:45 PCID, 63:58 generation}, u32 address of the table
- * that the walk goes on in, u32 rights so far and level (paging/walk.ts).
+ * A context is a number (19 bits, never 0) that stands for one PCID since it was last flushed, or for all global entries since they
+ * were: a flush gives out a new one.
+ * L2 entry (16 bytes): u64 tag {44:0 virtual page, 63:45 context}, u32 data (L2_*), u32 MMU_CLEAN when quick.ts had checked the frame.
+ * PSC entry (16 bytes): u64 tag {35:0 VA >> 21, 44:36 PSC generation, 63:45 context}, u32 address of the table that the walk goes
+ * on in, u32 rights so far and level.
  */
 import {
   CPU_CPL,
@@ -16,7 +18,7 @@ import {
   CPU_EFLAGS,
   CPU_JUMP_KEY,
   CPU_TLB_BASE,
-  CPU_TLB_GENERATION,
+  CPU_TLB_CONTEXT,
   DEBUG_DATA,
   FRAME_CODE,
   FRAME_DIRTY,
@@ -25,18 +27,30 @@ import {
   GLOBAL_VCPUS,
   GLOBAL_VCPU_COUNT,
   MMU_FLUSHES,
-  MMU_GLOBAL_GENERATION,
+  MMU_CLEAN,
+  MMU_CONTEXTS,
+  MMU_GLOBAL_CONTEXT,
   MMU_LARGE_BASE,
   MMU_LARGE_MASK,
+  MMU_PCIDS,
   MMU_PSC_GENERATION,
+  MMU_QUICK,
+  MMU_QUICK_ALLOW,
+  MMU_QUICK_GLOBAL,
+  MMU_QUICK_LOCAL,
+  MMU_QUICK_NOW,
+  MMU_QUICK_PSC,
+  MMU_QUICK_WANT,
   MMU_USED,
-  MMU_WRITE_COUNT,
-  MMU_WRITE_LIST,
+  MMU_FILLS,
+  MMU_FILL_LIST,
   TLB_ADDEND,
   TLB_CODE,
   TLB_EXEC,
   TLB_READ,
   TLB_WRITE,
+  VCPU_CONTEXTS,
+  VCPU_CONTEXTS_SIZE,
   VCPU_JUMP,
   VCPU_JUMP_SIZE,
   VCPU_PSC,
@@ -47,7 +61,7 @@ import {
   VCPU_TLB2_SIZE,
   VCPU_TLB_USER,
   VCPU_TLB_USER_SIZE,
-  VCPU_WRITE_LIST,
+  VCPU_MMU,
 } from '../generated/layout'
 import { watchedPage } from '../cpu/watch'
 import { frameInfo } from './frames'
@@ -64,22 +78,26 @@ export const CR4_SMAP: u64 = 1 << 21
 export const CR4_PCIDE: u64 = 1 << 17
 const RFLAGS_AC: u64 = 1 << 18
 
-/** Data word of an L2 entry; 31:12 are the frame. */
+/** Data word of an L2 entry; 31:12 are the frame. VALID, W, U, STORE and GLOBAL are where an entry has P, W, U, D and G. */
 export const L2_VALID: u32 = 1
 export const L2_W: u32 = 2
-export const L2_X: u32 = 4
-export const L2_U: u32 = 8
-/** D is set in the page-table entry, the dirty log has the page, and the slot is writable: a write tag may be installed. */
-export const L2_STORE: u32 = 16
+export const L2_U: u32 = 4
+export const L2_X: u32 = 8
+export const L2_LARGE: u32 = 0x10
 /** Data accesses go through the private view. */
-export const L2_PRIVATE: u32 = 32
-export const L2_GLOBAL: u32 = 64
-export const L2_LARGE: u32 = 256
+export const L2_PRIVATE: u32 = 0x20
+/** D is set in the page-table entry, the dirty log has the page, and the slot is writable: a write tag may be installed. */
+export const L2_STORE: u32 = 0x40
+export const L2_GLOBAL: u32 = 0x100
+/** Word 12 of a PSC entry: L2_W, L2_U and L2_X of the way there, L2_VALID and L2_STORE, L2_GLOBAL if CR4.PGE is set, and PSC_LEVEL2. */
+export const PSC_LEVEL2: u32 = 0x200
 
 const NONE: u64 = ~0
-const VPN_MASK: u64 = (1 << 45) - 1
-const GLOBAL_BIT: u64 = 1 << 57
-const WRITE_LIST_MAX: u32 = 1000
+export const VPN_MASK: u64 = (1 << 45) - 1
+const CONTEXT_MAX: u32 = 0x7ffff
+export const FILL_LIST_MAX: u32 = 900
+/** Up to here entries are emptied one by one: the fill of an array takes as long as some 60. */
+const FLUSH_SINGLY: u32 = 64
 
 /** The L1 array for explicit accesses in the current state. */
 export function currentArray(s: usize): u32 {
@@ -103,8 +121,10 @@ export function alignmentChecked(s: usize): bool {
 
 /** Chooses the L1 array from CPL, CR4.SMAP, CR0.AM and RFLAGS.AC. */
 export function selectTlb(s: usize): void {
-  const base = alignmentChecked(s) ? s + VCPU_TLB_EMPTY : arrayBase(s, currentArray(s))
-  store<u32>(s, <u32>base, CPU_TLB_BASE)
+  const checked = alignmentChecked(s)
+  const array: u32 = checked ? 3 : currentArray(s)
+  store<u32>(s, <u32>(checked ? s + VCPU_TLB_EMPTY : arrayBase(s, array)), CPU_TLB_BASE)
+  store<u32>(s, <u32>(s + VCPU_MMU + MMU_QUICK_ALLOW + ((<usize>array) << 3)), VCPU_MMU + MMU_QUICK_NOW)
 }
 
 /** The jump cache maps linear addresses too: a new generation in its key makes all of it stale. */
@@ -115,28 +135,100 @@ function newJumpGeneration(s: usize): void {
 }
 
 function flushArrays(s: usize): void {
-  const used = load<u32>(s, VCPU_WRITE_LIST + MMU_USED)
-  for (let i: u32 = 0; i < 3; i++) {
-    if ((used >> i) & 1) memory.fill(arrayBase(s, i), 0xff, VCPU_TLB_USER_SIZE)
+  const fills = load<u32>(s, VCPU_MMU + MMU_FILLS)
+  if (fills <= FLUSH_SINGLY) {
+    for (let i: u32 = 0; i < fills; i++) {
+      const e = <usize>load<u32>(s + ((<usize>i) << 2), VCPU_MMU + MMU_FILL_LIST)
+      store<u64>(e, NONE, TLB_READ)
+      store<u64>(e, NONE, TLB_WRITE)
+      store<u64>(e, NONE, TLB_EXEC)
+    }
+  } else {
+    const used = load<u32>(s, VCPU_MMU + MMU_USED)
+    for (let i: u32 = 0; i < 3; i++) {
+      if ((used >> i) & 1) memory.fill(arrayBase(s, i), 0xff, VCPU_TLB_USER_SIZE)
+    }
   }
-  store<u32>(s, 0, VCPU_WRITE_LIST + MMU_USED)
-  store<u32>(s, 0, VCPU_WRITE_LIST + MMU_WRITE_COUNT)
-  store<u64>(s, load<u64>(s, VCPU_WRITE_LIST + MMU_FLUSHES) + 1, VCPU_WRITE_LIST + MMU_FLUSHES)
+  store<u32>(s, 0, VCPU_MMU + MMU_USED)
+  store<u32>(s, 0, VCPU_MMU + MMU_FILLS)
+  store<u64>(s, load<u64>(s, VCPU_MMU + MMU_FLUSHES) + 1, VCPU_MMU + MMU_FLUSHES)
   newJumpGeneration(s)
 }
 
-function newGeneration(s: usize): void {
-  const generation = (load<u32>(s, CPU_TLB_GENERATION) + 1) & 63
-  store<u32>(s, generation, CPU_TLB_GENERATION)
-  if (generation == 0) {
-    memory.fill(s + VCPU_TLB2, 0, VCPU_TLB2_SIZE)
-    memory.fill(s + VCPU_PSC, 0, VCPU_PSC_SIZE)
+/** CR0.WP was set: no store of the supervisor may go on by a tag from before. */
+export function dropSupervisorStores(s: usize): void {
+  const fills = load<u32>(s, VCPU_MMU + MMU_FILLS)
+  const first = arrayBase(s, SUPERVISOR)
+  if (fills <= FLUSH_SINGLY) {
+    for (let i: u32 = 0; i < fills; i++) {
+      const e = <usize>load<u32>(s + ((<usize>i) << 2), VCPU_MMU + MMU_FILL_LIST)
+      if (e >= first) store<u64>(e, NONE, TLB_WRITE)
+    }
+    return
   }
+  const used = load<u32>(s, VCPU_MMU + MMU_USED)
+  for (let i: u32 = 1; i < 3; i++) {
+    if ((used >> i) & 1) memory.fill(arrayBase(s, i), 0xff, VCPU_TLB_USER_SIZE)
+  }
+}
+
+function dropContexts(s: usize): void {
+  if (load<u32>(s, VCPU_MMU + MMU_PCIDS)) memory.fill(s + VCPU_CONTEXTS, 0, VCPU_CONTEXTS_SIZE)
+  else store<u32>(s, 0, VCPU_CONTEXTS)
+  store<u32>(s, 0, VCPU_MMU + MMU_PCIDS)
+}
+
+function newContext(s: usize): u32 {
+  const context = load<u32>(s, VCPU_MMU + MMU_CONTEXTS) + 1
+  store<u32>(s, context, VCPU_MMU + MMU_CONTEXTS)
+  if (context <= CONTEXT_MAX) return context
+  memory.fill(s + VCPU_TLB2, 0, VCPU_TLB2_SIZE)
+  memory.fill(s + VCPU_PSC, 0, VCPU_PSC_SIZE)
+  dropContexts(s)
+  store<u32>(s, 1, VCPU_MMU + MMU_GLOBAL_CONTEXT)
+  store<u32>(s, 2, VCPU_MMU + MMU_CONTEXTS)
+  return 2
+}
+
+/** Gives the current PCID its context: a new one, or with `keep` the one it has. */
+function enterContext(s: usize, keep: bool): void {
+  const id = <usize>pcid(s)
+  let context: u32 = keep ? load<u32>(s + (id << 2), VCPU_CONTEXTS) : 0
+  if (context == 0) {
+    context = newContext(s)
+    store<u32>(s + (id << 2), context, VCPU_CONTEXTS)
+    if (id != 0) store<u32>(s, 1, VCPU_MMU + MMU_PCIDS)
+  }
+  store<u32>(s, context, CPU_TLB_CONTEXT)
+  quickTags(s)
+}
+
+/** MMU_QUICK: as quickPrepare left it, without and with use. */
+export const PREPARED: u32 = 1
+export const USABLE: u32 = 2
+
+/** memory/quick.ts finds nothing until it is prepared again. */
+function quickDrop(s: usize): void {
+  store<u32>(s, 0, VCPU_MMU + MMU_QUICK)
+  store<u64>(s, NONE, VCPU_MMU + MMU_QUICK_LOCAL)
+  store<u64>(s, NONE, VCPU_MMU + MMU_QUICK_GLOBAL)
+  store<u64>(s, NONE, VCPU_MMU + MMU_QUICK_PSC)
+  store<u64>(s, NONE, VCPU_MMU + MMU_QUICK_WANT)
+}
+
+/** Generations or PCID have changed. */
+export function quickTags(s: usize): void {
+  if (load<u32>(s, VCPU_MMU + MMU_QUICK) != USABLE) return
+  store<u64>(s, l2Tag(s, 0, false), VCPU_MMU + MMU_QUICK_LOCAL)
+  store<u64>(s, l2Tag(s, 0, true), VCPU_MMU + MMU_QUICK_GLOBAL)
+  store<u64>(s, pscTag(s, 0), VCPU_MMU + MMU_QUICK_PSC)
 }
 
 /** A zeroed arena holds tags of page 0: makes the L1 arrays empty. */
 export function initTlb(s: usize): void {
-  store<u32>(s, 7, VCPU_WRITE_LIST + MMU_USED)
+  store<u32>(s, 7, VCPU_MMU + MMU_USED)
+  store<u32>(s, FLUSH_SINGLY + 1, VCPU_MMU + MMU_FILLS)
+  store<u32>(s, 1, VCPU_MMU + MMU_CLEAN)
   memory.fill(s + VCPU_TLB_EMPTY, 0xff, VCPU_TLB_EMPTY_SIZE)
   flushTlb(s)
   selectTlb(s)
@@ -144,48 +236,57 @@ export function initTlb(s: usize): void {
 
 /** Everything, global entries included; new jump-cache generation. */
 export function flushTlb(s: usize): void {
+  quickDrop(s)
   flushArrays(s)
-  newGeneration(s)
-  const generation = (load<u32>(s, VCPU_WRITE_LIST + MMU_GLOBAL_GENERATION) + 1) & 63
-  store<u32>(s, generation, VCPU_WRITE_LIST + MMU_GLOBAL_GENERATION)
-  if (generation == 0) memory.fill(s + VCPU_TLB2, 0, VCPU_TLB2_SIZE)
-  store<u64>(s, NONE, VCPU_WRITE_LIST + MMU_LARGE_BASE)
-  store<u64>(s, 0, VCPU_WRITE_LIST + MMU_LARGE_MASK)
+  dropContexts(s)
+  store<u32>(s, newContext(s), VCPU_MMU + MMU_GLOBAL_CONTEXT)
+  enterContext(s, false)
+  store<u64>(s, NONE, VCPU_MMU + MMU_LARGE_BASE)
+  store<u64>(s, 0, VCPU_MMU + MMU_LARGE_MASK)
 }
 
-/** MOV to CR3: keeps global entries (they come back from L2). */
+/** MOV to CR3: the entries of the new PCID go; global ones come back from L2. */
 export function flushTlbLocal(s: usize): void {
   flushArrays(s)
-  newGeneration(s)
+  enterContext(s, false)
 }
 
 /** MOV to CR3 with bit 63 set under PCIDE: nothing is invalidated, but the L1 arrays know no PCID. */
 export function flushTlbArrays(s: usize): void {
   flushArrays(s)
+  enterContext(s, true)
+}
+
+/** INVPCID of one context. */
+export function flushPcid(s: usize, id: u32): void {
+  if (<u64>id == pcid(s)) flushTlbLocal(s)
+  else store<u32>(s + ((<usize>id) << 2), 0, VCPU_CONTEXTS)
+}
+
+/** INVPCID of all contexts, global entries excepted. */
+export function flushPcids(s: usize): void {
+  dropContexts(s)
+  flushTlbLocal(s)
 }
 
 /** Tag of an L2 entry. */
 export function l2Tag(s: usize, va: u64, isGlobal: bool): u64 {
-  const vpn = (va >> 12) & VPN_MASK
-  if (isGlobal) return vpn | GLOBAL_BIT | ((<u64>load<u32>(s, VCPU_WRITE_LIST + MMU_GLOBAL_GENERATION)) << 58)
-  return vpn | (pcid(s) << 45) | ((<u64>load<u32>(s, CPU_TLB_GENERATION)) << 58)
+  const context = isGlobal ? load<u32>(s, VCPU_MMU + MMU_GLOBAL_CONTEXT) : load<u32>(s, CPU_TLB_CONTEXT)
+  return ((va >> 12) & VPN_MASK) | ((<u64>context) << 45)
 }
 
 export function l2Entry(s: usize, va: u64): usize {
   const vpn = va >> 12
-  return s + VCPU_TLB2 + ((<usize>((vpn ^ (vpn >> 13)) & 8191)) << 4)
+  return s + VCPU_TLB2 + ((<usize>((vpn ^ (vpn >> 16)) & 65535)) << 4)
 }
 
-export function pcid(s: usize): u64 {
+function pcid(s: usize): u64 {
   return (load<u64>(s, CPU_CR4) & CR4_PCIDE) != 0 ? load<u64>(s, CPU_CR3) & 0xfff : 0
 }
 
 export function pscTag(s: usize, va: u64): u64 {
   return (
-    ((va >> 21) & 0xfffffffff) |
-    ((<u64>load<u32>(s, VCPU_WRITE_LIST + MMU_PSC_GENERATION)) << 36) |
-    (pcid(s) << 45) |
-    ((<u64>load<u32>(s, CPU_TLB_GENERATION)) << 58)
+    ((va >> 21) & 0xfffffffff) | ((<u64>load<u32>(s, VCPU_MMU + MMU_PSC_GENERATION)) << 36) | ((<u64>load<u32>(s, CPU_TLB_CONTEXT)) << 45)
   )
 }
 
@@ -195,8 +296,8 @@ export function pscEntry(s: usize, va: u64): usize {
 
 /** Remembers that a page larger than 4 KiB was cached in pieces. */
 export function noteLarge(s: usize, va: u64, size: u64): void {
-  let base = load<u64>(s, VCPU_WRITE_LIST + MMU_LARGE_BASE)
-  let mask = load<u64>(s, VCPU_WRITE_LIST + MMU_LARGE_MASK)
+  let base = load<u64>(s, VCPU_MMU + MMU_LARGE_BASE)
+  let mask = load<u64>(s, VCPU_MMU + MMU_LARGE_MASK)
   if (base == NONE) {
     mask = ~(size - 1)
     base = va & mask
@@ -205,8 +306,8 @@ export function noteLarge(s: usize, va: u64, size: u64): void {
     while (((va ^ base) & mask) != 0) mask <<= 1
     base &= mask
   }
-  store<u64>(s, base, VCPU_WRITE_LIST + MMU_LARGE_BASE)
-  store<u64>(s, mask, VCPU_WRITE_LIST + MMU_LARGE_MASK)
+  store<u64>(s, base, VCPU_MMU + MMU_LARGE_BASE)
+  store<u64>(s, mask, VCPU_MMU + MMU_LARGE_MASK)
 }
 
 /** INVLPG: every translation of the page, global ones too, and all paging-structure entries (SDM vol 3, 4.10.4.1). */
@@ -216,16 +317,17 @@ export function invalidatePage(s: usize, va: u64): void {
   const data = load<u32>(l2, 8)
   const known = (data & L2_VALID) != 0 && (tag == l2Tag(s, va, false) || tag == l2Tag(s, va, true))
   if (!known || data & L2_LARGE) {
-    if ((va & load<u64>(s, VCPU_WRITE_LIST + MMU_LARGE_MASK)) == load<u64>(s, VCPU_WRITE_LIST + MMU_LARGE_BASE)) {
+    if ((va & load<u64>(s, VCPU_MMU + MMU_LARGE_MASK)) == load<u64>(s, VCPU_MMU + MMU_LARGE_BASE)) {
       flushTlb(s)
       return
     }
   }
   store<u64>(l2, 0)
-  store<u32>(l2, 0, 8)
-  const generation = (load<u32>(s, VCPU_WRITE_LIST + MMU_PSC_GENERATION) + 1) & 511
-  store<u32>(s, generation, VCPU_WRITE_LIST + MMU_PSC_GENERATION)
+  store<u64>(l2, 0, 8)
+  const generation = (load<u32>(s, VCPU_MMU + MMU_PSC_GENERATION) + 1) & 511
+  store<u32>(s, generation, VCPU_MMU + MMU_PSC_GENERATION)
   if (generation == 0) memory.fill(s + VCPU_PSC, 0, VCPU_PSC_SIZE)
+  quickTags(s)
   const page = va & ~0xfff
   const offset = <usize>((va >> 7) & 0x7fe0)
   for (let i: u32 = 0; i < 3; i++) {
@@ -254,12 +356,13 @@ export function dropWriteTags(frame: usize): void {
   const n = load<u32>(GLOBAL, GLOBAL_VCPU_COUNT)
   for (let i: u32 = 0; i < n; i++) {
     const s = <usize>load<u32>(GLOBAL + ((<usize>i) << 2), GLOBAL_VCPUS)
-    const count = load<u32>(s, VCPU_WRITE_LIST + MMU_WRITE_COUNT)
-    if (count > WRITE_LIST_MAX) {
+    store<u32>(s, load<u32>(s, VCPU_MMU + MMU_CLEAN) + 1, VCPU_MMU + MMU_CLEAN)
+    const count = load<u32>(s, VCPU_MMU + MMU_FILLS)
+    if (count > FILL_LIST_MAX) {
       const end = arrayBase(s, 3)
       for (let e = arrayBase(s, 0); e < end; e += 32) dropWriteTag(e, frame)
     } else {
-      for (let k: u32 = 0; k < count; k++) dropWriteTag(<usize>load<u32>(s + ((<usize>k) << 2), VCPU_WRITE_LIST + MMU_WRITE_LIST), frame)
+      for (let k: u32 = 0; k < count; k++) dropWriteTag(<usize>load<u32>(s + ((<usize>k) << 2), VCPU_MMU + MMU_FILL_LIST), frame)
     }
   }
 }
@@ -305,11 +408,9 @@ export function fillEntry(s: usize, array: u32, va: u64, data: u32, dataKey: u32
   store<u64>(e, x, TLB_EXEC)
   store<u32>(e, <u32>frame - <u32>page, TLB_ADDEND)
   store<u32>(e, code, TLB_CODE)
-  store<u32>(s, load<u32>(s, VCPU_WRITE_LIST + MMU_USED) | (1 << array), VCPU_WRITE_LIST + MMU_USED)
-  if (w != NONE) {
-    store<u8>(info, load<u8>(info, FRAME_DIRTY) | 1, FRAME_DIRTY)
-    const count = load<u32>(s, VCPU_WRITE_LIST + MMU_WRITE_COUNT)
-    if (count < WRITE_LIST_MAX) store<u32>(s + ((<usize>count) << 2), <u32>e, VCPU_WRITE_LIST + MMU_WRITE_LIST)
-    if (count <= WRITE_LIST_MAX) store<u32>(s, count + 1, VCPU_WRITE_LIST + MMU_WRITE_COUNT)
-  }
+  store<u32>(s, load<u32>(s, VCPU_MMU + MMU_USED) | (1 << array), VCPU_MMU + MMU_USED)
+  if (w != NONE) store<u8>(info, load<u8>(info, FRAME_DIRTY) | 1, FRAME_DIRTY)
+  const fills = load<u32>(s, VCPU_MMU + MMU_FILLS)
+  if (fills < FILL_LIST_MAX) store<u32>(s + ((<usize>fills) << 2), <u32>e, VCPU_MMU + MMU_FILL_LIST)
+  if (fills <= FILL_LIST_MAX) store<u32>(s, fills + 1, VCPU_MMU + MMU_FILLS)
 }

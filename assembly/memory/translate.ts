@@ -16,6 +16,7 @@ import {
   FRAME_CODE,
   FRAME_DIRTY,
   LEAVE_EXIT_RETRY,
+  MMU_QUICK,
   SLOT_DIRTY_BITMAP,
   SLOT_FLAGS,
   SLOT_GPA,
@@ -24,6 +25,7 @@ import {
   STOP_MEMORY_FAULT,
   STOP_OUT_OF_MEMORY,
   STOP_RING_FULL,
+  VCPU_MMU,
   VM_ASID,
   VM_IRQCHIP,
 } from '../generated/layout'
@@ -46,7 +48,8 @@ import {
 import { frameInfo } from './frames'
 import { isPrivate } from './attributes'
 import { ringNews } from './dirty-ring'
-import { dirtyMark, MEM_READONLY, memoryFrame, MISMATCH, slotFind } from './slots'
+import { quickPrepare } from './quick'
+import { dirtyMark, MEM_READONLY, memoryFrame, MISMATCH, noteUnit, slotFind } from './slots'
 import {
   CR0_WP,
   CR4_SMEP,
@@ -173,6 +176,7 @@ export function translate(s: usize, va: u64, how: u32): u32 {
     raiseError(s, how & STACK ? EXC_SS : EXC_GP, 0)
     return LEFT
   }
+  if (load<u32>(s, VCPU_MMU + MMU_QUICK) == 0) quickPrepare(s)
   const l2 = l2Entry(s, va)
   const known = load<u32>(l2, 8)
   if (known & L2_VALID) {
@@ -202,6 +206,7 @@ export function translate(s: usize, va: u64, how: u32): u32 {
   const readonly = (load<u32>(slot, SLOT_FLAGS) & MEM_READONLY) != 0
   if (readonly && access == WRITE) return MMIO
 
+  noteUnit(vm, slot, page)
   const info = frameInfo(frame)
   if (access == WRITE) {
     dirtyMark(vm, slot, page)
@@ -212,7 +217,7 @@ export function translate(s: usize, va: u64, how: u32): u32 {
   if (walkDirty && !readonly && (access == WRITE || ((load<u8>(info, FRAME_DIRTY) & 1) != 0 && isLogged(slot, page)))) data |= L2_STORE
   if (walkRestricted) return finish(s, va, data, array, access, false)
   store<u64>(l2, l2Tag(s, va, (data & L2_GLOBAL) != 0))
-  store<u32>(l2, data, 8)
+  store<u64>(l2, <u64>data, 8)
   return finish(s, va, data, array, access, true)
 }
 

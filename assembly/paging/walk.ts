@@ -16,7 +16,7 @@ import {
   FRAME_DIRTY,
   MMU_WALKS,
   SLOT_FLAGS,
-  VCPU_WRITE_LIST,
+  VCPU_MMU,
   VM_ASID,
   VM_C_BIT,
   VM_PHYS_MASK,
@@ -24,7 +24,22 @@ import {
 import { frameInfo } from '../memory/frames'
 import { dirtyMark, MEM_READONLY, memoryFrame, MISMATCH, slotFind } from '../memory/slots'
 import { isPrivate } from '../memory/attributes'
-import { CR0_WP, CR4_SMEP, L2_GLOBAL, L2_LARGE, L2_PRIVATE, L2_U, L2_W, L2_X, noteLarge, pscEntry, pscTag } from '../memory/tlb'
+import {
+  CR0_WP,
+  CR4_SMEP,
+  L2_GLOBAL,
+  L2_LARGE,
+  L2_PRIVATE,
+  L2_STORE,
+  L2_U,
+  L2_VALID,
+  L2_W,
+  L2_X,
+  noteLarge,
+  PSC_LEVEL2,
+  pscEntry,
+  pscTag,
+} from '../memory/tlb'
 import { convert, matches } from '../memory/views'
 import { invalidateLines } from '../decode/cache'
 
@@ -43,8 +58,6 @@ export const WALK_MEMORY: u32 = 2
 export const WALK_MISSING: u32 = 5
 export let walkMissing: u64 = 0
 
-/** Word 12 of a PSC entry holds L2_W, L2_U and L2_X of the way there, and this: it leads to the directory of a 2 MiB page. */
-const PSC_LEVEL2: u32 = 1
 // Another processor changed an entry that needed A or D; the second time without the paging-structure cache.
 const AGAIN: u32 = 3
 const AGAIN_UNCACHED: u32 = 4
@@ -182,7 +195,7 @@ export function walk(s: usize, va: u64, access: u32, user: bool, smap: bool, qui
     walkDirty = true
     return WALK_OK
   }
-  store<u64>(s, load<u64>(s, VCPU_WRITE_LIST + MMU_WALKS) + 1, VCPU_WRITE_LIST + MMU_WALKS)
+  store<u64>(s, load<u64>(s, VCPU_MMU + MMU_WALKS) + 1, VCPU_MMU + MMU_WALKS)
   const cr4 = load<u64>(s, CPU_CR4)
   if ((cr4 & CR4_PAE) == 0) return walk32(s, vm, va, access, user, smap, quiet)
 
@@ -228,7 +241,7 @@ function attempt(
   if (usePsc && load<u32>(psc, 8) != 0 && load<u64>(psc) == pscTag(s, va)) {
     table = <usize>load<u32>(psc, 8)
     const word = load<u32>(psc, 12)
-    rights = word & ~PSC_LEVEL2
+    rights = word & (L2_W | L2_U | L2_X)
     level = word & PSC_LEVEL2 ? 2 : 1
     cached = true
   }
@@ -242,7 +255,8 @@ function attempt(
       if (level <= 2 && !quiet) {
         store<u64>(psc, pscTag(s, va))
         store<u32>(psc, <u32>table, 8)
-        store<u32>(psc, level == 2 ? rights | PSC_LEVEL2 : rights, 12)
+        const word = rights | L2_VALID | L2_STORE | ((cr4 & CR4_PGE) != 0 ? L2_GLOBAL : 0)
+        store<u32>(psc, level == 2 ? word | PSC_LEVEL2 : word, 12)
       }
     }
     const pdpte = !long && level == 3

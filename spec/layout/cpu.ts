@@ -126,7 +126,7 @@ export const cpu = struct(
     ['DEADLINE', 'u64', 'virtual ns of the nearest timer deadline that this vCPU must notice'],
     ['SLICE_END', 'u64', 'ICOUNT at which the current run() slice ends'],
     ['FEATURES', 'u32', 'derived CPUID feature words that execution depends on (see cpu/features.ts)', 16],
-    ['TLB_GENERATION', 'u32', 'L2 TLB generation (6 bits)'],
+    ['TLB_CONTEXT', 'u32', 'context of the current PCID (memory/tlb.ts)'],
     ['STOP_REASON', 'u32', 'why execute() returned (STOP_*)'],
     ['STOP_DETAIL', 'u64', 'RIP or guest-physical address that STOP_REASON is about (execute/operands.ts, memory/translate.ts)'],
     ['STOP_INFO', 'u64', 'unimplemented: first opcode bytes, little endian'],

@@ -61,10 +61,10 @@ export const vcpuArena = chain(0, [
   ['VCPU_TLB_USER', 32 * KiB, 'L1 TLB for CPL 3'],
   ['VCPU_TLB_SUPERVISOR', 32 * KiB, 'L1 TLB for CPL 0..2'],
   ['VCPU_TLB_SMAP', 32 * KiB, 'L1 TLB for CPL 0..2 with SMAP enforced'],
-  ['VCPU_TLB2', 128 * KiB, 'L2 TLB, 8192 entries of 16 bytes'],
-  ['VCPU_GPA_CACHE', 64 * KiB, 'GPA cache, 4096 entries of 16 bytes'],
+  ['VCPU_TLB2', 1024 * KiB, 'L2 TLB, 65536 entries of 16 bytes: reach 256 MiB'],
+  ['VCPU_CONTEXTS', 16 * KiB, 'by PCID: u32 context of its entries in the L2 TLB and the paging-structure cache, 0 = none are valid'],
   ['VCPU_PSC', 8 * KiB, 'paging-structure cache, 512 entries of 16 bytes'],
-  ['VCPU_WRITE_LIST', 4 * KiB, 'addresses of L1 entries with a write tag'],
+  ['VCPU_MMU', 4 * KiB, 'MMU structure'],
   ['VCPU_JUMP', 64 * KiB, 'jump cache, 4096 entries of 16 bytes: linear RIP u64, block u32, key u32'],
   ['VCPU_BUCKETS', 64 * KiB, 'block hash, 16384 heads'],
   ['VCPU_FRAME_BUCKETS', 16 * KiB, 'blocks by frame, 4096 heads'],
@@ -72,7 +72,7 @@ export const vcpuArena = chain(0, [
   ['VCPU_BLOCKS', 8 * MiB, 'decoded blocks, filled upwards, flushed whole'],
   ['VCPU_FPU', 4 * KiB, 'image under construction of FXSAVE, XSAVE and FSAVE; operands of x87 and SSE handlers'],
 ])
-export const vcpuArenaSize = 9 * MiB
+export const vcpuArenaSize = 10 * MiB
 
 /** The shared linear memory from address 0. Everything after FRAMES is handed out by memory/frames.ts. */
 export const map = chain(0, [

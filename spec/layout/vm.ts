@@ -62,6 +62,11 @@ const vm = struct(
     ['NO_PLATFORM_INFO', 'u32', 'KVM_CAP_MSR_PLATFORM_INFO: 1 = a guest cannot read MSR 0xce'],
     ['EMULATION_EXITS', 'u32', 'KVM_CAP_EXIT_ON_EMULATION_FAILURE'],
     ['APIC_BUS_NS', 'u64', 'KVM_CAP_X86_APIC_BUS_CYCLES_NS'],
+    [
+      'UNITS',
+      'u32',
+      'address of a u32 per 2 MiB of GPA (8 GiB): its 512 entries in a frame map, or 512 zeros if not all of it is ordinary memory of one slot',
+    ],
   ],
   0x2000,
 )

@@ -18,7 +18,7 @@ const word = (i: number): number => new DataView(image.buffer).getUint32(i * 4, 
 
 const RAM_PAGES = 1024
 /** Fields of the vCPU that say where its caches are, not what it is. */
-const cached = [L.CPU_JUMP_KEY, L.CPU_BLOCKS_TOP, L.CPU_TLB_GENERATION, L.CPU_TLB_BASE]
+const cached = [L.CPU_JUMP_KEY, L.CPU_BLOCKS_TOP, L.CPU_TLB_CONTEXT, L.CPU_TLB_BASE]
 
 class Runner {
   readonly m: Machine

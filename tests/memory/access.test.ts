@@ -181,7 +181,7 @@ test('stores to code lines drop the code, stores beside them do not', () => {
 })
 
 test('guest touches beyond the budget stop the vCPU by name', () => {
-  const limit = Math.ceil(L.HEAP / 65536) + 9 * 16 + 16
+  const limit = Math.ceil(L.HEAP / 65536) + 10 * 16 + 16
   const m = machine(2048, limit)
   let touched = 0
   for (let page = 0; page < 2048; page++, touched++) {

@@ -1,0 +1,227 @@
+/**
+ * TLB misses of the ordinary kind, without a call: long mode, a translation in the L2 TLB or a table in the paging-structure
+ * cache, a leaf whose A (and D) are set, a page in a slot of plain memory whose frame is stored in the view that is used.
+ * Everything else is left to translate(), and nothing has changed then. The conditions that do not depend on the address are
+ * prepared in MMU_QUICK_*; whoever changes one of them flushes, and a whole flush drops them.
+ *
+ * The processor overlaps as many guest loads as its window holds misses: what counts here is the number of instructions.
+ */
+import {
+  CPU_APIC_BASE,
+  CPU_CR0,
+  CPU_CR4,
+  CPU_DEBUG_ARMED,
+  CPU_EFER,
+  CPU_PKRS,
+  CPU_PKRU,
+  CPU_TLB_BASE,
+  CPU_VM,
+  DEBUG_DATA,
+  FRAME_INFO,
+  FRAME_TOUCHED,
+  MMU_CLEAN,
+  MMU_LARGE_BASE,
+  MMU_LARGE_MASK,
+  MMU_QUICK,
+  MMU_QUICK_ALLOW,
+  MMU_QUICK_DATA,
+  MMU_QUICK_GLOBAL,
+  MMU_QUICK_HALF,
+  MMU_QUICK_HIGH,
+  MMU_QUICK_INFO,
+  MMU_QUICK_LOCAL,
+  MMU_QUICK_MASK,
+  MMU_QUICK_NOW,
+  MMU_QUICK_PSC,
+  MMU_QUICK_UNITS,
+  MMU_QUICK_WANT,
+  MMU_USED,
+  MMU_FILLS,
+  MMU_FILL_LIST,
+  TLB_ADDEND,
+  TLB_EXEC,
+  TLB_READ,
+  TLB_WRITE,
+  VCPU_KVM,
+  VCPU_PSC,
+  VCPU_TLB2,
+  VCPU_MMU,
+  VKVM_SMM,
+  VM_ASID,
+  VM_C_BIT,
+  VM_IRQCHIP,
+  VM_PHYS_MASK,
+  VM_UNITS,
+} from '../generated/layout'
+import { slotFind } from './slots'
+import {
+  CR0_WP,
+  CR4_SMEP,
+  dropSupervisorStores,
+  FILL_LIST_MAX,
+  L2_GLOBAL,
+  L2_LARGE,
+  L2_PRIVATE,
+  L2_STORE,
+  L2_U,
+  L2_VALID,
+  L2_W,
+  L2_X,
+  PREPARED,
+  PSC_LEVEL2,
+  quickTags,
+  SMAP,
+  SUPERVISOR,
+  USABLE,
+  USER,
+  VPN_MASK,
+} from './tlb'
+
+const NONE: u64 = ~0
+const CR0_PG: u64 = 1 << 31
+const CR4_LA57: u64 = 1 << 12
+const CR4_PKE: u64 = 1 << 22
+const CR4_PKS: u64 = 1 << 24
+const EFER_LMA: u64 = 1 << 10
+const EFER_NXE: u64 = 1 << 11
+const APIC_ENABLED: u64 = 1 << 11
+const APIC_X2: u64 = 1 << 10
+const ADDRESS: u64 = 0x000ffffffffff000
+const PTE_NX: u64 = 1 << 63
+/** P, A. */
+const PTE_USED: u64 = 0x21
+/** A 2 MiB leaf: PS must be set, address bits 20:13 are reserved. */
+const LARGE_WANT: u64 = 0x80
+const LARGE_MASK: u64 = 0x1fe080
+const PTE_KEY: u64 = 0x78 << 56
+/** VM_UNITS reaches 8 GiB. */
+const BEYOND: u64 = ~0x1ffffffff
+/** The first 8 bytes of a FRAME: CODE, KEY, FLAGS, DIRTY. */
+const INFO_MASK: u64 = (0xffff | ((<u64>FRAME_TOUCHED) << 16)) << 32
+const INFO_DIRTY: u64 = 1 << 56
+const INFO_CODE: u64 = 0xffffffff
+
+const M: usize = VCPU_MMU
+
+/** Prepares MMU_QUICK_*: translate() calls it when they were dropped. */
+export function quickPrepare(s: usize): void {
+  store<u32>(s, PREPARED, M + MMU_QUICK)
+  const vm = <usize>load<u32>(s, CPU_VM)
+  const cr0 = load<u64>(s, CPU_CR0)
+  const cr4 = load<u64>(s, CPU_CR4)
+  const efer = load<u64>(s, CPU_EFER)
+  const units = <usize>load<u32>(vm, VM_UNITS)
+  if ((cr0 & CR0_PG) == 0 || (efer & EFER_LMA) == 0 || units == 0) return
+  if ((load<u32>(s, CPU_DEBUG_ARMED) & DEBUG_DATA) != 0) return
+  if (load<u32>(s + VCPU_KVM, VKVM_SMM) != 0) return // other slots
+  // Key 0 must not restrict; a page with another key is not for this path.
+  const user = (cr4 & CR4_PKE) != 0
+  const supervisor = (cr4 & CR4_PKS) != 0
+  if ((user && (load<u32>(s, CPU_PKRU) & 3) != 0) || (supervisor && (load<u32>(s, CPU_PKRS) & 3) != 0)) return
+  // The local APIC over ordinary memory.
+  const base = load<u64>(s, CPU_APIC_BASE)
+  if ((base & (APIC_ENABLED | APIC_X2)) == APIC_ENABLED && load<u32>(vm, VM_IRQCHIP) != 0 && slotFind(vm, base & ADDRESS) != 0) return
+
+  const cBit = load<u64>(vm, VM_C_BIT)
+  const key = load<u32>(vm, VM_ASID)
+  let physical = load<u64>(vm, VM_PHYS_MASK) & ADDRESS
+  if (physical == 0) physical = ADDRESS
+  physical &= ~cBit
+  // Of an encrypted VM private pages alone.
+  let mask = PTE_USED | (ADDRESS & ~physical) | (ADDRESS & BEYOND)
+  if ((efer & EFER_NXE) == 0) mask |= PTE_NX
+  if (user || supervisor) mask |= PTE_KEY
+  const half: u64 = (cr4 & CR4_LA57) != 0 ? 1 << 56 : 1 << 47
+  store<u64>(s, half, M + MMU_QUICK_HALF)
+  store<u64>(s, ~(half * 2 - 1), M + MMU_QUICK_HIGH)
+  store<u64>(s, mask, M + MMU_QUICK_MASK)
+  store<u64>(s, key != 0 ? PTE_USED | cBit : PTE_USED, M + MMU_QUICK_WANT)
+  store<u64>(s, (<u64>(key | (FRAME_TOUCHED << 16))) << 32, M + MMU_QUICK_INFO)
+  store<u32>(s, key != 0 ? L2_VALID | L2_PRIVATE : L2_VALID, M + MMU_QUICK_DATA)
+  store<u32>(s, <u32>units, M + MMU_QUICK_UNITS)
+  store<u32>(s, USABLE, M + MMU_QUICK)
+  allowed(s)
+  quickTags(s)
+}
+
+/** Rights of the three L1 arrays, by the 8 combinations of L2_X, L2_U and L2_W: `u` those with U, with W, with X. */
+function allowed(s: usize): void {
+  const u: u32 = 0x11001100
+  const w: u32 = (load<u64>(s, CPU_CR0) & CR0_WP) != 0 ? 0x10101010 : 0x11111111
+  const x: u32 = (load<u64>(s, CPU_CR4) & CR4_SMEP) != 0 ? 0x00110000 : 0x11110000
+  store<u64>(s, <u64>(u | ((u & 0x10101010) << 1) | ((u & 0x11110000) << 2)) | (1 << (32 + USER)), M + MMU_QUICK_ALLOW + 8 * USER)
+  store<u64>(s, <u64>(0x11111111 | (w << 1) | (x << 2)) | (1 << (32 + SUPERVISOR)), M + MMU_QUICK_ALLOW + 8 * SUPERVISOR)
+  store<u64>(s, <u64>((~u & 0x11111111) | ((w & ~u) << 1) | (x << 2)) | (1 << (32 + SMAP)), M + MMU_QUICK_ALLOW + 8 * SMAP)
+}
+
+/** CR0.WP has changed: no translation depends on it, only what a tag or a miss makes of one. */
+export function writeProtectionChanged(s: usize): void {
+  if (load<u64>(s, CPU_CR0) & CR0_WP) dropSupervisorStores(s)
+  if (load<u32>(s, M + MMU_QUICK) == USABLE) allowed(s)
+}
+
+/** Fills the L1 entry of `va` in the current array; true if an access of `how` (size << 1 | write) hits it now. */
+export function quickFill(s: usize, va: u64, how: u32): bool {
+  if (((va + load<u64>(s, M + MMU_QUICK_HALF)) & load<u64>(s, M + MMU_QUICK_HIGH)) != 0) return false
+  if ((<u32>va & 0xfff) + (how >> 1) > 0x1000) return false
+  const vpn = va >> 12
+  const l2 = s + ((<usize>((vpn ^ (vpn >> 16)) & 65535)) << 4)
+  const kept = load<u64>(l2, VCPU_TLB2) ^ (vpn & VPN_MASK)
+  const clean = load<u32>(s, M + MMU_CLEAN)
+  let data = load<u32>(l2, VCPU_TLB2 + 8)
+  const known = kept == load<u64>(s, M + MMU_QUICK_LOCAL) || kept == load<u64>(s, M + MMU_QUICK_GLOBAL)
+  const trusted = known && load<u32>(l2, VCPU_TLB2 + 12) == clean
+  const want = load<u32>(s, M + MMU_QUICK_DATA)
+  if (!known || (data & (L2_VALID | L2_PRIVATE)) != want) {
+    const psc = s + (<usize>(va >> 17) & 0x1ff0)
+    if (load<u64>(psc, VCPU_PSC) != (((va >> 21) & 0xfffffffff) | load<u64>(s, M + MMU_QUICK_PSC))) return false
+    const word = load<u32>(psc, VCPU_PSC + 12)
+    const table = <usize>load<u32>(psc, VCPU_PSC + 8)
+    let entry: u64
+    let at: u32
+    if ((word & PSC_LEVEL2) == 0) {
+      entry = load<u64>(table + (<usize>(va >> 9) & 0xff8))
+      if ((entry & load<u64>(s, M + MMU_QUICK_MASK)) != load<u64>(s, M + MMU_QUICK_WANT)) return false
+      at = <u32>(entry >> 12)
+      data = want
+    } else {
+      if ((va & load<u64>(s, M + MMU_LARGE_MASK)) != load<u64>(s, M + MMU_LARGE_BASE)) return false
+      entry = load<u64>(table + (<usize>(va >> 18) & 0xff8))
+      if ((entry & (load<u64>(s, M + MMU_QUICK_MASK) | LARGE_MASK)) != (load<u64>(s, M + MMU_QUICK_WANT) | LARGE_WANT)) return false
+      at = (<u32>(entry >> 12) & ~0x1ff) | (<u32>vpn & 0x1ff)
+      data = want | L2_LARGE
+    }
+    // In pages of 4 KiB; MASK lets nothing pass at or above 8 GiB.
+    const unit = <usize>load<u32>(<usize>load<u32>(s, M + MMU_QUICK_UNITS) + (<usize>(at >> 7) & 0x3ffc))
+    const frame = load<u32>(unit + ((<usize>at & 0x1ff) << 2))
+    if (frame == 0) return false
+    data |= frame | (((<u32>entry & (L2_VALID | L2_W | L2_U | L2_STORE | L2_GLOBAL)) | (<u32>(~entry >> 60) & L2_X)) & word)
+  }
+  const allow = load<u64>(<usize>load<u32>(s, M + MMU_QUICK_NOW))
+  const has = <u32>(allow >> <u64>((data << 1) & 28)) & (5 | ((data & L2_STORE) >> 5))
+  if ((has & (1 + (how & 1))) == 0) return false
+  if (!trusted) {
+    const info = load<u64>(FRAME_INFO + (<usize>(data >> 8) & ~15))
+    if ((info & INFO_MASK) != load<u64>(s, M + MMU_QUICK_INFO)) return false
+    const plain = (info & (INFO_DIRTY | INFO_CODE)) == INFO_DIRTY
+    // No write tag where there is code, or where a store would be the first since a snapshot: translate() knows what to do.
+    if (!plain && (has & 2) != 0) return false
+    const tag = data & L2_GLOBAL ? load<u64>(s, M + MMU_QUICK_GLOBAL) : load<u64>(s, M + MMU_QUICK_LOCAL)
+    store<u64>(l2, (vpn & VPN_MASK) | tag, VCPU_TLB2)
+    store<u64>(l2, <u64>data | (plain ? (<u64>clean) << 32 : 0), VCPU_TLB2 + 8)
+  }
+  const page = va & ~0xfff
+  const e = <usize>load<u32>(s, CPU_TLB_BASE) + (<usize>(va >> 7) & 0x7fe0)
+  store<u64>(e, page, TLB_READ)
+  store<u64>(e, has & 2 ? page : NONE, TLB_WRITE)
+  store<u64>(e, has & 4 ? page : NONE, TLB_EXEC)
+  // TLB_CODE behind it is 0.
+  store<u64>(e, <u64>((data & ~0xfff) - <u32>page), TLB_ADDEND)
+  store<u32>(s, load<u32>(s, M + MMU_USED) | <u32>(allow >> 32), M + MMU_USED)
+  const fills = load<u32>(s, M + MMU_FILLS)
+  if (fills <= FILL_LIST_MAX) {
+    if (fills < FILL_LIST_MAX) store<u32>(s + ((<usize>fills) << 2), <u32>e, M + MMU_FILL_LIST)
+    store<u32>(s, fills + 1, M + MMU_FILLS)
+  }
+  return true
+}

@@ -1,0 +1,170 @@
+/*
+ * The translation path of assembly/memory/quick.ts in C, line by line, over the same layout: argv[1] million random loads from
+ * 256 MiB mapped by 4 KiB pages to scattered frames. Prints the CPU nanoseconds of one.
+ */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+typedef uint8_t u8;
+typedef uint32_t u32;
+typedef uint64_t u64;
+
+enum { PAGES = 65536, VALID = 1, W = 2, U = 4, X = 8, LARGE = 0x10, PRIVATE = 0x20, STORE = 0x40, GLOBAL = 0x100, LEVEL2 = 0x200 };
+#define VPN_MASK ((1ull << 45) - 1)
+#define NONE (~0ull)
+#define INFO_MASK (0x2ffffull << 32)
+#define INFO_DIRTY (1ull << 56)
+#define INFO_CODE 0xffffffffull
+
+/* Linear memory: u32 addresses from here, as in WebAssembly. */
+static u8 *memory;
+#define AT(type, address) (*(type *)(memory + (u32)(address)))
+
+enum { INFO = 0x100000, VCPU = 0x1200000, TABLES = 0x1400000, HEAP = 0x1600000 };
+
+struct vcpu {
+	u32 tlb_base, used, write_count, units, now, data;
+	u64 half, high, psc, local, global, mask, want, info, large_base, large_mask, allow[4];
+	u32 write_list[900];
+	struct { u64 tag; u32 table, word; } pscs[512];
+	struct { u64 tag; u32 data, pad; } l2[8192];
+	struct { u64 read, write, exec, addend; } l1[1024];
+};
+
+static __attribute__((noinline)) int fill(u32 s, u64 va, u32 how)
+{
+	struct vcpu *v = (struct vcpu *)(memory + s);
+	if ((va + v->half) & v->high)
+		return 0;
+	if (((u32)va & 0xfff) + (how >> 1) > 0x1000)
+		return 0;
+	u64 vpn = va >> 12;
+	u32 l2 = (vpn ^ (vpn >> 13)) & 8191;
+	u64 kept = v->l2[l2].tag ^ (vpn & VPN_MASK);
+	u32 want = v->data, data = v->l2[l2].data;
+	if ((kept != v->local && kept != v->global) || (data & (VALID | PRIVATE)) != want) {
+		u32 psc = (va >> 21) & 511;
+		if (v->pscs[psc].tag != (((va >> 21) & 0xfffffffff) | v->psc))
+			return 0;
+		u32 word = v->pscs[psc].word, table = v->pscs[psc].table, at;
+		u64 entry;
+		if (!(word & LEVEL2)) {
+			entry = AT(u64, table + ((u32)(va >> 9) & 0xff8));
+			if ((entry & v->mask) != v->want)
+				return 0;
+			at = entry >> 12;
+			data = want;
+		} else {
+			if ((va & v->large_mask) != v->large_base)
+				return 0;
+			entry = AT(u64, table + ((u32)(va >> 18) & 0xff8));
+			if ((entry & (v->mask | 0x1fe080)) != (v->want | 0x80))
+				return 0;
+			at = ((u32)(entry >> 12) & ~0x1ffu) | (vpn & 0x1ff);
+			data = want | LARGE;
+		}
+		u32 unit = AT(u32, v->units + ((at >> 7) & 0x3ffc));
+		u32 frame = AT(u32, unit + ((at & 0x1ff) << 2));
+		if (!frame)
+			return 0;
+		data |= frame | ((((u32)entry & (VALID | W | U | STORE | GLOBAL)) | ((u32)(~entry >> 60) & X)) & word);
+	} else
+		how |= 0x100;
+	u64 info = AT(u64, INFO + ((data >> 8) & ~15u));
+	if ((info & INFO_MASK) != v->info)
+		return 0;
+	u64 allow = AT(u64, v->now);
+	u32 has = (u32)(allow >> ((data << 1) & 28)) & (5 | ((data & STORE) >> 5));
+	if (!(has & (1 + (how & 1))))
+		return 0;
+	if ((has & 2) && (info & (INFO_DIRTY | INFO_CODE)) != INFO_DIRTY)
+		return 0;
+	u64 page = va & ~0xfffull;
+	u32 e = v->tlb_base + ((u32)(va >> 7) & 0x7fe0);
+	AT(u64, e) = page;
+	AT(u64, e + 8) = has & 2 ? page : NONE;
+	AT(u64, e + 16) = has & 4 ? page : NONE;
+	AT(u64, e + 24) = (u32)((data & ~0xfffu) - (u32)page);
+	v->used |= (u32)(allow >> 32);
+	if (how < 0x100) {
+		v->l2[l2].tag = (vpn & VPN_MASK) | (data & GLOBAL ? v->global : v->local);
+		v->l2[l2].data = data;
+	}
+	if (has & 2) {
+		u32 count = v->write_count;
+		if (count <= 900) {
+			if (count < 900)
+				v->write_list[count] = e;
+			v->write_count = count + 1;
+		}
+	}
+	return 1;
+}
+
+static u64 loads(u32 s, u64 base, u32 mask, u32 n)
+{
+	u32 x = 1;
+	u64 sum = 0;
+	for (; n; n--) {
+		x = x * 1664525 + 1013904223;
+		u64 va = base + ((x >> 4) & mask);
+		u32 e = ((struct vcpu *)(memory + s))->tlb_base + ((u32)(va >> 7) & 0x7fe0);
+		if (AT(u64, e) != ((va + 7) & ~0xfffull) && !fill(s, va, 16))
+			abort();
+		sum += AT(u64, (u32)va + AT(u32, e + 24));
+	}
+	return sum;
+}
+
+int main(int argc, char **argv)
+{
+	u32 millions = argc > 1 ? atoi(argv[1]) : 1;
+	memory = mmap(0, 1ull << 32, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (memory == MAP_FAILED)
+		return 1;
+	/* The pages of WebAssembly memory are 4 KiB too. */
+	madvise(memory, 1ull << 32, MADV_NOHUGEPAGE);
+	struct vcpu *v = (struct vcpu *)(memory + VCPU);
+	memset(v->l1, 0xff, sizeof v->l1);
+	v->tlb_base = (u8 *)v->l1 - memory;
+	v->half = 1ull << 47;
+	v->high = ~((1ull << 48) - 1);
+	v->mask = 0x21 | 0x000ffffe00000000;
+	v->want = 0x21;
+	v->info = 0x20000ull << 32;
+	v->data = VALID;
+	v->large_base = NONE;
+	v->local = 1ull << 58;
+	v->global = (1ull << 58) | (1ull << 57);
+	v->psc = 1ull << 58;
+	v->now = (u8 *)&v->allow[1] - memory;
+	v->allow[1] = 0x77333333 | (2ull << 32);
+	/* Frame map, its units, page tables: TABLES + 0, + 1 MiB, + 1.5 MiB. */
+	v->units = TABLES + 0x100000;
+	for (u32 i = 0; i < PAGES; i++) {
+		u32 frame = HEAP + (i << 12);
+		AT(u32, TABLES + (i << 2)) = frame;
+		AT(u64, INFO + (frame >> 8)) = (0x20000ull << 32) | INFO_DIRTY;
+		AT(u64, frame) = i;
+	}
+	for (u32 i = 0; i < PAGES / 512; i++)
+		AT(u32, v->units + (i << 2)) = TABLES + (i << 11);
+	for (u32 i = 0; i < PAGES; i++)
+		AT(u64, TABLES + 0x180000 + (i << 3)) = (i * 2654435761u % PAGES << 12) | 0x67;
+	for (u32 i = 0; i < PAGES / 512; i++) {
+		v->pscs[i].tag = i | v->psc;
+		v->pscs[i].table = TABLES + 0x180000 + (i << 12);
+		v->pscs[i].word = VALID | W | U | X | STORE;
+	}
+	u64 sum = loads(VCPU, 0, 0xffffff8, 1000000);
+	struct timespec from, to;
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &from);
+	sum += loads(VCPU, 0, 0xffffff8, millions * 1000000);
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &to);
+	fprintf(stderr, "%llu\n", (unsigned long long)sum);
+	printf("%.1f\n", ((to.tv_sec - from.tv_sec) * 1e9 + (to.tv_nsec - from.tv_nsec)) / (millions * 1e6));
+}
