@@ -43,6 +43,7 @@ put('docs/cpu-models.md', cpuModelsDocument())
 /** Data files of spec/ that host code reads: carried over as they are (host/ may not import from outside itself). */
 const CONDITIONS = [
   'kvm-pointers',
+  'kvm-traits',
   'kvm-condition',
   'kvm-conditions',
   ...['vm', 'launch', 'vcpu', 'msr'].map((part) => `kvm-conditions-${part}`),

@@ -19,6 +19,7 @@ import {
   VKVM_SMM,
 } from '../generated/layout.ts'
 import { viewOf } from './dispatch.ts'
+import { getInterruptShadow } from './guest-state.ts'
 import { heldEvents, hold } from './held-events.ts'
 import type { VcpuRow } from './vcpu-ioctls.ts'
 import type { VcpuFd } from './vcpu.ts'
@@ -54,8 +55,9 @@ function getEvents(vcpu: VcpuFd, bytes: Uint8Array): number {
     out.setUint8(AT.HAS_PAYLOAD, payload === null ? 0 : 1)
     out.setBigUint64(AT.PAYLOAD, payload ?? 0n, true)
   }
-  // The guest's own shadow is not KVM's to see once its state is protected.
-  out.setUint8(11, !vcpu.guestStateProtected && vcpu.cpu.getUint32(CPU_INTERRUPT_SHADOW, true) !== 0 ? AMD_SHADOW : 0)
+  // rfc-2020 does not ask for the shadow of a protected guest; upstream's answer is none.
+  const asks = !(vm.rfc2020 && vcpu.guestStateProtected)
+  out.setUint8(11, asks && getInterruptShadow(vcpu) !== 0 ? AMD_SHADOW : 0)
   out.setUint8(12, held.nmi ? 1 : 0)
   out.setUint8(13, kvm.getUint32(VKVM_NMI_PENDING, true))
   out.setUint8(14, vcpu.cpu.getUint32(CPU_NMI_BLOCKED, true))

@@ -4,11 +4,12 @@
  * (svm_get_msr, svm_set_msr; facts/kvm.md 2.2).
  */
 import { VM_TYPE } from '../generated/kvm-abi.ts'
-import { CPU_CR4, CPU_MC_BANKS, CPU_MCG_CAP, CPU_MCG_CTL, CPU_MCG_STATUS } from '../generated/layout.ts'
+import { CPU_MC_BANKS, CPU_MCG_CAP, CPU_MCG_CTL, CPU_MCG_STATUS } from '../generated/layout.ts'
 import { CPUID_ENTRY_SIZE } from '../cpuid/entries.ts'
 import type { Kernel } from './kernel.ts'
 import { featureMsrValues, isPassThrough } from './msr-lists.ts'
 import { viewOf } from './dispatch.ts'
+import { readCr4 } from './guest-state.ts'
 import { hold } from './held-events.ts'
 import { setTdMsr, tdHasMsr, tdMsr, tdMsrReadOnly } from './tdx-msrs.ts'
 import type { VcpuRow } from './vcpu-ioctls.ts'
@@ -79,6 +80,7 @@ function sealedRule(vcpu: VcpuFd, index: number): 0 | 1 | 2 {
   return vcpu.vm.type === VM_TYPE.DEFAULT ? 1 : 2
 }
 
+const IA32_TSC = 0x10
 const SEV_STATUS = 0xc0010131
 const MC_CTL2 = 0x280
 const MCG_CMCI_P = 0x400n
@@ -97,6 +99,8 @@ function ownMsr(vcpu: VcpuFd, index: number, value: bigint | null): bigint | boo
     vcpu.mcCtl2[bank] = value
     return true
   }
+  // kvm_synchronize_tsc does nothing for a guest whose time stamp is protected.
+  if (index === IA32_TSC && value !== null && vcpu.vm.td === null && vcpu.vm.guestTscProtected) return true
   if (vcpu.vm.td === null) return null
   if (!tdHasMsr(index) || (value !== null && tdMsrReadOnly(index))) return false
   return value === null ? tdMsr(vcpu, index) : setTdMsr(vcpu, index, value)
@@ -184,7 +188,7 @@ function uncorrected(vcpu: VcpuFd, mce: DataView, at: number): number {
   const { cpu } = vcpu
   const off = (cpu.getBigUint64(CPU_MCG_CAP, true) & MCG_CTL_P) !== 0n && cpu.getBigUint64(CPU_MCG_CTL, true) !== ALL
   if (off || cpu.getBigUint64(at, true) !== ALL) return 0
-  if ((cpu.getBigUint64(CPU_MCG_STATUS, true) & MCIP) !== 0n || (cpu.getBigUint64(CPU_CR4, true) & CR4_MCE) === 0n) {
+  if ((cpu.getBigUint64(CPU_MCG_STATUS, true) & MCIP) !== 0n || (readCr4(vcpu) & CR4_MCE) === 0n) {
     hold(vcpu, { tripleFault: true })
     return 0
   }

@@ -24,6 +24,7 @@ import type { PolicyEntry } from '../policy/table.ts'
 import { RING_PAGE } from './dirty-log.ts'
 import { dispatch, type IoctlTable, type Target } from './dispatch.ts'
 import { RUN } from './exits.ts'
+import { askGuestState, type GuestStateOp, inKernel } from './guest-state.ts'
 import type { FileDescriptor, IoctlArgument, Kernel } from './kernel.ts'
 import type { Mapping } from './mapping.ts'
 import { snpRunRefusal } from './sev-snp.ts'
@@ -93,6 +94,8 @@ export class VcpuFd implements FileDescriptor, Target {
   /** Entries of KVM_SET_CPUID2; frozen by the first KVM_RUN. */
   cpuid: Uint8Array<ArrayBuffer> = new Uint8Array(0)
   hasRun = false
+  /** kvm_arch_vcpu_put: where it was when it was last scheduled out. */
+  preemptedInKernel = false
   /** IA32_MCi_CTL2, IA32_MCG_EXT_CTL, MSR_KVM_POLL_CONTROL: KVM's own copies. */
   readonly mcCtl2 = new BigUint64Array(32)
   mcgExtCtl = 0n
@@ -197,7 +200,8 @@ export class VcpuFd implements FileDescriptor, Target {
         if (this.#hostWork[0] !== 0) this.vm.events.work(this.vm)
         if (valid !== 0) storeSyncRegs(this, valid)
         if (this.#dummyRunState) this.#clearRunState(window)
-        if (result < 0 && result !== -ERRNO.EINTR) this.#explain(result)
+        if (result === -ERRNO.EINTR) this.preemptedInKernel = inKernel(this)
+        else if (result < 0) this.#explain(result)
         return result
       }
       left -= slice
@@ -272,6 +276,11 @@ export class VcpuFd implements FileDescriptor, Target {
     this.runView.setUint8(RUN.IF_FLAG, 0)
     this.runView.setBigUint64(RUN.CR8, 0n, true)
     this.runView.setBigUint64(RUN.APIC_BASE, 0n, true)
+  }
+
+  /** An internal operation on the guest's state, as KVM's common code asks it (guest-state.ts). */
+  askGuestState(op: GuestStateOp): number {
+    return askGuestState(this, op)
   }
 
   /** Why the last run returned -EINTR (WHY_* of the core). */

@@ -168,4 +168,58 @@ test('a VM that is not SEV-ES yet is an ordinary one', async () => {
   assert.is(kvm.ioctl(vcpu.fd, REQUEST.KVM_GET_FPU, new Uint8Array(416)), 0)
 })
 
+/** The kernel's own object behind a vCPU's file descriptor. */
+type Inside = { askGuestState(op: 'get_cpl' | 'get_interrupt_shadow' | 'cache_reg(CR4)'): number; preemptedInKernel: boolean }
+
+test('A5: no request asks for the state of a protected guest; who asks from inside meets a named bug, and the VM is dead', async () => {
+  for (const op of ['get_cpl', 'get_interrupt_shadow'] as const) {
+    const { kvm, vcpu } = await sealed('sev-es-legacy', 'rfc-2020')
+    const inside = kvm.kernel.file(vcpu.fd) as unknown as Inside
+    // Every request of a vCPU, and being scheduled out.
+    for (const row of policyTable('rfc-2020').values()) {
+      const name = row.ioctl.split(/[@ ]/)[0] as keyof typeof REQUEST
+      if (row.scope !== 'vcpu' || row.request === null || name === 'KVM_RUN') continue
+      const size = (REQUEST[name] >>> 16) & 0x3fff
+      kvm.ioctl(vcpu.fd, REQUEST[name], size === 0 ? 0 : new Uint8Array(Math.max(size, 64)))
+    }
+    assert.is(vcpu.runRaw(0), -ERRNO.EINTR)
+    assert.is(inside.preemptedInKernel, true)
+    assert.equal(kvm.kernel.internalErrors, [])
+    assert.throws(() => inside.askGuestState(op), new RegExp(`KVM_BUG_ON: ${op} of a protected guest`))
+    assert.is(kvm.ioctl(vcpu.fd, REQUEST.KVM_GET_MP_STATE, new Uint8Array(4)), -ERRNO.EIO)
+    assert.match(kvm.lastRefusal()?.reason ?? '', new RegExp(`KVM_BUG_ON: ${op}`))
+  }
+  // Unprotected: an answer. Upstream, and types that the profile does not define: neutral values.
+  const plain = await sealed('sev-es-legacy', 'rfc-2020', false)
+  assert.is((plain.kvm.kernel.file(plain.vcpu.fd) as unknown as Inside).askGuestState('get_cpl'), 0)
+  for (const [type, profile] of [
+    ['sev-es-legacy', 'upstream'],
+    ['sev-es', 'rfc-2020'],
+  ] as const) {
+    const { kvm, vcpu } = await sealed(type, profile)
+    const inside = kvm.kernel.file(vcpu.fd) as unknown as Inside
+    assert.is(inside.askGuestState('get_cpl'), 0)
+    assert.is(inside.askGuestState('get_interrupt_shadow'), 0)
+    assert.is(kvm.ioctl(vcpu.fd, REQUEST.KVM_GET_MP_STATE, new Uint8Array(4)), 0)
+  }
+})
+
+test('A5 on a real TD: KVM_X86_SET_MCE of upstream asks for CR4 and gets nothing, the proposal is never asked', async () => {
+  for (const profile of ['upstream', 'rfc-2020'] as const) {
+    const kvm = await openKvm({ memory: 128 << 20, host: 'intel', profile })
+    const machine = new RawMachine(kvm, 'tdx')
+    for (const step of ['init', 'vcpu', 'seal']) machine.do(step)
+    const inside = kvm.kernel.file(machine.vcpu) as unknown as Inside
+    const mce = machine.struct(64, 'u64@0=0xa000000000000000')
+    kvm.ioctl(machine.vcpu, REQUEST.KVM_X86_SETUP_MCE, machine.struct(8, 'u64@0=10'))
+    assert.is(kvm.ioctl(machine.vcpu, REQUEST.KVM_X86_SET_MCE, mce), profile === 'upstream' ? 0 : -ERRNO.EINVAL)
+    assert.equal(kvm.kernel.internalErrors, [])
+    for (const op of ['get_cpl', 'get_interrupt_shadow', 'cache_reg(CR4)'] as const) {
+      if (profile === 'upstream') assert.is(inside.askGuestState(op), 0, op)
+      else assert.throws(() => inside.askGuestState(op), /KVM_BUG_ON/, op)
+    }
+    assert.is(kvm.ioctl(machine.vm, REQUEST.KVM_GET_CLOCK, new Uint8Array(48)), profile === 'upstream' ? 0 : -ERRNO.EIO)
+  }
+})
+
 test.run()
