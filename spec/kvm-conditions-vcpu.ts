@@ -158,14 +158,14 @@ const REGISTER_STATE: readonly Condition[] = [
   row('KVM_SET_FPU', LEGACY_ES, SEALED, 'u64@0=5 u64@152=7', 'ok', 'KVM_GET_FPU@vcpu => zero@0+416'),
   ...(['KVM_GET_XSAVE', 'KVM_GET_XSAVE2'] as const).flatMap((name) => [
     row(name, LEGACY_ES, SEALED, 'u64@0=1', 'ok', '=> zero@0+4096'),
-    row(name, ['snp'], SEALED, '', 'ok', '=> u64@512!=0', SNP_FPU),
+    row(name, ['snp'], SEALED, '', 'ok', '=> u16@0=0x37f', SNP_FPU),
   ]),
   row('KVM_SET_XSAVE', LEGACY_ES, SEALED, 'u64@512=2 u64@160=7', 'ok', 'KVM_GET_XSAVE@vcpu => zero@0+4096'),
   row('KVM_GET_FPU', ['snp'], SEALED, '', 'ok', '=> u16@128=0x37f', SNP_FPU),
   row('KVM_SET_FPU', ['snp'], SEALED, '<KVM_GET_FPU u64@152=7', 'ok', 'KVM_GET_FPU@vcpu => u64@152=7', SNP_FPU),
-  row('KVM_SET_XSAVE', ['snp'], SEALED, '<KVM_GET_XSAVE u64@160=7', 'ok', 'KVM_GET_XSAVE@vcpu => u64@160=7', SNP_FPU),
+  row('KVM_SET_XSAVE', ['snp'], SEALED, '<KVM_GET_XSAVE u64@160=7 u64@512=3', 'ok', 'KVM_GET_XSAVE@vcpu => u64@160=7', SNP_FPU),
   row('KVM_GET_XCRS', LEGACY_ES, SEALED, '', 'ok', '=> u32@0=1 u64@16=1', 'XCR0 as last reported'),
-  row('KVM_SET_XCRS', LEGACY_ES, SEALED, 'u32@0=1 u64@16=7', 'ok', 'KVM_GET_XCRS@vcpu => u64@16=7', 'only KVM copy'),
+  row('KVM_SET_XCRS', LEGACY_ES, ['init', 'vcpu', 'cpuid', 'seal'], 'u32@0=1 u64@16=3', 'ok', 'KVM_GET_XCRS@vcpu => u64@16=3', 'only KVM copy'),
   ...[VCPU, SEALED].flatMap((setup) => [
     row('KVM_SET_XCRS', [...OPEN, 'sev-es-legacy'], setup, 'u32@0=17', 'EINVAL'),
     row('KVM_SET_XCRS', [...OPEN, 'sev-es-legacy'], setup, 'u32@0=1 u64@16=2', 'EINVAL'),
@@ -279,7 +279,8 @@ const EVENTS: readonly Condition[] = [
       LAPIC,
       `u32@0=${state}`,
       'ok',
-      `KVM_GET_MP_STATE@vcpu => u32@0=${state === 4 ? 2 : state}`,
+      // kvm_apic_accept_events: the SIPI has started it by then.
+      `KVM_GET_MP_STATE@vcpu => u32@0=${state === 4 ? 0 : state}`,
       'ok for 0,1,2,3,4,9',
     ),
     ...both(

@@ -106,7 +106,7 @@ const list: readonly Msr[] = [
   constant(0xc001001f, 'AMD64_NB_CFG', 0n, 'ignore'),
   constant(0xc0010020, 'AMD64_PATCH_LOADER', 0n, 'ignore'),
   constant(0xc0010055, 'K8_INT_PENDING_MSG'),
-  constant(0xc0010058, 'FAM10H_MMIO_CONF_BASE', 0n, 'ignore'),
+  constant(0xc0010058, 'FAM10H_MMIO_CONF_BASE'),
   constant(0xc0010112, 'K8_TSEG_ADDR'),
   constant(0xc0010113, 'K8_TSEG_MASK'),
   stored(0xc0010114, 'VM_CR', { mask: 0x1fn }),

@@ -232,7 +232,8 @@ export function msrWrite(s: usize, index: u32, value: u64, host: bool): bool {
     if (!host && (flags & MSRF_READ_ONLY) != 0) return false
     if (kind == MSR_KIND_FIELD) {
       if (!host && (flags & MSRF_IGNORE) != 0) return true
-      if ((value & ~load<u64>(at, 8)) != 0) return false
+      // svm_set_msr takes any SYSCALL_MASK; a guest's write is the hardware's to check
+      if ((value & ~load<u64>(at, 8)) != 0 && (!host || index != 0xc0000084)) return false
       if ((flags & MSRF_CANONICAL) != 0 && !canonicalRegister(s, value)) {
         // __kvm_set_msr: AMD takes any SYSENTER_ESP/EIP, KVM makes it canonical
         if (index != 0x175 && index != 0x176) return false
@@ -367,8 +368,9 @@ function specialWrite(s: usize, index: u32, value: u64, host: bool): bool {
       return true
     }
     case 0xc0000103: {
-      if (value >> 32) return false
-      store<u64>(s, value, CPU_TSC_AUX)
+      // bits 63:32 are dropped by AMD, reserved elsewhere; no table is no AMD
+      if (value >> 32 && featureWord(s, F_VENDOR) != 1) return false
+      store<u64>(s, value & 0xffffffff, CPU_TSC_AUX)
       return true
     }
     case 0xc0010015: {

@@ -139,9 +139,17 @@ export function acceptInit(s: usize): void {
   }
 }
 
+/** VKVM_INTERRUPT: vcpu->arch.interrupt is injected whatever IF says (host/kvm/vcpu-events.ts). */
+const INJECTED: u32 = 0x200
+
+function injectedInterrupt(k: usize): bool {
+  return (load<u32>(k, VKVM_INTERRUPT) & INJECTED) != 0
+}
+
 /** Injects what may come in now. 0, or a STOP_*. */
 function inject(s: usize): u32 {
   const k = vkvm(s)
+  if (injectedInterrupt(k)) return deliverInterrupt(s, takeVector(s))
   if (load<u32>(k, VKVM_NMI_PENDING) != 0 && load<u32>(s, CPU_NMI_BLOCKED) == 0) {
     const left = load<u32>(k, VKVM_NMI_PENDING) - 1
     store<u32>(k, left, VKVM_NMI_PENDING)
@@ -166,6 +174,9 @@ export function injectedEvents(k: usize): u32 {
   return (load<u32>(k, VKVM_NMI_PENDING) != 0 ? EVENT_NMI : 0) | (load<u32>(k, VKVM_INTERRUPT) != 0 ? EVENT_INTERRUPT : 0)
 }
 
+/** VKVM_REPLAY: the instruction whose access was completed runs, and nothing behind it (immediate_exit). */
+export const REPLAY_ALONE: u32 = 2
+
 /** Called by the loop when ICOUNT would pass BUDGET. 0 = go on, else STOP_*. */
 export function pollEvents(s: usize): u32 {
   const k = vkvm(s)
@@ -176,7 +187,9 @@ export function pollEvents(s: usize): u32 {
       store<u64>(s, icount + 1, CPU_BUDGET)
       return 0
     }
+    const alone = load<u32>(k, VKVM_REPLAY) == REPLAY_ALONE
     store<u32>(k, 0, VKVM_REPLAY)
+    if (alone && icount >= load<u64>(s, CPU_SLICE_END)) return STOP_BUDGET
   }
   const user = expireTimers(s)
   rearm(s)
@@ -201,7 +214,7 @@ export function pollEvents(s: usize): u32 {
       if (smiDue(s) && !enterSmm(s)) return STOP_DEAD
       clearEvent(s, EVENT_SMI)
     }
-    if (load<u32>(s, CPU_INTERRUPT_SHADOW)) {
+    if (load<u32>(s, CPU_INTERRUPT_SHADOW) != 0 && !injectedInterrupt(k)) {
       // one more instruction first; the loop ends the shadow after it
       if (icount + 1 < load<u64>(s, CPU_BUDGET)) store<u64>(s, icount + 1, CPU_BUDGET)
       return icount >= load<u64>(s, CPU_SLICE_END) ? STOP_BUDGET : 0

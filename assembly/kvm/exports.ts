@@ -1,5 +1,5 @@
 /** Exports of the kernel's fast paths. */
-export { pollEvents } from './events'
+export { acceptInit as acceptEvents, pollEvents } from './events'
 export { cpuGetFlags, cpuInject, cpuModeChanged, cpuSetFlags } from './registers'
 export { createIrqchip, createPit, hasPic, hasPit, vcpuCreate, vcpuDestroy, vmCreate, vmDestroy } from './vm'
 export { vcpuKick, vcpuRun, vcpuRunSlice, vcpuWhy } from './run'

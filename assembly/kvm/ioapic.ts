@@ -48,7 +48,7 @@ function service(vm: usize, chip: usize, pin: u32): i32 {
   return result
 }
 
-/** ioapic_set_irq: 1 delivered, 0 coalesced. */
+/** ioapic_set_irq: how many took it (1 for a falling line), 0 coalesced, -1 masked. */
 export function ioapicSetLine(vm: usize, pin: u32, level: bool): i32 {
   const chip = chipOf(vm)
   if (!chip || load<u32>(chip, CHIP_IOAPIC_PRESENT) == 0 || pin >= PINS) return -1
@@ -57,17 +57,16 @@ export function ioapicSetLine(vm: usize, pin: u32, level: bool): i32 {
   const irr = load<u32>(chip, CHIP_IOAPIC_IRR)
   if (!level) {
     store<u32>(chip, lines & ~mask, CHIP_IOAPIC_LINES)
-    if (load<u64>(entryAt(chip, pin)) & LEVEL) store<u32>(chip, irr & ~mask, CHIP_IOAPIC_IRR)
+    store<u32>(chip, irr & ~mask, CHIP_IOAPIC_IRR)
     return 1
   }
   store<u32>(chip, lines | mask, CHIP_IOAPIC_LINES)
   const edge = (load<u64>(entryAt(chip, pin)) & LEVEL) == 0
   if (edge && (lines & mask) != 0) return 0
-  if (!edge && (irr & mask) != 0 && (load<u64>(entryAt(chip, pin)) & REMOTE_IRR) != 0) return 0
   store<u32>(chip, irr | mask, CHIP_IOAPIC_IRR)
   const result = service(vm, chip, pin)
   if (edge && result > 0) store<u32>(chip, load<u32>(chip, CHIP_IOAPIC_IRR) & ~mask, CHIP_IOAPIC_IRR)
-  return result < 0 ? 0 : 1
+  return result
 }
 
 /** EOI of a level-triggered vector, broadcast by a local APIC: kvm_ioapic_update_eoi_one. */

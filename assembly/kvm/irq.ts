@@ -40,7 +40,7 @@ function routesOf(chip: usize): usize {
   return table ? table : chip + CHIP_ROUTES
 }
 
-/** KVM_IRQ_LINE. 1 delivered, 0 coalesced or masked, -1 ignored. */
+/** KVM_IRQ_LINE: the sum of what the pins say (kvm_set_irq); 0 coalesced, -1 ignored. */
 export function irqLine(vm: usize, gsi: u32, level: i32): i32 {
   return setLine(vm, gsi, level != 0, SOURCE_USER)
 }
@@ -64,6 +64,11 @@ function stateOf(chip: usize, gsi: u32, create: bool): usize {
   return table + ((<usize>gsi) << 2)
 }
 
+/** The sum of two answers of kvm_set_irq's loop: negative ones do not count. */
+function sum(a: i32, b: i32): i32 {
+  return b < 0 ? a : a < 0 ? b : a + b
+}
+
 /** kvm_set_irq: a pin is high while any source holds it. */
 function setLine(vm: usize, gsi: u32, level: bool, source: u32): i32 {
   const chip: usize = load<u32>(vm, VM_KVM_STATE)
@@ -78,25 +83,23 @@ function setLine(vm: usize, gsi: u32, level: bool, source: u32): i32 {
   if (load<u32>(chip, CHIP_ROUTE_CUSTOM) == 0) {
     if (load<u32>(vm, VM_IRQCHIP) != 1) return -1
     // default_routing: GSI 0..15 to PIC and IOAPIC, 16..23 to the IOAPIC, pin = GSI (a PC's timer on pin 2 is the VMM's wish)
-    if (gsi < 16) picSetLine(vm, gsi, on)
-    if (gsi < 24) return ioapicSetLine(vm, gsi, on)
-    return -1
+    const pic = gsi < 16 ? picSetLine(vm, gsi, on) : -1
+    return gsi < 24 ? sum(pic, ioapicSetLine(vm, gsi, on)) : -1
   }
   let result: i32 = -1
   let r = routesOf(chip)
   for (let n = load<u32>(chip, CHIP_ROUTE_COUNT); n > 0; n--, r += ROUTE) {
     if (load<u32>(r) != gsi) continue
     if (load<u32>(r, 4) == 2) {
-      if (level) result = signalMsi(load<u32>(r, 8), load<u32>(r, 12), load<u32>(r, 16), vm)
+      if (level) result = sum(result, signalMsi(load<u32>(r, 8), load<u32>(r, 12), load<u32>(r, 16), vm))
       continue
     }
     if (load<u32>(r, 4) != 1) continue
     const pin = load<u32>(r, 12)
     if (load<u32>(r, 8) == 2) {
-      result = ioapicSetLine(vm, pin, on)
+      result = sum(result, ioapicSetLine(vm, pin, on))
     } else {
-      picSetLine(vm, pin + (load<u32>(r, 8) << 3), on)
-      result = 1
+      result = sum(result, picSetLine(vm, pin + (load<u32>(r, 8) << 3), on))
     }
   }
   return result

@@ -123,7 +123,7 @@ function currentTpr(s: usize): u32 {
   const a = lapicOf(s)
   const tpr = reg(a, APIC_TPR)
   const cr8 = <u32>load<u64>(s, CPU_CR8)
-  if (cr8 == tpr >> 4) return tpr
+  if (cr8 == ((tpr >> 4) & 15)) return tpr
   setReg(a, APIC_TPR, cr8 << 4)
   return cr8 << 4
 }
@@ -226,8 +226,8 @@ function matches(s: usize, ipi: bool, logical: bool, destination: u32): bool {
 }
 
 /**
- * Delivers a message to every vCPU it names; `shorthand`-less form used by IOAPIC, MSI and ICR.
- * Number of vCPUs that took it, -1 if none was addressed.
+ * Delivers a message to every vCPU it names; `shorthand`-less form used by IOAPIC, MSI and ICR. Number of vCPUs that took it;
+ * 0 also if it names none (kvm_irq_delivery_to_apic_fast), -1 if there is no local APIC at all.
  */
 export function lapicDeliver(
   vm: usize,
@@ -244,7 +244,9 @@ export function lapicDeliver(
   const count = load<u32>(vm, VM_VCPU_COUNT)
   for (let i: u32 = 0; i < count; i++) {
     const s: usize = load<u32>(vm + VM_VCPUS + (i << 2))
-    if (!s || !matches(s, source != 0, logical, destination)) continue
+    if (!s) continue
+    if (result < 0 && load<u32>(lapicOf(s), LAPIC_PRESENT) != 0 && hardwareEnabled(s)) result = 0
+    if (!matches(s, source != 0, logical, destination)) continue
     if (mode == LOWEST) {
       if (!hardwareEnabled(s) || !softwareEnabled(lapicOf(s))) continue
       if (!best || load<u32>(lapicOf(s), LAPIC_ARBITRATION) < load<u32>(lapicOf(best), LAPIC_ARBITRATION)) best = s
@@ -579,7 +581,7 @@ export function lapicSet(s: usize, from: usize): void {
   memory.copy(a, from, 1024)
   lapicVersion(s)
   if (x2apic(s)) setX2apicId(s)
-  store<u64>(s, <u64>(reg(a, APIC_TPR) >> 4), CPU_CR8)
+  store<u64>(s, <u64>((reg(a, APIC_TPR) >> 4) & 15), CPU_CR8)
   timerStart(s)
   signal(s, EVENT_INTERRUPT)
 }

@@ -105,12 +105,17 @@ function notify(vm: usize): void {
   }
 }
 
-/** An input line of the pair. */
-export function picSetLine(vm: usize, irq: u32, level: bool): void {
+/** An input line of the pair (pic_set_irq1): 1 taken, 0 a request was pending already, -1 masked. */
+export function picSetLine(vm: usize, irq: u32, level: bool): i32 {
   const chip = chipOf(vm)
-  if (!chip || load<u32>(chip, CHIP_PIC_PRESENT) == 0 || irq > 15) return
-  setInput(chip + CHIP_PICS + <usize>(irq >> 3) * SIZE, irq & 7, level)
+  if (!chip || load<u32>(chip, CHIP_PIC_PRESENT) == 0 || irq > 15) return -1
+  const p = chip + CHIP_PICS + <usize>(irq >> 3) * SIZE
+  const mask: u32 = 1 << (irq & 7)
+  const rises = level && (<u32>(load<u8>(p, PIC_ELCR) | ~load<u8>(p, PIC_LAST_IRR)) & mask) != 0
+  const result = rises && (<u32>load<u8>(p, PIC_IRR) & mask) != 0 ? 0 : 1
+  setInput(p, irq & 7, level)
   update(vm, chip)
+  return (<u32>load<u8>(p, PIC_IMR) & mask) != 0 ? -1 : result
 }
 
 /** INTR is asserted. */

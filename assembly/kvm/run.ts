@@ -5,11 +5,12 @@
 import { deliverAgain, deliverException } from '../cpu/exceptions'
 import { getFlags } from '../cpu/flags'
 import { execute } from '../generated/execute'
-import { RUN_IMMEDIATE_EXIT, RUN_REQUEST_INTERRUPT_WINDOW } from '../generated/kvm'
+import { RUN_CR8, RUN_EXIT_REASON, RUN_IMMEDIATE_EXIT, RUN_REQUEST_INTERRUPT_WINDOW } from '../generated/kvm'
 import {
   CHIP_HOST_WORK,
   CHIP_RUNNING,
   CHIP_USER_DEADLINE,
+  CPU_CR8,
   CPU_EVENT,
   CPU_HALTED,
   CPU_ICOUNT,
@@ -61,7 +62,7 @@ import { ringSync } from './coalesced'
 import { complete } from './complete'
 import { eventsBlocked, exitStep, singleStepping } from './debug'
 import { injectHeld } from './held'
-import { acceptInit, expireTimers, injected, injectedEvents, nearestDeadline, rearm, wakes } from './events'
+import { acceptInit, expireTimers, injected, injectedEvents, nearestDeadline, REPLAY_ALONE, rearm, wakes } from './events'
 import {
   exitIntr,
   exitMemoryFault,
@@ -86,6 +87,7 @@ const EINTR: i32 = -4
 const EIO: i32 = -5
 const IF: u64 = 0x200
 const ENOMEM: i32 = -12
+const EINVAL: i32 = -22
 const EFAULT: i32 = -14
 
 /** Timers that fire without waking a halted vCPU, per call: then the host looks after the others. */
@@ -296,14 +298,14 @@ export function vcpuRun(s: usize, maxInstructions: u64): i32 {
   const room = NEVER - icount
   store<u64>(s, icount + (maxInstructions < room ? maxInstructions : room), CPU_SLICE_END)
   if (singleStepping(s) && maxInstructions != 0) store<u64>(s, icount + 1, CPU_SLICE_END)
-  let result: i32 = esEnter(s)
+  let result: i32 = userCr8(s) ? esEnter(s) : EINVAL
   if (result == 0) {
     result = load<u32>(k, VKVM_PENDING) != 0 ? complete(s) : 1
     if (result > 0) {
       if (immediate) {
-        // wants_to_run is 0: -EINTR, and exit_reason stays what it was
-        store<u32>(k, WHY_KICK, VKVM_WHY)
-        result = EINTR
+        // wants_to_run is 0: the instruction whose access was completed ends, then -EINTR, and exit_reason stays what it was
+        result = load<u32>(k, VKVM_REPLAY) != 0 ? finish(s, icount) : EINTR
+        if (result == EINTR) store<u32>(k, WHY_KICK, VKVM_WHY)
       } else result = loop(s, icount)
     }
   } else if (result > 0) {
@@ -317,6 +319,25 @@ export function vcpuRun(s: usize, maxInstructions: u64): i32 {
   if (chip) store<u32>(chip, 0, CHIP_RUNNING)
   giveClock(s)
   return result
+}
+
+/** complete_emulated_mmio: runs the instruction at RIP to its end, or to its next exit. */
+function finish(s: usize, icount: u64): i32 {
+  const reason = load<u32>(runOf(s), RUN_EXIT_REASON)
+  store<u64>(s, icount + 1, CPU_SLICE_END)
+  store<u32>(vkvm(s), REPLAY_ALONE, VKVM_REPLAY)
+  const result = loop(s, icount)
+  if (result == EINTR) store<u32>(runOf(s), reason, RUN_EXIT_REASON)
+  return result
+}
+
+/** "Re-sync apic's tpr": without a local APIC in the kernel CR8 is what kvm_run says, and more than four bits are -EINVAL. */
+function userCr8(s: usize): bool {
+  if (!userApic(s) || load<u32>(vkvm(s), VKVM_PROTECTED) != 0) return true
+  const value = load<u64>(runOf(s), RUN_CR8)
+  if (value > 15) return false
+  store<u64>(s, value, CPU_CR8)
+  return true
 }
 
 /** As vcpuRun; the name that says what the host's run loop uses it for. */

@@ -66,6 +66,7 @@ export interface CoreExports {
   setUserDeadline(vm: number, ns: bigint): void
   vmClock(vm: number): bigint
   queueNmi(s: number): void
+  acceptEvents(s: number): void
   queueSmi(s: number): number
   smmChanged(s: number, on: number): void
   lapicGet(s: number, to: number): void
@@ -143,6 +144,7 @@ export const CORE_EXPORTS = [
   'setUserDeadline',
   'vmClock',
   'queueNmi',
+  'acceptEvents',
   'queueSmi',
   'smmChanged',
   'lapicGet',

@@ -72,7 +72,9 @@ export function enableCap(vm: VmFd, bytes: Uint8Array): number {
   const cap = given.getUint32(0, true)
   const value = given.getBigUint64(8, true)
   const refuse: Refuse = (reason) => kernel.refuse('EINVAL', 'KVM_ENABLE_CAP', reason, SOURCE)
-  if (given.getUint32(4, true) !== 0) return refuse('flags must be 0')
+  // kvm_vm_ioctl_enable_cap_generic does not look at the flags of the dirty rings.
+  const ring = given.getUint32(0, true) === CAP.KVM_CAP_DIRTY_LOG_RING || given.getUint32(0, true) === CAP.KVM_CAP_DIRTY_LOG_RING_ACQ_REL
+  if (given.getUint32(4, true) !== 0 && !ring) return refuse('flags must be 0')
   const on = value !== 0n ? 1 : 0
   switch (cap) {
     case CAP.KVM_CAP_SPLIT_IRQCHIP:

@@ -115,7 +115,8 @@ function deassignIrqfd(vm: VmFd, fd: number, gsi: number): number {
   return 0
 }
 
-const IOEVENT = { DATAMATCH: 1, PIO: 2, DEASSIGN: 4, CCW: 8, VALID: 15 } as const
+/** Bit 4 is KVM's own mark of the bus for writes of any length. */
+const IOEVENT = { DATAMATCH: 1, PIO: 2, DEASSIGN: 4, CCW: 8, VALID: 31 } as const
 /** Flags of the core's rows. */
 const ROW = { PIO: 2, MATCH: 4, UNREACHED: 16 } as const
 const LENGTHS: readonly number[] = [0, 1, 2, 4, 8]

@@ -242,7 +242,11 @@ export function setSregs(cpu: DataView, from: DataView): void {
     cpu.setBigUint64(to + SEG_BASE, from.getBigUint64(at, true), true)
     cpu.setUint32(to + SEG_LIMIT, from.getUint16(at + 8, true), true)
   }
-  for (const [to, at] of CONTROL) if (to !== CPU_APIC_BASE) cpu.setBigUint64(to, from.getBigUint64(at, true), true)
+  for (const [to, at] of CONTROL) {
+    const value = from.getBigUint64(at, true)
+    // The APIC base is the caller's; kvm_set_cr8 does not take more than four bits.
+    if (to !== CPU_APIC_BASE && (to !== CPU_CR8 || value < 16n)) cpu.setBigUint64(to, value, true)
+  }
   // The privilege level is SS.DPL (svm_set_segment).
   cpu.setUint32(CPU_CPL, (cpu.getUint16(CPU_SEGMENTS + SEG_SS * SIZEOF_SEG + SEG_ATTRIB, true) >> 5) & 3, true)
 }

@@ -33,6 +33,10 @@ export const MP_STATE = { RUNNABLE: 0, UNINITIALIZED: 1, INIT_RECEIVED: 2, HALTE
 const AT = { SMM: 24, SMI_PENDING: 25, INSIDE_NMI: 26, LATCHED_INIT: 27, TRIPLE_FAULT: 28, HAS_PAYLOAD: 55, PAYLOAD: 56 } as const
 /** A vector kept in VKVM_INTERRUPT carries this bit; 0 = none. */
 const QUEUED = 0x100
+/** It came by KVM_SET_VCPU_EVENTS or KVM_SET_SREGS: vcpu->arch.interrupt, not pending_external_vector. */
+export const INJECTED = 0x200
+/** A software interrupt: it happens again by itself, and KVM_GET_VCPU_EVENTS does not show it. */
+const SOFT = 0x400
 
 /** svm_get_interrupt_shadow: the VMCB does not tell STI from MOV SS. */
 const AMD_SHADOW = 3
@@ -43,15 +47,22 @@ function getEvents(vcpu: VcpuFd, bytes: Uint8Array): number {
   bytes.fill(0, 0, 64)
   const out = viewOf(bytes)
   const queued = kvm.getUint32(VKVM_INTERRUPT, true)
-  out.setUint8(8, queued !== 0 && vm.irqchip !== 'split' ? 1 : 0)
-  out.setUint8(9, vm.irqchip !== 'split' ? queued & 0xff : 0)
+  // A vector of KVM_INTERRUPT waits outside arch.interrupt when the local APIC is in the kernel.
+  const injected = queued !== 0 && (vm.irqchip !== 'split' || (queued & INJECTED) !== 0)
+  // Fields of what is neither injected nor pending are left over from the last time.
+  bytes.set(vcpu.eventBytes.subarray(1, 3), 1)
+  bytes.set(vcpu.eventBytes.subarray(4, 8), 4)
+  out.setUint8(8, injected && (queued & SOFT) === 0 ? 1 : 0)
+  out.setUint8(9, injected ? queued & 0xff : (vcpu.eventBytes[9] as number))
   if (held.exception) {
     const { vector, error, pending, payload } = held.exception
-    out.setUint8(0, pending ? 0 : 1)
+    // Software exceptions (#BP, #OF) happen again; without payloads nobody tells pending from injected.
+    const shown = vector !== 3 && vector !== 4
+    out.setUint8(0, shown && (!pending || !vm.exceptionPayload) ? 1 : 0)
     out.setUint8(1, vector)
     out.setUint8(2, error === null ? 0 : 1)
-    out.setUint8(3, pending ? 1 : 0)
-    out.setUint32(4, error ?? 0, true)
+    out.setUint8(3, shown && pending ? 1 : 0)
+    if (error !== null) out.setUint32(4, error, true)
     out.setUint8(AT.HAS_PAYLOAD, payload === null ? 0 : 1)
     out.setBigUint64(AT.PAYLOAD, payload ?? 0n, true)
   }
@@ -59,7 +70,10 @@ function getEvents(vcpu: VcpuFd, bytes: Uint8Array): number {
   const asks = !(vm.rfc2020 && vcpu.guestStateProtected)
   out.setUint8(11, asks && getInterruptShadow(vcpu) !== 0 ? AMD_SHADOW : 0)
   out.setUint8(12, held.nmi ? 1 : 0)
-  out.setUint8(13, kvm.getUint32(VKVM_NMI_PENDING, true))
+  // process_nmi: one beside a handler that runs, else two.
+  const nmis = Math.min(kvm.getUint32(VKVM_NMI_PENDING, true), held.nmi || vcpu.cpu.getUint32(CPU_NMI_BLOCKED, true) !== 0 ? 1 : 2)
+  kvm.setUint32(VKVM_NMI_PENDING, nmis, true)
+  out.setUint8(13, nmis)
   out.setUint8(14, vcpu.cpu.getUint32(CPU_NMI_BLOCKED, true))
   const smm = kvm.getUint32(VKVM_SMM, true)
   out.setUint8(AT.SMM, smm & 1)
@@ -85,7 +99,6 @@ function setEvents(vcpu: VcpuFd, bytes: Uint8Array): number {
     kernel.refuse('EINVAL', 'KVM_SET_VCPU_EVENTS', reason, `${X86} kvm_vcpu_ioctl_x86_set_vcpu_events`)
   let allowed = vm.rfc2020 && vcpu.guestStateProtected ? VALID.NMI_PENDING : 0x3f
   if (!vm.exceptionPayload) allowed &= ~VALID.PAYLOAD
-  if (!vm.tripleFaultEvent) allowed &= ~VALID.TRIPLE_FAULT
   if ((flags & ~allowed) !== 0) return refuse(`flags 0x${flags.toString(16)} are not possible here`)
   const pending = (flags & VALID.PAYLOAD) !== 0 && view.getUint8(3) !== 0
   const injected = !pending && view.getUint8(0) !== 0
@@ -94,22 +107,30 @@ function setEvents(vcpu: VcpuFd, bytes: Uint8Array): number {
   if ((injected || pending) && (nr > 31 || nr === 2)) return refuse(`exception ${nr} cannot be injected`)
   const error = view.getUint8(2) !== 0 ? view.getUint32(4, true) : null
   const payload = pending && view.getUint8(AT.HAS_PAYLOAD) !== 0 ? view.getBigUint64(AT.PAYLOAD, true) : null
-  const tripleFault = (flags & VALID.TRIPLE_FAULT) !== 0 ? view.getUint8(AT.TRIPLE_FAULT) !== 0 : heldEvents(vcpu).tripleFault
+  const tripleFault =
+    (flags & VALID.TRIPLE_FAULT) !== 0 && vm.tripleFaultEvent ? view.getUint8(AT.TRIPLE_FAULT) !== 0 : heldEvents(vcpu).tripleFault
   hold(vcpu, {
     exception: injected || pending ? { vector: nr, error, pending, payload } : null,
     nmi: view.getUint8(12) !== 0,
     tripleFault,
   })
-  if (vm.irqchip !== 'split') vcpu.kvm.setUint32(VKVM_INTERRUPT, view.getUint8(8) !== 0 ? QUEUED | view.getUint8(9) : 0, true)
-  const shadow = view.getUint8(11) & 3
+  vcpu.eventBytes.set(bytes.subarray(0, 16))
+  vcpu.eventBytes[2] = error === null ? 0 : 1
+  const soft = view.getUint8(10) !== 0 ? SOFT : 0
+  if (view.getUint8(8) !== 0) vcpu.kvm.setUint32(VKVM_INTERRUPT, QUEUED | INJECTED | soft | view.getUint8(9), true)
+  else if (vm.irqchip !== 'split' || (vcpu.kvm.getUint32(VKVM_INTERRUPT, true) & INJECTED) !== 0)
+    vcpu.kvm.setUint32(VKVM_INTERRUPT, 0, true)
+  const shadow = view.getUint8(11)
   if ((flags & VALID.SHADOW) !== 0 && !vcpu.guestStateProtected)
-    vcpu.cpu.setUint32(CPU_INTERRUPT_SHADOW, shadow === AMD_SHADOW ? 2 : shadow, true)
-  if ((flags & VALID.NMI_PENDING) !== 0) vcpu.kvm.setUint32(VKVM_NMI_PENDING, Math.min(2, view.getUint8(13)), true)
+    vcpu.cpu.setUint32(CPU_INTERRUPT_SHADOW, shadow === 0 ? 0 : shadow === 1 ? 1 : 2, true)
+  if ((flags & VALID.NMI_PENDING) !== 0)
+    vcpu.kvm.setUint32(VKVM_NMI_PENDING, Math.min(view.getUint8(14) !== 0 || view.getUint8(12) !== 0 ? 1 : 2, view.getUint8(13)), true)
   if (!vcpu.guestStateProtected) vcpu.cpu.setUint32(CPU_NMI_BLOCKED, view.getUint8(14) !== 0 ? 1 : 0, true)
   if ((flags & VALID.SIPI_VECTOR) !== 0 && vm.irqchip !== 'none') vcpu.kvm.setUint32(VKVM_SIPI_VECTOR, view.getUint32(16, true), true)
   if ((flags & VALID.SMM) !== 0) setSmm(vcpu, view)
   vcpu.signal(EVENT_INTERRUPT | EVENT_NMI | EVENT_SMI)
-  return 0
+  // Linux's last check: all else has taken effect.
+  return (flags & VALID.TRIPLE_FAULT) !== 0 && !vm.tripleFaultEvent ? refuse('KVM_CAP_X86_TRIPLE_FAULT_EVENT is not enabled') : 0
 }
 
 /** The smi fields: mode, pending SMI, NMI mask of the interrupted code, and an INIT that waits. */
@@ -131,10 +152,12 @@ function interrupt(vcpu: VcpuFd, bytes: Uint8Array): number {
   const source = `${X86} kvm_vcpu_ioctl_interrupt`
   if (irq >= 256) return kernel.refuse('EINVAL', 'KVM_INTERRUPT', `vector ${irq}`, source)
   if (vm.irqchip === 'full') return kernel.refuse('ENXIO', 'KVM_INTERRUPT', 'the interrupt controller is in the kernel', source)
-  if (vm.irqchip === 'split' && vcpu.kvm.getUint32(VKVM_INTERRUPT, true) !== 0) {
+  const queued = vcpu.kvm.getUint32(VKVM_INTERRUPT, true)
+  if (vm.irqchip === 'split' && queued !== 0 && (queued & INJECTED) === 0) {
     return kernel.refuse('EEXIST', 'KVM_INTERRUPT', 'an external vector is pending already', source)
   }
-  vcpu.kvm.setUint32(VKVM_INTERRUPT, QUEUED | irq, true)
+  if (vm.irqchip === 'none') vcpu.eventBytes[9] = irq
+  vcpu.kvm.setUint32(VKVM_INTERRUPT, QUEUED | (vm.irqchip === 'none' ? INJECTED : 0) | irq, true)
   vcpu.signal(EVENT_INTERRUPT)
   return 0
 }
@@ -157,6 +180,8 @@ function smi(vcpu: VcpuFd): number {
 }
 
 function getMpState(vcpu: VcpuFd, bytes: Uint8Array): number {
+  // kvm_apic_accept_events: INIT and SIPI take effect before anyone looks.
+  if (vcpu.vm.td === null) vcpu.kernel.core.call.acceptEvents(vcpu.s)
   const state = vcpu.cpu.getUint32(CPU_HALTED, true)
   // Of a HLT that is not intercepted KVM knows nothing.
   const unseen = state === MP_STATE.HALTED && (vcpu.vm.view.getUint32(VM_DISABLED_EXITS, true) & EXITS_HLT) !== 0

@@ -4,7 +4,6 @@
  */
 import {
   CPU_FCS,
-  CPU_FEATURES,
   CPU_FCW,
   CPU_FDP,
   CPU_FDS,
@@ -20,6 +19,7 @@ import {
   CPU_XMM,
   VKVM_GHCB_XCR0,
 } from '../generated/layout.ts'
+import { CPUID_ENTRY_SIZE } from '../cpuid/entries.ts'
 import { viewOf } from './dispatch.ts'
 import type { VcpuRow } from './vcpu-ioctls.ts'
 import type { VcpuFd } from './vcpu.ts'
@@ -36,6 +36,8 @@ const XSTATE_BV = 512
 const YMM_AT = 576
 /** CPUID 0xD.9. */
 const PKRU_AT = 2432
+const FCW_INITIAL = 0x37f
+const MXCSR_INITIAL = 0x1f80
 /** The modelled CPU's XCR0 as KVM offers it. */
 export const XCR0_SUPPORTED = X87 | SSE | YMM | PKRU
 
@@ -112,8 +114,10 @@ function getFpu(vcpu: VcpuFd, bytes: Uint8Array): number {
   return 0
 }
 
+/** KVM_SET_FPU writes the registers' memory but not XSTATE_BV: what was in its initial state stays there. */
 function setFpu(vcpu: VcpuFd, bytes: Uint8Array): number {
   if (vcpu.fpstateConfidential) return 0
+  vcpu.xstateBv ??= saveXsave(vcpu, new Uint8Array(4096))
   const image = new Uint8Array(512)
   image.set(bytes.subarray(0, 128), 32)
   image.set(bytes.subarray(128, 133), 0)
@@ -125,23 +129,57 @@ function setFpu(vcpu: VcpuFd, bytes: Uint8Array): number {
   return 0
 }
 
+/** An image in which the components outside `components` have their initial values (copy_xstate_to_uabi_buf). */
+function initialise(bytes: Uint8Array, components: bigint): void {
+  if ((components & X87) === 0n) {
+    bytes.fill(0, 0, 24)
+    bytes.fill(0, 32, 160)
+    viewOf(bytes).setUint16(0, FCW_INITIAL, true)
+  }
+  if ((components & SSE) === 0n) bytes.fill(0, 160, 416)
+  if ((components & YMM) === 0n) bytes.fill(0, YMM_AT, YMM_AT + 256)
+  if ((components & PKRU) === 0n) bytes.fill(0, PKRU_AT, PKRU_AT + 4)
+}
+
+/**
+ * An entry loads KVM's copy by XRSTOR: what KVM_SET_FPU wrote is lost unless KVM_SET_XSAVE said that the component is
+ * there.
+ */
+export function enterFpu(vcpu: VcpuFd): void {
+  if (vcpu.xstateBv === null || vcpu.fpstateConfidential) return
+  const image = new Uint8Array(4096)
+  saveFxsave(vcpu, viewOf(image))
+  initialise(image, vcpu.xstateBv)
+  loadX87(vcpu, viewOf(image))
+  loadXmm(vcpu, viewOf(image), 160)
+  vcpu.xstateBv = null
+}
+
+/** The whole area with the live registers; XINUSE: the components that are not in their initial state. */
+function saveXsave(vcpu: VcpuFd, bytes: Uint8Array): bigint {
+  const view = viewOf(bytes)
+  saveFxsave(vcpu, view)
+  let components = 0n
+  const some = (from: number, to: number): boolean => bytes.subarray(from, to).some((byte) => byte !== 0)
+  if (view.getUint16(0, true) !== FCW_INITIAL || some(2, 24) || some(32, 160)) components |= X87
+  if (view.getUint32(24, true) !== MXCSR_INITIAL || some(160, 416)) components |= SSE
+  for (let i = 0; i < 16; i++) {
+    for (const half of [0, 8]) view.setBigUint64(YMM_AT + i * 16 + half, fpuOf(vcpu).getBigUint64(CPU_XMM + i * 32 + 16 + half, true), true)
+  }
+  if (some(YMM_AT, YMM_AT + 256)) components |= YMM
+  const pkru = fpuOf(vcpu).getUint32(CPU_PKRU, true)
+  view.setUint32(PKRU_AT, pkru, true)
+  if (pkru !== 0) components |= PKRU
+  return components
+}
+
 function getXsave(vcpu: VcpuFd, bytes: Uint8Array): number {
   bytes.fill(0, 0, 4096)
   if (vcpu.fpstateConfidential) return 0
   const view = viewOf(bytes)
-  saveFxsave(vcpu, view)
-  let components = X87 | SSE
-  for (let i = 0; i < 16; i++) {
-    for (const half of [0, 8]) {
-      const value = fpuOf(vcpu).getBigUint64(CPU_XMM + i * 32 + 16 + half, true)
-      view.setBigUint64(YMM_AT + i * 16 + half, value, true)
-      if (value !== 0n) components |= YMM
-    }
-  }
-  const pkru = fpuOf(vcpu).getUint32(CPU_PKRU, true)
-  view.setUint32(PKRU_AT, pkru, true)
-  if (pkru !== 0) components |= PKRU
-  view.setBigUint64(XSTATE_BV, components, true)
+  const inUse = saveXsave(vcpu, bytes)
+  if (vcpu.xstateBv !== null) initialise(bytes, vcpu.xstateBv)
+  view.setBigUint64(XSTATE_BV, vcpu.xstateBv ?? inUse, true)
   // xstate_fx_sw_bytes: the kernel's user features.
   view.setBigUint64(SW_BYTES, XCR0_SUPPORTED, true)
   return 0
@@ -170,10 +208,11 @@ function setXsave(vcpu: VcpuFd, bytes: Uint8Array): number {
   cpu.setUint32(CPU_PKRU, (components & PKRU) !== 0n ? view.getUint32(PKRU_AT, true) : 0, true)
   kernel.core.call.cpuModeChanged(vcpu.s)
   const initial = new Uint8Array(512)
-  viewOf(initial).setUint16(0, 0x37f, true)
+  viewOf(initial).setUint16(0, FCW_INITIAL, true)
   loadX87(vcpu, (components & X87) !== 0n ? view : viewOf(initial))
   loadXmm(vcpu, (components & SSE) !== 0n ? view : viewOf(initial), 160)
   if (takesMxcsr) cpu.setUint32(CPU_MXCSR, mxcsr, true)
+  if (vcpu.xstateBv !== null) vcpu.xstateBv = components
   for (let i = 0; i < 16; i++) {
     for (const half of [0, 8]) {
       cpu.setBigUint64(CPU_XMM + i * 32 + 16 + half, (components & YMM) !== 0n ? view.getBigUint64(YMM_AT + i * 16 + half, true) : 0n, true)
@@ -195,16 +234,15 @@ function getXcrs(vcpu: VcpuFd, bytes: Uint8Array): number {
   return 0
 }
 
-/** Words of CPU_FEATURES (assembly/cpu/features.ts): CPUID 0xD.0 EAX and EDX, and whether there is a table. */
-const FEATURES_D0_EAX = CPU_FEATURES + 40
-const FEATURES_D0_EDX = CPU_FEATURES + 44
-const FEATURES_VENDOR = CPU_FEATURES + 60
-
-/** vcpu->arch.guest_supported_xcr0, from leaf 0xD; without a CPUID table nothing is refused that the host has. */
-function guestXcr0({ cpu }: VcpuFd): bigint {
-  if (cpu.getUint32(FEATURES_VENDOR, true) === 0) return XCR0_SUPPORTED
-  const leaf = (BigInt(cpu.getUint32(FEATURES_D0_EDX, true)) << 32n) | BigInt(cpu.getUint32(FEATURES_D0_EAX, true))
-  return (leaf & XCR0_SUPPORTED) | X87
+/** guest_supported_xcr0, from leaf 0xD of KVM_SET_CPUID2: without a table x87 alone. */
+function guestXcr0({ cpuid }: VcpuFd): bigint {
+  const view = viewOf(cpuid)
+  for (let at = 0; at < cpuid.length; at += CPUID_ENTRY_SIZE) {
+    if (view.getUint32(at, true) !== 0xd || view.getUint32(at + 4, true) !== 0) continue
+    const supported = (BigInt(view.getUint32(at + 24, true)) << 32n) | BigInt(view.getUint32(at + 12, true))
+    return (supported & XCR0_SUPPORTED) | X87
+  }
+  return X87
 }
 
 function setXcrs(vcpu: VcpuFd, bytes: Uint8Array): number {

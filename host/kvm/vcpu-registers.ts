@@ -15,12 +15,16 @@ import {
 } from '../generated/layout.ts'
 import { CPUID_ENTRY_SIZE } from '../cpuid/entries.ts'
 import { viewOf } from './dispatch.ts'
-import { CR0_PG, CR4_PAE, EFER_LMA, getRegs, getSregs, REGS_RIP, setRegs, setSregs, SREGS, validSregs } from './registers.ts'
+import { CR0_PG, CR4_PAE, EFER_LMA, getRegs, getSregs, REGS_RFLAGS, REGS_RIP, setRegs, setSregs, SREGS, validSregs } from './registers.ts'
 import { trackedControl } from './sev-vm.ts'
+import { GUESTDBG } from './vcpu-debug.ts'
+import { heldEvents, hold } from './held-events.ts'
+import { INJECTED } from './vcpu-events.ts'
 import type { VcpuRow } from './vcpu-ioctls.ts'
 import type { SealedCopies, VcpuFd } from './vcpu.ts'
 
 const IA32_APIC_BASE = 0x1b
+const TF = 0x100n
 
 /** __cr4_reserved_bits: CR4 bits that need a CPUID feature {leaf, register offset in the entry, bit}. */
 const CR4_FEATURES: readonly (readonly [cr4: number, leaf: number, at: number, bit: number])[] = [
@@ -98,7 +102,8 @@ function loadSregs(vcpu: VcpuFd, bytes: Uint8Array, size: number): number {
   if (size === SREGS_SIZE) {
     // The one interrupt that is injected and not yet delivered.
     const queued = vcpu.kvm.getUint32(VKVM_INTERRUPT, true)
-    if (queued !== 0 && vcpu.vm.irqchip !== 'split') out.setUint8(SREGS.INTERRUPT_BITMAP + ((queued & 0xff) >> 3), 1 << (queued & 7))
+    if (queued !== 0 && (vcpu.vm.irqchip !== 'split' || (queued & INJECTED) !== 0))
+      out.setUint8(SREGS.INTERRUPT_BITMAP + ((queued & 0xff) >> 3), 1 << (queued & 7))
   }
   return 0
 }
@@ -151,10 +156,10 @@ function storeSregs(vcpu: VcpuFd, name: string, from: DataView): number {
     setSregs(vcpu.cpu, from)
     call.cpuModeChanged(vcpu.s)
   }
-  if (!two && vcpu.vm.irqchip !== 'split') {
+  if (!two) {
     for (let vector = 0; vector < 256; vector++) {
       if ((from.getUint8(SREGS.INTERRUPT_BITMAP + (vector >> 3)) & (1 << (vector & 7))) === 0) continue
-      vcpu.kvm.setUint32(VKVM_INTERRUPT, 0x100 | vector, true)
+      vcpu.kvm.setUint32(VKVM_INTERRUPT, 0x100 | INJECTED | vector, true)
       vcpu.signal(EVENT_INTERRUPT)
       break
     }
@@ -196,7 +201,10 @@ export const registerHandlers: readonly VcpuRow[] = [
     'KVM_GET_REGS',
     (vcpu, bytes) => {
       if (vcpu.sealed !== null) return getSealedRegs(vcpu, vcpu.sealed, bytes)
-      getRegs(vcpu.kernel.core.call, vcpu.s, vcpu.cpu, viewOf(bytes))
+      const out = viewOf(bytes)
+      getRegs(vcpu.kernel.core.call, vcpu.s, vcpu.cpu, out)
+      // kvm_get_rflags: TF belongs to the debugger while it steps.
+      if ((vcpu.guestDebug & GUESTDBG.SINGLESTEP) !== 0) out.setBigUint64(REGS_RFLAGS, out.getBigUint64(REGS_RFLAGS, true) & ~TF, true)
       return 0
     },
   ],
@@ -205,6 +213,8 @@ export const registerHandlers: readonly VcpuRow[] = [
     (vcpu, bytes) => {
       if (vcpu.sealed !== null) return setSealedRegs(vcpu, vcpu.sealed, bytes)
       setRegs(vcpu.kernel.core.call, vcpu.s, vcpu.cpu, viewOf(bytes))
+      // __set_regs: an exception that is pending is forgotten, an injected one is not.
+      if (heldEvents(vcpu).exception?.pending) hold(vcpu, { exception: null })
       return 0
     },
   ],

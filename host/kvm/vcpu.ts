@@ -6,6 +6,7 @@ import { ERRNO, EXIT, VCPU_MMAP_SIZE } from '../generated/kvm-abi.ts'
 import {
   CPU_BUDGET,
   CPU_EVENT,
+  CPU_HALTED,
   CPU_ICOUNT,
   EVENT_KICK,
   VCPU_KVM,
@@ -31,6 +32,7 @@ import { snpRunRefusal } from './sev-snp.ts'
 import { VmsaPage } from './sev-vm.ts'
 import { tdxRunRefusal } from './tdx.ts'
 import { loadSyncRegs, storeSyncRegs } from './sync-regs.ts'
+import { enterFpu } from './vcpu-fpu.ts'
 import { vcpuTable } from './vcpu-ioctls.ts'
 import type { VmFd } from './vm.ts'
 
@@ -38,6 +40,8 @@ import type { VmFd } from './vm.ts'
 const COLD_SLICE = 200_000
 const WARM_SLICE = 1_000_000
 const COLD_ENTRIES = 64
+/** KVM_MP_STATE_UNINITIALIZED. */
+const UNINITIALIZED = 1
 /** More than the highest KVM_EXIT_*. */
 const EXIT_REASONS = 64
 const COLD_SLICE_BIG = BigInt(COLD_SLICE)
@@ -100,6 +104,10 @@ export class VcpuFd implements FileDescriptor, Target {
   readonly mcCtl2 = new BigUint64Array(32)
   mcgExtCtl = 0n
   pollControl = 1n
+  /** The first 16 bytes of the last KVM_SET_VCPU_EVENTS. */
+  readonly eventBytes = new Uint8Array(16)
+  /** XSTATE_BV of KVM's copy of the FPU state; null while the guest's registers are it. */
+  xstateBv: bigint | null = 0n
   /** CR0, CR4 and EFER by field: KVM's value at the seal, and the hardware's. */
   readonly sealedControl = new Map<number, { readonly shown: bigint; readonly raw: bigint }>()
   sealed: SealedCopies | null = null
@@ -166,7 +174,7 @@ export class VcpuFd implements FileDescriptor, Target {
     const words = this.#words
     const valid = words[this.#valid] as number
     const dirty = words[this.#dirty] as number
-    if (this.vm.gated || !this.hasRun || (valid | dirty | this.guestDebug) !== 0) {
+    if (this.vm.gated || !this.hasRun || this.xstateBv !== null || (valid | dirty | this.guestDebug) !== 0) {
       const refused = this.#admit(valid, dirty)
       if (refused !== 0) return Math.min(refused, 0)
     }
@@ -239,6 +247,8 @@ export class VcpuFd implements FileDescriptor, Target {
   #admit(valid: number, dirty: number): number {
     const { vm, kernel } = this
     if (vm.dead) return vm.refuseDead()
+    // An AP that waits for INIT: kvm_vcpu_block before anything is looked at.
+    if (vm.td === null && this.cpu.getUint32(CPU_HALTED, true) === UNINITIALIZED) return 0
     if (((valid | dirty) & ~vm.syncMask) !== 0) {
       return kernel.refuse(
         'EINVAL',
@@ -254,17 +264,20 @@ export class VcpuFd implements FileDescriptor, Target {
       const refused = loadSyncRegs(this, dirty)
       if (refused < 0) return refused
     }
+    // complete_userspace_io, then immediate_exit: both before the checks of the vendor's code.
+    if (this.runBytes[RUN.IMMEDIATE_EXIT] !== 0) return vm.td === null ? 0 : -ERRNO.EINTR
     if (vm.needInit) {
       const why = vm.sev?.moved
         ? 'KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM does not clear need_init: only the legacy VM type runs after a move'
         : 'KVM_SEV_INIT2 has not been issued'
       return kernel.refuse('EINVAL', 'KVM_RUN', why, 'arch/x86/kvm/svm/svm.c svm_vcpu_pre_run', { switch: 'need_init' })
     }
-    if (vm.td !== null) return this.runBytes[RUN.IMMEDIATE_EXIT] !== 0 ? -ERRNO.EINTR : tdxRunRefusal(this)
+    if (vm.td !== null) return tdxRunRefusal(this)
     if (vm.sev?.snp) {
       const refused = snpRunRefusal(this)
       if (refused < 0) return refused
     }
+    enterFpu(this)
     this.hasRun = true
     return 0
   }

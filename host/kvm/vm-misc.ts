@@ -20,7 +20,8 @@ function getClock(vm: VmFd, bytes: Uint8Array): number {
   bytes.fill(0, 0, 48)
   const view = viewOf(bytes)
   view.setBigUint64(0, BigInt.asUintN(64, vm.kernel.core.call.vmClock(vm.address) + vm.clockOffset), true)
-  view.setUint32(8, CLOCK_STABLE, true)
+  // use_master_clock: all vCPUs agree about the TSC, and there is one.
+  view.setUint32(8, vm.vcpus.size > 0 ? CLOCK_STABLE : 0, true)
   return 0
 }
 

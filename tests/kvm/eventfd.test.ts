@@ -100,7 +100,7 @@ test('ioeventfd: errnos', async () => {
   const fd = kvm.eventfd()
   const one = (o: Partial<Parameters<typeof ioeventfd>[2]>): number => ioeventfd(kvm, vm, { fd, address: 0x1000n, length: 4, ...o })
   assert.is(one({ length: 3 }), -ERRNO.EINVAL)
-  assert.is(one({ flags: 16 }), -ERRNO.EINVAL)
+  assert.is(one({ flags: 32 }), -ERRNO.EINVAL)
   assert.is(one({ length: 0, data: 1n }), -ERRNO.EINVAL)
   assert.is(one({ address: (1n << 64n) - 1n }), -ERRNO.EINVAL)
   assert.is(one({ fd: 99 }), -ERRNO.EBADF)

@@ -39,7 +39,7 @@ const FIRST: Readonly<Record<string, readonly [set: string, checks: string]>> = 
   SREGS: ['<KVM_GET_SREGS u64@232=0x5000', 'u64@232=0x5000'],
   SREGS2: ['<KVM_GET_SREGS2 u64@232=0x5000', 'u64@232=0x5000'],
   FPU: ['<KVM_GET_FPU u64@152=7', 'u64@152=7'],
-  XSAVE: ['<KVM_GET_XSAVE u64@160=7', 'u64@160=7'],
+  XSAVE: ['<KVM_GET_XSAVE u64@160=7 u64@512=3', 'u64@160=7'],
   XCRS: ['u32@0=1 u64@16=3', 'u64@16=3'],
   DEBUGREGS: ['u64@0=0x5678 u64@40=0x400', 'u64@0=0x5678'],
 }
@@ -48,7 +48,7 @@ const SECOND: Readonly<Record<string, readonly [set: string, checks: string]>> =
   SREGS: ['<KVM_GET_SREGS u64@232=0x6000 u64@272=0xfee00100', 'u64@232=0x6000 u64@272=0xfee00100'],
   SREGS2: ['<KVM_GET_SREGS2 u64@232=0x6000 u64@272=0xfee00100', 'u64@232=0x6000 u64@272=0xfee00100'],
   FPU: ['<KVM_GET_FPU u64@152=8', 'u64@152=8'],
-  XSAVE: ['<KVM_GET_XSAVE u64@160=8', 'u64@160=8'],
+  XSAVE: ['<KVM_GET_XSAVE u64@160=8 u64@512=3', 'u64@160=8'],
   XCRS: ['u32@0=1 u64@16=3', 'u64@16=3'],
   DEBUGREGS: ['u64@8=0x99 u64@40=0x400', 'u64@8=0x99'],
 }
@@ -199,7 +199,7 @@ const VM: Readonly<Record<string, Walk>> = {
         : ['KVM_CREATE_VCPU 0 => ok', 'KVM_GET_MSRS@new u32@0=1 u32@8=0x1b => u64@16=0xfee00800'],
   },
   KVM_SET_CLOCK: { call: 'u64@0=0x100000000', sees: ['KVM_GET_CLOCK => u64@0>=0x100000000'] },
-  KVM_GET_CLOCK: { ready: ['KVM_SET_CLOCK u64@0=0x200000000'], call: '', sees: ['=> u64@0>=0x200000000 u32@8!=0'] },
+  KVM_GET_CLOCK: { ready: ['KVM_SET_CLOCK u64@0=0x200000000'], call: '', sees: ['=> u64@0>=0x200000000'] },
   KVM_SET_TSC_KHZ: { call: 1_000_000, sees: ['KVM_GET_TSC_KHZ => =1000000'] },
   KVM_GET_TSC_KHZ: { call: 0, sees: ['=> =2000000'] },
   KVM_ENABLE_CAP: {

@@ -30,6 +30,8 @@ const probes = {
   gcc: () => onPath('gcc'),
   binutils: () => onPath('as') && onPath('ld') && onPath('objcopy'),
   kvm: () => readWrite('/dev/kvm'),
+  /** gcc and the build machines' /dev/kvm (PVM, whose differences from SVM tests/kvm/oracle/known.ts lists). */
+  kvmOracle: () => readWrite('/dev/kvm') && existsSync('/sys/module/kvm_pvm') && onPath('gcc'),
   /** gcc and an AMD CPU with what the SIMD rows contain: the reference of tests/simd. */
   amdOracle: () => {
     if (!onPath('gcc') || !existsSync('/proc/cpuinfo')) return false
