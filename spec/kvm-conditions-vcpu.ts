@@ -165,7 +165,15 @@ const REGISTER_STATE: readonly Condition[] = [
   row('KVM_SET_FPU', ['snp'], SEALED, '<KVM_GET_FPU u64@152=7', 'ok', 'KVM_GET_FPU@vcpu => u64@152=7', SNP_FPU),
   row('KVM_SET_XSAVE', ['snp'], SEALED, '<KVM_GET_XSAVE u64@160=7 u64@512=3', 'ok', 'KVM_GET_XSAVE@vcpu => u64@160=7', SNP_FPU),
   row('KVM_GET_XCRS', LEGACY_ES, SEALED, '', 'ok', '=> u32@0=1 u64@16=1', 'XCR0 as last reported'),
-  row('KVM_SET_XCRS', LEGACY_ES, ['init', 'vcpu', 'cpuid', 'seal'], 'u32@0=1 u64@16=3', 'ok', 'KVM_GET_XCRS@vcpu => u64@16=3', 'only KVM copy'),
+  row(
+    'KVM_SET_XCRS',
+    LEGACY_ES,
+    ['init', 'vcpu', 'cpuid', 'seal'],
+    'u32@0=1 u64@16=3',
+    'ok',
+    'KVM_GET_XCRS@vcpu => u64@16=3',
+    'only KVM copy',
+  ),
   ...[VCPU, SEALED].flatMap((setup) => [
     row('KVM_SET_XCRS', [...OPEN, 'sev-es-legacy'], setup, 'u32@0=17', 'EINVAL'),
     row('KVM_SET_XCRS', [...OPEN, 'sev-es-legacy'], setup, 'u32@0=1 u64@16=2', 'EINVAL'),
