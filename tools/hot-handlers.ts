@@ -215,7 +215,7 @@ function build(hot: boolean): ReadonlyMap<string, string> {
       `LEA_${z}`,
       `const v: u64 = ${offset};`,
       z === 8
-        ? `store<u64>(${reg}, load<u8>(op, OP_EA) == 1 ? <u64><u32>v : v);`
+        ? `store<u64>(${reg}, load<u8>(op, OP_FLAGS) < 0xc0 ? <u64><u32>v : v);`
         : `store<u64>(${reg}, load<u8>(op, OP_FLAGS) < 0x80 ? v & 0xffff : <u64><u32>v);`,
       done,
     )

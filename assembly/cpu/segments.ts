@@ -297,6 +297,12 @@ export function stackSkip(bytes: u64): void {
   stackSp = (stackSp + bytes) & stackMask
 }
 
+/** What lies `offset` bytes above the top. Check CPU_LEAVE. */
+export function stackRead(s: usize, offset: u64, size: u32): u64 {
+  const va = stackLinear(s, (stackSp + offset) & stackMask, size)
+  return load<u32>(s, CPU_LEAVE) ? 0 : readMem(s, STACK_OP, va, size)
+}
+
 export function stackTop(): u64 {
   return stackSp
 }

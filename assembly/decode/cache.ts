@@ -58,6 +58,7 @@ import {
 import { fetchAddress } from '../memory/access'
 import { canonical } from '../memory/translate'
 import { dropWriteTags } from '../memory/tlb'
+import { canonical } from '../memory/translate'
 import { decode, ENDS } from './decoder'
 
 const MAX_OPS: u32 = 64

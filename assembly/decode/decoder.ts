@@ -78,6 +78,7 @@ import {
   SIZE_V,
   SIZE_Y,
 } from '../generated/opcodes'
+import { undefinedEnd } from './undefined'
 
 /** Result flag of decode: the op ends its block. */
 export const ENDS: u32 = 0x100
@@ -149,9 +150,13 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
     } else break
   }
   let vex: u32 = 0
+  /** An encoding that is #UD once all of it was fetched. */
+  let refused = false
   if ((byte == 0xc4 || byte == 0xc5) && (long || load<u8>(p) >= 0xc0)) {
     // VEX (SDM vol 2, 2.3.5): no other prefix but segments and 67 may come before it; only L = 0 has rows.
-    if (prefix66 || repeat != 0 || rex != 0 || (flags & OPF_LOCK) != 0) return finish(op, H_UD, <u32>(p - start), at, ENDS)
+    if (rex != 0) return finish(op, H_UD, <u32>(p - start), at, ENDS)
+    refused = prefix66 || repeat != 0 || (flags & OPF_LOCK) != 0
+    flags &= ~OPF_LOCK
     const first = <u32>load<u8>(p++)
     vex = byte == 0xc4 ? <u32>load<u8>(p++) : first
     rex = ((first >> 5) & 4) ^ 4
@@ -161,7 +166,8 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
       map = (first & 31) + 3
     }
     if (!long) rex = 0
-    if (map < 4 || map > 6 || (vex & 4) != 0) return finish(op, H_UD, <u32>(p - start), at, ENDS)
+    if (map < 4 || map > 6) return finish(op, H_UD, <u32>(p - start), at, ENDS)
+    if ((vex & 4) != 0) refused = true
     vex |= 0x100
     const pp = vex & 3
     prefix66 = pp == 1
@@ -182,10 +188,11 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
     }
   }
   const prefixClass: u32 = repeat == 0xf3 ? 2 : repeat == 0xf2 ? 3 : prefix66 ? 1 : 0
-  let node = <u32>load<u16>(roots + (((map * 4 + prefixClass) * 256 + byte) << 1))
+  // F3 90 is PAUSE only where 90 would be NOP: with REX.B it is XCHG (measured on Zen 4).
+  const table: u32 = vex == 0 && map == 0 && byte == 0x90 && (rex & 1) != 0 ? 0 : map * 4 + prefixClass
+  let node = <u32>load<u16>(roots + ((table * 256 + byte) << 1))
   const modrm = <u32>load<u8>(p)
-  const group = node >= 0x8000
-  if (group) {
+  if (node >= 0x8000) {
     // Group: 8 memory and 64 register descriptors, by ModRM.
     const slot = modrm >= 0xc0 ? 8 + (modrm & 63) : (modrm >> 3) & 7
     node = <u32>load<u16>(groups + (((node & 0x7fff) * 72 + slot) << 1))
@@ -193,8 +200,9 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
   const d = descriptors + node * 24
   const bits = <u32>load<u16>(d)
   if (node == 0 || ((bits & D_NO64) != 0 && long) || ((bits & D_ONLY64) != 0 && !long)) {
-    // What the answer depends on counts as fetched: a group's ModRM byte may still be on the next page.
-    return finish(op, H_UD, <u32>(p - start) + (group ? 1 : 0), at, ENDS)
+    // An undefined instruction is fetched as far as its opcode says all the same, and too long before it is undefined.
+    const reach = <u32>(undefinedEnd(p, vex != 0 ? map - 3 : map, byte, addr, (rex & 8) == 0 && opsize16, long) - start)
+    return reach > 15 ? finish(op, H_GP, 15, at, ENDS) : finish(op, H_UD, reach, at, ENDS)
   }
 
   // Operand size (SDM vol 1, 3.6): log2 of bytes.
@@ -363,13 +371,14 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
     default:
       break
   }
+  const length = <u32>(p - start)
+  if (length > 15) return finish(op, H_GP, 15, at, ENDS)
   if (vex != 0) {
     const vvvv = ((vex >> 3) & 15) ^ 15
     if (<u32>load<u8>(d, 2) == 0) imm = <i64>((long ? vvvv : vvvv & 7) << 3)
-    else if (vvvv != 0) return finish(op, H_UD, <u32>(p - start), at, ENDS)
+    else if (vvvv != 0) refused = true
+    if (refused) return finish(op, H_UD, length, at, ENDS)
   }
-  const length = <u32>(p - start)
-  if (length > 15) return finish(op, H_GP, 15, at, ENDS)
   const next = at + length
   if (ripRelative) {
     store<u8>(op, RIP_SLOT, OP_BASE)
@@ -379,13 +388,13 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
   let id = <u32>load<u16>(d + 8 + <usize>((size * 2 + isMemory) << 1))
   if (bits & D_BRANCH) {
     imm += <i64>next
-    // A 16-bit operand size outside 16-bit code truncates EIP, and 32-bit code that is not flat has a limit: the cold form looks.
-    if (size == 1 ? code != MODE_CS16 : code == MODE_CS32 && (mode & MODE_FLAT) == 0) id = <u32>load<u16>(d, 4)
+    // A 16-bit operand size outside 16-bit code truncates EIP, and code that is not flat has a limit: the cold form looks.
+    if (size == 1 ? code != MODE_CS16 : !long && (mode & MODE_FLAT) == 0) id = <u32>load<u16>(d, 4)
     if (chained(id)) store<u32>(op, 0, OP_EXTRA)
   }
   store<i64>(op, imm, OP_IMM)
   if (flags & OPF_LOCK) {
-    if ((bits & D_LOCK) == 0 || !isMemory) return finish(op, H_UD, length, at, ENDS)
+    if ((bits & D_LOCK) == 0 || (!isMemory && (bits & D_REG_ONLY) == 0)) return finish(op, H_UD, length, at, ENDS)
   }
   if (vex == 0 && map == 0 && byte == 0x90 && (rex & 1) == 0 && repeat != 0xf3) id = H_NOP
   store<u8>(op, <u8>flags, OP_FLAGS)

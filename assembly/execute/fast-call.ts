@@ -208,9 +208,10 @@ export function sysenter(s: usize, op: usize): u32 {
 }
 
 export function sysexit(s: usize, op: usize): u32 {
+  if (!protectedMode(s) || cpl(s) != 0) return gp(s)
   if (sysenterMissing(s)) return raise(s, EXC_UD)
   const selector = <u32>load<u64>(s, CPU_SYSENTER_CS) & 0xfffc
-  if (!protectedMode(s) || selector == 0 || cpl(s) != 0) return gp(s)
+  if (selector == 0) return gp(s)
   const wide = operandSize(op) == 8
   const rip = load<u64>(s, RDX)
   const rsp = load<u64>(s, RCX)

@@ -17,19 +17,27 @@ import {
   CPU_FTAG,
   CPU_MODE,
   CPU_MXCSR,
+  CPU_SEGMENTS,
   CPU_XMM,
+  EXC_AC,
   EXC_GP,
   EXC_NM,
+  EXC_SS,
   EXC_UD,
   LEAVE_NEXT,
   MODE_CS64,
   MODE_CS_MASK,
+  OP_SEG,
+  SEG_BASE,
+  SEG_SS,
   VCPU_FPU,
 } from '../generated/layout'
 import { raise, raiseError } from '../cpu/exceptions'
 import { intelCompatible } from '../cpu/features'
-import { leaving, plainRead, plainWrite, readBytes, slowModify, writeBytes } from '../memory/access'
-import { ea, eaWrite, getRm, operandSize, setRm } from './operands'
+import { leaving, plainRead, plainWrite, readBytes, writable, writeBytes } from '../memory/access'
+import { alignmentChecked } from '../memory/tlb'
+import { canonical } from '../memory/translate'
+import { ea, eaWrite, effectiveOffset, getRm, operandSize, setRm } from './operands'
 import { left, sseUsable } from './sse-operands'
 import { FSW_ES, setControlWord, setStatusWord, st, statusWord } from './x87-state'
 
@@ -102,6 +110,7 @@ export function loadXmm(s: usize, p: usize): void {
 
 /** Copies `n` bytes from guest memory; an area of up to a page, of which no byte may be missing. 0 or LEAVE. */
 export function readArea(s: usize, op: usize, va: u64, to: usize, n: u32): u32 {
+  if (!areaCanonical(s, op, va, n) || !areaAligned(s, va, n)) return left(s)
   for (let done: u32 = 0; done < n; ) {
     const at = va + done
     let chunk: u32 = 4096 - (<u32>at & 4095)
@@ -110,7 +119,7 @@ export function readArea(s: usize, op: usize, va: u64, to: usize, n: u32): u32 {
     if (p) {
       memory.copy(to + done, p, chunk)
     } else {
-      if (chunk > 64) chunk = 64
+      chunk = alignmentChecked(s) ? 1 : chunk > 64 ? 64 : chunk
       const leave = readBytes(s, op, at, to + done, chunk)
       if (leave) return leave
     }
@@ -118,11 +127,26 @@ export function readArea(s: usize, op: usize, va: u64, to: usize, n: u32): u32 {
   }
   return 0
 }
+/** FXSAVE and FXRSTOR want a canonical area, the others a canonical first word, before the first page is looked at (measured on Zen 4). */
+function areaCanonical(s: usize, op: usize, va: u64, n: u32): bool {
+  if (canonical(s, va) && canonical(s, va + (n == 14 || n == 94 ? 2 : n > 108 ? n : 4) - 1)) return true
+  raiseError(s, load<u8>(op, OP_SEG) == <u8>SEG_SS ? EXC_SS : EXC_GP, 0)
+  return false
+}
+
+/** #AC: an area counts as words of 4 bytes, the small environments as words of 2 (measured on Zen 4). */
+function areaAligned(s: usize, va: u64, n: u32): bool {
+  if (!alignmentChecked(s) || (va & (n == 14 || n == 94 ? 1 : 3)) == 0 || !canonical(s, va)) return true
+  raiseError(s, EXC_AC, 0)
+  return false
+}
+
 /** Copies `n` bytes to guest memory; a fault on a later page is raised before the first byte is written. */
 export function writeArea(s: usize, op: usize, va: u64, from: usize, n: u32): u32 {
   const last = va + n - 1
   const page = last & ~(<u64>4095)
-  if (page > va && !plainWrite(s, page) && slowModify(s, op, page, 1) == 0) return left(s)
+  if (!areaCanonical(s, op, va, n) || !areaAligned(s, va, n)) return left(s)
+  if (page > va && !(writable(s, op, va, 1) && writable(s, op, page, 1))) return left(s)
   let retired: u32 = 0
   for (let done: u32 = 0; done < n; ) {
     const at = va + done
@@ -132,7 +156,7 @@ export function writeArea(s: usize, op: usize, va: u64, from: usize, n: u32): u3
     if (p) {
       memory.copy(p, from + done, chunk)
     } else {
-      if (chunk > 64) chunk = 64
+      chunk = alignmentChecked(s) ? 1 : chunk > 64 ? 64 : chunk
       const leave = writeBytes(s, op, at, from + done, chunk)
       if (leave == LEAVE_NEXT) retired = leave
       else if (leave) return leave
@@ -149,7 +173,19 @@ function fxAddress(s: usize, op: usize, write: bool): u64 {
     return 0
   }
   const va = write ? eaWrite(s, op, 512) : ea(s, op, 512)
-  if (!leaving(s) && (va & 15) != 0) raiseError(s, EXC_GP, 0)
+  if (leaving(s)) {
+    // Alignment comes before the segment's limit.
+    areaAligned(s, load<u64>(s + CPU_SEGMENTS + ((<usize>load<u8>(op, OP_SEG)) << 4), SEG_BASE) + effectiveOffset(s, op), 512)
+    return va
+  }
+  if ((va & 15) != 0) {
+    if (areaAligned(s, va, 512)) raiseError(s, EXC_GP, 0)
+    return va
+  }
+  // The last page is written to even if only reserved bytes lie there (measured on Zen 4).
+  if (!areaCanonical(s, op, va, 512)) return va
+  const page = (va + 511) & ~(<u64>4095)
+  if (write && page > va && writable(s, op, va, 1)) writable(s, op, page, 1)
   return va
 }
 function savesXmm(s: usize): bool {

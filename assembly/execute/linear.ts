@@ -28,7 +28,8 @@ import { canonical } from '../memory/translate'
 import { addressMask, addressSize } from './operands'
 
 /** Why tryLinear failed is not kept: the vector depends on the segment only (SS: #SS, others: #GP). */
-export const NO_ADDRESS: u64 = 0xffff_ffff_ffff_ffff
+/** Not canonical, so that no access has it. */
+export const NO_ADDRESS: u64 = 0x7fff_0000_0000_0000
 
 /** Linear address of offset..offset+size-1 in a segment, or NO_ADDRESS if the access violates segmentation. */
 export function tryLinear(s: usize, segment: u32, offset: u64, size: u32, write: bool): u64 {

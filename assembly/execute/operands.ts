@@ -12,6 +12,7 @@ import {
   CPU_STOP_INFO,
   CPU_STOP_NAME,
   CPU_STOP_REASON,
+  EA_FLAT32,
   EXC_GP,
   EXC_SS,
   EXC_UD,
@@ -47,6 +48,8 @@ import { modifyMem, commitModify, readMem, writeMem } from '../memory/access'
 /** A pseudo-op for implicit stack accesses: only its segment (SS) is ever read. */
 export const STACK_OP: usize = GLOBAL + 0xff00
 store<u8>(STACK_OP, <u8>SEG_SS, OP_SEG)
+// In flat legacy code a stack access may not pass 4 GiB.
+store<u8>(STACK_OP, <u8>EA_FLAT32, OP_EA)
 
 /** Operand size of the op in bytes (1, 2, 4, 8). */
 export function operandSize(op: usize): u32 {
@@ -126,6 +129,11 @@ export function effectiveOffset(s: usize, op: usize): u64 {
 /** Linear address of the memory operand for a read of `size` bytes; check leaving(s). */
 export function ea(s: usize, op: usize, size: u32): u64 {
   return eaFor(s, op, size, false)
+}
+
+/** Linear address of `n` bytes behind the first `skip` of the memory operand, checked on their own; check leaving(s). */
+export function eaBehind(s: usize, op: usize, skip: u32, n: u32): u64 {
+  return segmentAddress(s, <u32>load<u8>(op, OP_SEG), (effectiveOffset(s, op) + <u64>skip) & addressMask(op), n, false)
 }
 
 /** Linear address of the memory operand for a write; check leaving(s). */

@@ -33,6 +33,7 @@ import {
   setDescriptorCache,
   setRealCache,
   stackPop,
+  stackRead,
   stackSkip,
   writableData,
 } from '../cpu/segments'
@@ -105,10 +106,12 @@ export function retFar(s: usize, op: usize): u32 {
   const size = operandSize(op)
   const release = load<u64>(op, OP_IMM) & 0xffff
   beginStackCurrent(s, 0)
-  const rip = stackPop(s, size)
+  // CS comes first (measured on Zen 4).
+  const selector = <u32>stackRead(s, <u64>size, size) & 0xffff
   if (left(s)) return load<u32>(s, CPU_LEAVE)
-  const selector = <u32>stackPop(s, size) & 0xffff
+  const rip = stackRead(s, 0, size)
   if (left(s)) return load<u32>(s, CPU_LEAVE)
+  stackSkip(<u64>(size << 1))
   if (!protectedMode(s) || virtual8086(s)) {
     if (rip > <u64>load<u32>(segment(s, SEG_CS), SEG_LIMIT)) return raiseError(s, EXC_GP, 0)
     stackSkip(release)
@@ -124,6 +127,12 @@ function returnTo(s: usize, size: u32, selector: u32, rip: u64, release: u64, in
   const cpl = load<u32>(s, CPU_CPL)
   const rpl = selector & 3
   const error = selector & 0xfffc
+  if (rpl != cpl && !interrupt) {
+    // The outer stack is read before the selector is looked at (measured on Zen 4).
+    stackRead(s, release + <u64>size, size)
+    if (!left(s)) stackRead(s, release, size)
+    if (left(s)) return load<u32>(s, CPU_LEAVE)
+  }
   if (error == 0) return raiseError(s, EXC_GP, 0)
   if (!fetchDescriptor(s, selector, EXC_GP, 0)) return load<u32>(s, CPU_LEAVE)
   const d = descriptor()
@@ -143,6 +152,8 @@ function returnTo(s: usize, size: u32, selector: u32, rip: u64, release: u64, in
     if (interrupt) returnFlags(s, size, flags, cpl)
     return arrive(s, rip)
   }
+  // IRET looks at its target before it looks at SS (measured on Zen 4).
+  if (interrupt && checkTarget(s, d, rip)) return load<u32>(s, CPU_LEAVE)
   stackSkip(release)
   const sp = stackPop(s, size)
   if (left(s)) return load<u32>(s, CPU_LEAVE)
@@ -199,12 +210,18 @@ export function iret(s: usize, op: usize): u32 {
   }
   if (virtual8086(s)) return iretVirtual(s, size)
   beginStackCurrent(s, 0)
-  const rip = stackPop(s, size)
+  // From the flags down, then RSP and SS where they are always there (measured on Zen 4).
+  const image = stackRead(s, <u64>(size << 1), size)
   if (left(s)) return load<u32>(s, CPU_LEAVE)
-  const selector = <u32>stackPop(s, size) & 0xffff
+  const selector = <u32>stackRead(s, <u64>size, size) & 0xffff
   if (left(s)) return load<u32>(s, CPU_LEAVE)
-  const image = stackPop(s, size)
+  const rip = stackRead(s, 0, size)
+  if (!left(s) && code64(s)) {
+    stackRead(s, <u64>(size * 3), size)
+    if (!left(s)) stackRead(s, <u64>(size << 2), size)
+  }
   if (left(s)) return load<u32>(s, CPU_LEAVE)
+  stackSkip(<u64>(size * 3))
   let leave: u32
   if (!protectedMode(s)) {
     if (rip > <u64>load<u32>(segment(s, SEG_CS), SEG_LIMIT)) return raiseError(s, EXC_GP, 0)

@@ -2,7 +2,22 @@
 import { CPU_XMM } from '../generated/layout'
 import { leaving } from '../memory/access'
 import { getRm, isMemory, operandSize, setReg, setRm } from './operands'
-import { enterMmx, first, left, memory, mmxReg, mmxRm, mmxUsable, put, source, sseUsable, xmmReg, xmmRm } from './sse-operands'
+import {
+  enterMmx,
+  first,
+  halfUsed,
+  left,
+  memory,
+  mmxReg,
+  mmxRm,
+  mmxUsable,
+  put,
+  source,
+  sourceOf,
+  sseUsable,
+  xmmReg,
+  xmmRm,
+} from './sse-operands'
 import { immediate } from './sse-integer'
 
 export function pinsrw(s: usize, op: usize): u32 {
@@ -82,7 +97,7 @@ export function insertps(s: usize, op: usize): u32 {
 }
 
 export function unpcklpd(s: usize, op: usize): u32 {
-  const p = source(s, op)
+  const p = halfUsed(s, op, 0x14) ? sourceOf(s, op, 8) : source(s, op)
   return p ? put(s, op, v128.shuffle<i64>(first(s, op), v128.load(p), 0, 2)) : left(s)
 }
 export function unpckhpd(s: usize, op: usize): u32 {

@@ -3,7 +3,22 @@
  * The opcode byte (OP_EXTRA) selects the operation. Owns no state.
  */
 import { OP_EXTRA, OP_IMM, OP_MODRM } from '../generated/layout'
-import { enterMmx, first, left, mmxReg, mmxRm, mmxSource, mmxUsable, put, putMmx, source, sseUsable, xmmRm } from './sse-operands'
+import {
+  enterMmx,
+  first,
+  halfUsed,
+  left,
+  mmxReg,
+  mmxRm,
+  mmxSource,
+  mmxUsable,
+  put,
+  putMmx,
+  source,
+  sourceOf,
+  sseUsable,
+  xmmRm,
+} from './sse-operands'
 import { add, mul } from './softfloat-binary'
 
 export function opcodeOf(op: usize): u32 {
@@ -264,7 +279,7 @@ function packed38(opcode: u32, a: v128, b: v128): v128 {
 }
 
 export function sseAlu(s: usize, op: usize): u32 {
-  const p = source(s, op)
+  const p = halfUsed(s, op, opcodeOf(op)) ? sourceOf(s, op, 8) : source(s, op)
   return p ? put(s, op, packed(opcodeOf(op), first(s, op), v128.load(p))) : left(s)
 }
 

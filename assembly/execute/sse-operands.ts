@@ -7,7 +7,9 @@ import {
   CPU_CR4,
   CPU_FSW,
   CPU_LEAVE,
+  CPU_MODE,
   CPU_MXCSR,
+  CPU_SEGMENTS,
   CPU_ST,
   CPU_XMM,
   CPU_FTAG,
@@ -20,10 +22,15 @@ import {
   OP_MODRM,
   OP_REG,
   OP_RM,
+  MODE_CS64,
+  MODE_CS_MASK,
+  OP_SEG,
+  SEG_BASE,
+  SEG_FS,
 } from '../generated/layout'
 import { raise, raiseError } from '../cpu/exceptions'
 import { leaving, plainRead, plainWrite, slowRead, writeBytes, writeMem } from '../memory/access'
-import { ea, eaWrite, isMemory } from './operands'
+import { ea, eaWrite, effectiveOffset, isMemory } from './operands'
 
 // SDM vol 3, 2.5 "control registers".
 const CR0_EM: u64 = 1 << 2
@@ -95,17 +102,38 @@ export function readable(s: usize, op: usize, va: u64, n: u32): usize {
   return slowRead(s, op, va, n)
 }
 
+/** Of an operand that its segment refuses: misalignment is #GP all the same, also on the stack (measured on Zen 4). */
+export function misaligned(s: usize, op: usize): bool {
+  return ((segmentBase(s, op) + effectiveOffset(s, op)) & 15) != 0
+}
+function segmentBase(s: usize, op: usize): u64 {
+  const segment = <u32>load<u8>(op, OP_SEG)
+  const flat = (load<u32>(s, CPU_MODE) & MODE_CS_MASK) == MODE_CS64 && segment < SEG_FS
+  return flat ? 0 : load<u64>(s + CPU_SEGMENTS + ((<usize>segment) << 4), SEG_BASE)
+}
+function protection(s: usize): usize {
+  raiseError(s, EXC_GP, 0)
+  return 0
+}
+
 /** Address of the 16-byte E operand of an instruction that demands alignment; 0 = leaving. */
 export function source(s: usize, op: usize): usize {
   if (!sseUsable(s)) return 0
   if (!isMemory(op)) return xmmRm(s, op)
   const va = ea(s, op, 16)
-  if (leaving(s)) return 0
+  if (leaving(s)) return misaligned(s, op) && (load<u32>(s, CPU_MXCSR) & MXCSR_MM) == 0 ? protection(s) : 0
   if ((va & 15) != 0 && (load<u32>(s, CPU_MXCSR) & MXCSR_MM) == 0) {
     raiseError(s, EXC_GP, 0)
     return 0
   }
   return readable(s, op, va, 16)
+}
+
+/** Unpacking of low halves, and shifts by a count in memory: where MXCSR.MM lets the operand be misaligned, half is read (measured on Zen 4). */
+export function halfUsed(s: usize, op: usize, opcode: u32): bool {
+  if ((load<u32>(s, CPU_MXCSR) & MXCSR_MM) == 0 || !isMemory(op) || ((segmentBase(s, op) + effectiveOffset(s, op)) & 15) == 0) return false
+  if (opcode >= 0xd1) return opcode <= 0xd3 || opcode == 0xe1 || opcode == 0xe2 || (opcode >= 0xf1 && opcode <= 0xf3)
+  return (opcode >= 0x60 && opcode <= 0x62) || opcode == 0x6c || opcode == 0x14
 }
 
 /** As source, for instructions whose memory operand has `n` bytes at any alignment. */
@@ -152,7 +180,10 @@ export function storeAt(s: usize, op: usize, va: u64, from: usize, n: u32): u32 
 /** As storeMemory with 16 bytes, #GP when misaligned (no MXCSR.MM relief: APM vol 1, 4.2.2, moves always fault). */
 export function storeAligned(s: usize, op: usize, from: usize): u32 {
   const va = eaWrite(s, op, 16)
-  if (leaving(s)) return left(s)
+  if (leaving(s)) {
+    if (misaligned(s, op)) protection(s)
+    return left(s)
+  }
   if ((va & 15) != 0) return raiseError(s, EXC_GP, 0)
   return storeAt(s, op, va, from, 16)
 }

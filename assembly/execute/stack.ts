@@ -45,8 +45,9 @@ import {
   SEG_SS,
 } from '../generated/layout'
 import { modifyMem, readMem } from '../memory/access'
+import { pointerSize } from './transfer'
 import { selectTlb } from '../memory/tlb'
-import { ea, getReg, getRm, isMemory, operandSize, segmentAddress, setReg, setRm, STACK_OP, writeRegister } from './operands'
+import { ea, eaBehind, getReg, getRm, isMemory, operandSize, segmentAddress, setReg, setRm, STACK_OP, writeRegister } from './operands'
 import { popfVirtual, pushfVirtual } from './virtual8086'
 
 const RSP: usize = 32
@@ -92,9 +93,9 @@ function pushSreg(s: usize, op: usize, n: u32): u32 {
 function popSreg(s: usize, op: usize, n: u32): u32 {
   const size = operandSize(op)
   beginStackCurrent(s, 0)
-  const selector = <u32>stackPop(s, 2) & 0xffff
+  // All of the operand is read (measured on Zen 4).
+  const selector = <u32>stackPop(s, size) & 0xffff
   if (left(s)) return load<u32>(s, CPU_LEAVE)
-  stackSkip(<u64>(size - 2))
   const sp = stackTop()
   const mask = load<u64>(s, CPU_STACK_MASK)
   if (loadSegment(s, n, selector)) return load<u32>(s, CPU_LEAVE)
@@ -141,12 +142,14 @@ export function popGs(s: usize, op: usize): u32 {
 
 /** LES, LDS, LSS, LFS, LGS: offset first in memory, selector behind it. */
 function loadPointer(s: usize, op: usize, n: u32): u32 {
-  const size = operandSize(op)
-  const va = ea(s, op, size + 2)
+  const size = pointerSize(s, op)
+  const va = ea(s, op, size)
   if (left(s)) return load<u32>(s, CPU_LEAVE)
   const offset = readMem(s, op, va, size)
   if (left(s)) return load<u32>(s, CPU_LEAVE)
-  const selector = <u32>readMem(s, op, va + <u64>size, 2)
+  const behind = eaBehind(s, op, size, 2)
+  if (left(s)) return load<u32>(s, CPU_LEAVE)
+  const selector = <u32>readMem(s, op, behind, 2)
   if (left(s)) return load<u32>(s, CPU_LEAVE)
   if (loadSegment(s, n, selector)) return load<u32>(s, CPU_LEAVE)
   setReg(s, op, size, offset)
@@ -182,17 +185,11 @@ export function pusha(s: usize, op: usize): u32 {
 
 export function popa(s: usize, op: usize): u32 {
   const size = operandSize(op)
-  // Every slot is read before the first register changes.
-  const sp = load<u64>(s, RSP)
   beginStackCurrent(s, 0)
-  for (let i = 0; i < 8; i++) {
-    stackPop(s, size)
-    if (left(s)) return load<u32>(s, CPU_LEAVE)
-  }
-  store<u64>(s, sp, RSP)
-  beginStackCurrent(s, 0)
+  // What was popped before a fault stays popped (measured on Zen 4); SP does not move.
   for (let i: i32 = 7; i >= 0; i--) {
     const value = stackPop(s, size)
+    if (left(s)) return load<u32>(s, CPU_LEAVE)
     if (i != 4) writeRegister(s + ((<usize>i) << 3), size, value)
   }
   applyStack(s)
@@ -245,11 +242,13 @@ export function leave(s: usize, op: usize): u32 {
 
 export function bound(s: usize, op: usize): u32 {
   const size = operandSize(op)
-  const va = ea(s, op, size << 1)
+  const va = ea(s, op, size)
   if (left(s)) return load<u32>(s, CPU_LEAVE)
   const lower = readMem(s, op, va, size)
   if (left(s)) return load<u32>(s, CPU_LEAVE)
-  const upper = readMem(s, op, va + <u64>size, size)
+  const second = eaBehind(s, op, size, size)
+  if (left(s)) return load<u32>(s, CPU_LEAVE)
+  const upper = readMem(s, op, second, size)
   if (left(s)) return load<u32>(s, CPU_LEAVE)
   const shift: u64 = <u64>(64 - (size << 3))
   const index = <i64>(getReg(s, op, size) << shift)

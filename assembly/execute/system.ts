@@ -4,7 +4,7 @@
  */
 import { readDr, writeCr0, writeCr3, writeCr4, writeCr8, writeDr, writeXcr0 } from '../cpu/control'
 import { raise, raiseDebug, raiseError, unimplementedFeature, vmmCommunication } from '../cpu/exceptions'
-import { F_7_EBX, F_D1_EAX, F_80000008_EBX, feature, featureOrBare } from '../cpu/features'
+import { F_7_EBX, F_D1_EAX, F_80000001_ECX, F_80000008_EBX, feature, featureOrBare } from '../cpu/features'
 import {
   CR0_PE,
   CR0_TS,
@@ -97,10 +97,11 @@ function getPair(s: usize): u64 {
 
 // Control and debug registers.
 
-/** Control register number; LOCK MOV CR0 is CR8 on AMD (CPUID 0x80000001 ECX[4]). */
+/** Control register number; LOCK MOV CR0 is CR8 on AMD (CPUID 0x80000001 ECX[4]), and LOCK is #UD otherwise. */
 function crNumber(s: usize, op: usize): u32 {
   const n = <u32>load<u8>(op, OP_REG) >> 3
-  return n == 0 && (<u32>load<u8>(op, OP_FLAGS) & OPF_LOCK) != 0 ? 8 : n
+  if ((<u32>load<u8>(op, OP_FLAGS) & OPF_LOCK) == 0) return n
+  return n == 0 && featureOrBare(s, F_80000001_ECX, 4) ? 8 : 16
 }
 
 /** CR0.ET reads as 1, also if KVM_SET_SREGS left it out (APM vol 2, 3.1.1). */

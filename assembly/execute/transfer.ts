@@ -45,7 +45,8 @@ import {
 } from '../generated/layout'
 import { TASK_CALL, TASK_FAULTED, TASK_JUMP, TASK_REFUSED, taskSwitch } from '../cpu/task'
 import { readMem, sysRead } from '../memory/access'
-import { ea, operandSize } from './operands'
+import { intelCompatible } from '../cpu/features'
+import { ea, eaBehind, operandSize } from './operands'
 
 const RSP: usize = 32
 
@@ -79,24 +80,34 @@ export function callFar(s: usize, op: usize): u32 {
   return callTo(s, op, load<u32>(op, OP_EXTRA) & 0xffff, load<u64>(op, OP_IMM) & offsetMask(operandSize(op)))
 }
 
-export function jmpFarMemory(s: usize, op: usize): u32 {
+/** Bytes of the offset in a far pointer: AMD has none of 64 bits (APM vol 3, JMP far, LFS). */
+export function pointerSize(s: usize, op: usize): u32 {
   const size = operandSize(op)
-  const va = ea(s, op, size + 2)
+  return size == 8 && !intelCompatible(s) ? 4 : size
+}
+
+export function jmpFarMemory(s: usize, op: usize): u32 {
+  const size = pointerSize(s, op)
+  const va = ea(s, op, size)
   if (left(s)) return load<u32>(s, CPU_LEAVE)
   const offset = readMem(s, op, va, size)
   if (left(s)) return load<u32>(s, CPU_LEAVE)
-  const selector = <u32>readMem(s, op, va + <u64>size, 2)
+  const behind = eaBehind(s, op, size, 2)
+  if (left(s)) return load<u32>(s, CPU_LEAVE)
+  const selector = <u32>readMem(s, op, behind, 2)
   if (left(s)) return load<u32>(s, CPU_LEAVE)
   return jumpTo(s, op, selector, offset)
 }
 
 export function callFarMemory(s: usize, op: usize): u32 {
-  const size = operandSize(op)
-  const va = ea(s, op, size + 2)
+  const size = pointerSize(s, op)
+  const va = ea(s, op, size)
   if (left(s)) return load<u32>(s, CPU_LEAVE)
   const offset = readMem(s, op, va, size)
   if (left(s)) return load<u32>(s, CPU_LEAVE)
-  const selector = <u32>readMem(s, op, va + <u64>size, 2)
+  const behind = eaBehind(s, op, size, 2)
+  if (left(s)) return load<u32>(s, CPU_LEAVE)
+  const selector = <u32>readMem(s, op, behind, 2)
   if (left(s)) return load<u32>(s, CPU_LEAVE)
   return callTo(s, op, selector, offset)
 }

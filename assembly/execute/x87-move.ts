@@ -3,7 +3,7 @@ import { CPU_FSW, CPU_FTAG, CPU_FTOP, OP_EXTRA, OP_MODRM } from '../generated/la
 import { condition } from '../cpu/flags'
 import { left, memory, storeMemory, stored } from './sse-operands'
 import { eaWrite } from './operands'
-import { leaving, modifyMem } from '../memory/access'
+import { leaving, writable } from '../memory/access'
 import {
   DE,
   DENORMAL,
@@ -193,16 +193,22 @@ export function fstFloat(s: usize, op: usize): u32 {
   store<u64>(at, value)
   return finishStore(s, op, at, size, go, status, ((<u32>load<u8>(op, OP_MODRM) >> 3) & 7) == 3)
 }
+function touch(s: usize, op: usize, size: u32): u32 {
+  const va = eaWrite(s, op, size)
+  if (leaving(s)) return left(s)
+  return writable(s, op, va, size) ? 0 : left(s)
+}
+
 /** Stores, or only checks the address; a fault undoes the status word. */
 function finishStore(s: usize, op: usize, at: usize, size: u32, go: bool, status: u32, popping: bool): u32 {
-  if (!go) return 0
-  const leave = storeMemory(s, op, at, size)
+  // A store that an unmasked exception refuses still touches its operand.
+  const leave = go ? storeMemory(s, op, at, size) : touch(s, op, size)
   if (!stored(leave)) {
     store<u32>(s, status, CPU_FSW)
     abandon(s)
     return leave
   }
-  if (popping) pop(s)
+  if (go && popping) pop(s)
   return leave
 }
 export function fstpExtended(s: usize, op: usize): u32 {

@@ -10,6 +10,8 @@ import {
   CPU_LEAVE,
   CPU_STOP_DETAIL,
   CPU_STOP_REASON,
+  CPU_TLB_BASE,
+  VCPU_TLB_EMPTY,
   CPU_VM,
   EXC_GP,
   EXC_SS,
@@ -148,6 +150,8 @@ function finish(s: usize, va: u64, data: u32, array: u32, access: u32, install: 
  * L1 entry (4 MiB apart), which would evict each other at every element.
  */
 export function knownPlain(s: usize, va: u64, access: u32): usize {
+  // Where alignment is checked, every access is looked at.
+  if (load<u32>(s, CPU_TLB_BASE) == <u32>(s + VCPU_TLB_EMPTY)) return 0
   const l2 = l2Entry(s, va)
   const data = load<u32>(l2, 8)
   if ((data & L2_VALID) == 0 || load<u64>(l2) != l2Tag(s, va, (data & L2_GLOBAL) != 0)) return 0

@@ -28,9 +28,9 @@ const absent = new Set(
 
 /**
  * Refused by their handlers, not by the decoder: registers that do not exist (CRn, DRn, segments), FS and GS bases outside
- * of 64-bit code. SWAPGS, CLAC, STAC and VMCALL take any prefix (measured on Zen 4).
+ * of 64-bit code. SWAPGS, CLAC, STAC and VMCALL take any prefix, VERW takes LOCK (measured on Zen 4).
  */
-const refused = /^(lock )?(0f2[0-3]|8c|8e|0fae[c-d][0-9a-f]|0f01(f8|ca|cb|c1))$/
+const refused = /^((lock )?(0f2[0-3]|8c|8e|0fae[c-d][0-9a-f]|0f01(f8|ca|cb|c1))|lock 0f00)$/
 
 function known(instruction: InstanceType<typeof iced.Instruction>, bytes: Uint8Array, bits: number): boolean {
   if (instruction.encoding !== EncodingKind.Legacy) return false

@@ -10,7 +10,7 @@ let seed = Number(process.argv[3] ?? Date.now() % 1_000_000_000)
 let done = 0
 /** Counts in lines like `oracle: 25000 cases of 64-bit code` and `simd: 12345 cases`. */
 const counted = (text: string): number =>
-  [...text.matchAll(/^(?:oracle|simd): (\d+) (?:cases|sequences)/gm)].reduce((sum, m) => sum + Number(m[1]), 0)
+  [...text.matchAll(/(?:oracle|simd): (\d+) (?:cases|sequences)/g)].reduce((sum, m) => sum + Number(m[1]), 0)
 
 const suites = [
   { file: 'oracle/integer.test.js', env: { CLOISTER_ORACLE_CASES: '200000' }, seed: 'CLOISTER_ORACLE_SEED' },

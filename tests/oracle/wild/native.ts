@@ -1,0 +1,122 @@
+/** The physical CPU: builds wild.c with gcc and runs batches through it. */
+import { spawn, spawnSync } from 'node:child_process'
+import type { ChildProcessWithoutNullStreams } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { FX_SIZE, IN_SIZE, LDT_ENTRIES, OUT_SIZE, WRITABLE } from './place.ts'
+import type { Batch, Descriptor, Outcome } from './place.ts'
+
+/** struct user_desc of modify_ldt(2); an empty one clears the entry. */
+function userDescriptor(to: Buffer, at: number, entry: number, d: Descriptor | null): void {
+  to.writeUInt32LE(entry, at)
+  if (!d) {
+    // read_exec_only and seg_not_present with base and limit 0: LDT_empty()
+    to.writeUInt32LE((1 << 3) | (1 << 5), at + 12)
+    return
+  }
+  const granular = (d.attrib & 0x800) !== 0
+  to.writeUInt32LE(d.base >>> 0, at + 4)
+  to.writeUInt32LE(granular ? d.limit >>> 12 : d.limit, at + 8)
+  const big = (d.attrib >> 10) & 1
+  const contents = (d.attrib >> 2) & 3
+  const readOnly = ((d.attrib >> 1) & 1) ^ 1
+  const absent = ((d.attrib >> 7) & 1) ^ 1
+  const available = (d.attrib >> 8) & 1
+  to.writeUInt32LE(big | (contents << 1) | (readOnly << 3) | (Number(granular) << 4) | (absent << 5) | (available << 6), at + 12)
+}
+
+export class Native {
+  private readonly folder = mkdtempSync(join(tmpdir(), 'cloister-wild-'))
+  private readonly child: ChildProcessWithoutNullStreams
+  private chunks: Buffer[] = []
+  private have = 0
+  private waiting: (() => void) | undefined
+  private dead: string | undefined
+
+  constructor() {
+    const source = fileURLToPath(new URL('../../../../tests/oracle/wild/wild.c', import.meta.url))
+    const program = join(this.folder, 'wild')
+    const flags = ['-O1', '-fno-stack-protector', '-mno-red-zone', '-fcf-protection=none', '-mfsgsbase']
+    const build = spawnSync('gcc', [...flags, '-o', program, source], { encoding: 'utf8' })
+    if (build.status !== 0) throw new Error(`wild.c does not build: ${build.stderr}`)
+    this.child = spawn(program, [], { stdio: 'pipe' })
+    this.child.stdout.on('data', (chunk: Buffer) => {
+      this.chunks.push(chunk)
+      this.have += chunk.length
+      this.waiting?.()
+    })
+    this.child.on('exit', (code, signal) => {
+      this.dead = `native helper ended: ${code ?? signal}`
+      this.waiting?.()
+    })
+    this.child.stdin.on('error', () => {})
+  }
+
+  private async take(n: number): Promise<Buffer> {
+    while (this.have < n) {
+      if (this.dead !== undefined) throw new Error(this.dead)
+      await new Promise<void>((resolve) => {
+        this.waiting = resolve
+      })
+    }
+    const all = this.chunks.length === 1 ? (this.chunks[0] as Buffer) : Buffer.concat(this.chunks)
+    const rest = all.subarray(n)
+    this.chunks = rest.length > 0 ? [rest] : []
+    this.have = rest.length
+    return all.subarray(0, n)
+  }
+
+  async run(batch: Batch): Promise<Outcome[]> {
+    const { states, ldt, data } = batch
+    const request = Buffer.alloc(8 + LDT_ENTRIES * 16 + WRITABLE + states.length * IN_SIZE)
+    request.writeUInt32LE(states.length, 0)
+    request.writeUInt32LE(LDT_ENTRIES, 4)
+    for (let i = 0; i < LDT_ENTRIES; i++) userDescriptor(request, 8 + i * 16, i, ldt[i] ?? null)
+    let at = 8 + LDT_ENTRIES * 16
+    request.set(data, at)
+    at += WRITABLE
+    for (const c of states) {
+      request.set(c.code, at)
+      request.writeUInt32LE(c.slot, at + 16)
+      c.segment.forEach((s, i) => request.writeUInt16LE(s, at + 20 + i * 2))
+      request.writeBigUInt64LE(c.rip, at + 32)
+      request.set(new Uint8Array(c.gpr.buffer), at + 40)
+      request.writeBigUInt64LE(c.rflags, at + 168)
+      request.writeBigUInt64LE(c.base[0], at + 176)
+      request.writeBigUInt64LE(c.base[1], at + 184)
+      request.set(c.fx, at + 192)
+      at += IN_SIZE
+    }
+    this.child.stdin.write(request)
+    const reply = await this.take(Number((await this.take(8)).readBigUInt64LE(0)))
+    at = 0
+    return states.map(() => {
+      const gpr = new BigUint64Array(16)
+      for (let i = 0; i < 16; i++) gpr[i] = reply.readBigUInt64LE(at + 24 + i * 8)
+      const first = reply.readUInt16LE(at + 188)
+      const last = reply.readUInt16LE(at + 190)
+      const o: Outcome = {
+        vector: reply.readUInt32LE(at),
+        error: reply.readUInt32LE(at + 4),
+        cr2: reply.readBigUInt64LE(at + 8),
+        rip: reply.readBigUInt64LE(at + 16),
+        gpr,
+        rflags: reply.readBigUInt64LE(at + 152),
+        base: [reply.readBigUInt64LE(at + 160), reply.readBigUInt64LE(at + 168)],
+        segment: [0, 1, 2, 3, 4, 5].map((i) => reply.readUInt16LE(at + 176 + i * 2)),
+        fx: new Uint8Array(reply.subarray(at + 192, at + 192 + FX_SIZE)),
+        first,
+        data: new Uint8Array(reply.subarray(at + OUT_SIZE, at + OUT_SIZE + last - first)),
+      }
+      at += OUT_SIZE + last - first
+      return o
+    })
+  }
+
+  close(): void {
+    this.child.stdin.end()
+    rmSync(this.folder, { recursive: true, force: true })
+  }
+}
