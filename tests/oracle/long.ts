@@ -1,5 +1,5 @@
 /**
- * `npm run oracle:long [CASES [SEED]]`: the integer and SIMD comparisons with the physical CPU, in rounds with a new seed each,
+ * `npm run oracle:long [CASES [SEED]]`: the integer, wild and SIMD comparisons with the physical CPU, in rounds with a new seed each,
  * until CASES (10 million) were compared. Every seed is printed; a round that fails is shown whole and ends the run with status 1.
  */
 import { spawnSync } from 'node:child_process'
@@ -14,6 +14,7 @@ const counted = (text: string): number =>
 
 const suites = [
   { file: 'oracle/integer.test.js', env: { CLOISTER_ORACLE_CASES: '200000' }, seed: 'CLOISTER_ORACLE_SEED' },
+  { file: 'oracle/wild/wild.test.js', env: { CLOISTER_WILD_CASES: '200000' }, seed: 'CLOISTER_WILD_SEED' },
   { file: 'simd/oracle.test.js', env: { CLOISTER_SIMD_CASES: '200' }, seed: 'CLOISTER_SIMD_SEED' },
 ]
 

@@ -4,7 +4,7 @@
  */
 import { encodeCpuid } from '../../../host/cpuid/entries.ts'
 import type { CpuidEntry } from '../../../host/cpuid/entries.ts'
-import { call, L, loadCore } from '../../support/core.ts'
+import { call, frameOf, L, loadCore } from '../../support/core.ts'
 import { CODE, CODE_END, CODE_SIZE, DATA, DATA_SIZE, encode, find, FX_SIZE, gdt, patternByte, WRITABLE } from './place.ts'
 import type { Batch, Outcome, State } from './place.ts'
 
@@ -39,7 +39,7 @@ export class Emulated {
   private readonly s: number
   private readonly view: DataView
   private readonly bytes: Uint8Array
-  private readonly frames: number
+  private readonly backing: number
   private readonly snapshot: Uint8Array
   private readonly gpr: BigUint64Array
   private batch: Batch | undefined
@@ -51,7 +51,7 @@ export class Emulated {
     this.s = call(this.core, 'vcpuCreate', vm, 0)
     this.view = this.core.view
     this.bytes = this.core.bytes
-    this.frames = this.view.getUint32(backing + L.BACKING_FRAMES, true)
+    this.backing = backing
     for (let page = 0; page < PAGES; page++) {
       this.bytes.fill(0, L.STAGING, L.STAGING + 4096)
       if (page >= P.CODE && page < P.CODE + CODE_SIZE / 4096) this.bytes.fill(0xcc, L.STAGING, L.STAGING + 4096)
@@ -73,7 +73,7 @@ export class Emulated {
   }
 
   private frame(page: number): number {
-    return this.view.getUint32(this.frames + page * 4, true)
+    return frameOf(this.view, this.backing, page)
   }
 
   private tables(): void {

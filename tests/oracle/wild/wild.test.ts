@@ -14,7 +14,7 @@ import type { Wild } from './generate.ts'
 import { Native } from './native.ts'
 import type { Outcome } from './place.ts'
 
-const cases = Number(process.env['CLOISTER_WILD_CASES'] ?? 20000)
+const cases = Number(process.env['CLOISTER_WILD_CASES'] ?? 40000)
 const seed = Number(process.env['CLOISTER_WILD_SEED'] ?? 1)
 const only = new RegExp(process.env['CLOISTER_WILD_ONLY'] ?? '.')
 const show = Number(process.env['CLOISTER_WILD_SHOW'] ?? 1)
