@@ -13,6 +13,8 @@ export interface Where {
   readonly type: VmType
   readonly phase: Phase
   readonly effect: Effect
+  /** The profile of seed mail 000 decides. */
+  readonly rfc2020: boolean
 }
 
 export interface Walk {
@@ -134,7 +136,7 @@ function launchCommand({ type, phase }: Where): { call: string; sees: readonly s
 }
 
 const VM: Readonly<Record<string, Walk>> = {
-  KVM_CREATE_VCPU: { call: 5, sees: ['KVM_GET_MP_STATE@new => ok', 'KVM_CREATE_VCPU 5 => EEXIST'] },
+  KVM_CREATE_VCPU: { call: 5, sees: ['KVM_GET_TSC_KHZ@new 0 => =2000000', 'KVM_CREATE_VCPU 5 => EEXIST'] },
   KVM_SET_USER_MEMORY_REGION: { call: SLOT9, sees: TAKEN },
   KVM_SET_USER_MEMORY_REGION2: { call: SLOT9, sees: TAKEN },
   KVM_CREATE_GUEST_MEMFD: {
@@ -192,11 +194,7 @@ const VM: Readonly<Record<string, Walk>> = {
     call: 1,
     // A vCPU that is not the boot CPU has no BSP bit in its APIC base.
     sees: ({ type, phase }) =>
-      type === 'tdx'
-        ? phase === 'created'
-          ? []
-          : ['KVM_CREATE_VCPU 0 => ok', 'KVM_GET_MP_STATE@new => u32@0=1']
-        : ['KVM_CREATE_VCPU 0 => ok', 'KVM_GET_MSRS@new u32@0=1 u32@8=0x1b => u64@16=0xfee00800'],
+      type === 'tdx' && phase === 'created' ? [] : ['KVM_CREATE_VCPU 0 => ok', 'KVM_GET_MSRS@new u32@0=1 u32@8=0x1b => u64@16=0xfee00800'],
   },
   KVM_SET_CLOCK: { call: 'u64@0=0x100000000', sees: ['KVM_GET_CLOCK => u64@0>=0x100000000'] },
   KVM_GET_CLOCK: { ready: ['KVM_SET_CLOCK u64@0=0x200000000'], call: '', sees: ['=> u64@0>=0x200000000'] },
@@ -237,6 +235,10 @@ const OFFSET = 'KVM_GET_DEVICE_ATTR@vcpu u64@16=$slot => ok'
 /** Real mode at 0, where the slot has zeros: ADD [BX+SI], AL. */
 const AT_ZERO = ['KVM_SET_SREGS@vcpu <KVM_GET_SREGS u64@0=0 u16@12=0', 'KVM_SET_REGS@vcpu u64@136=2']
 
+/** A guest that rfc-2020 protects: KVM_SYNC_X86_EVENTS and NMI_PENDING alone (A4, A6). */
+const eventsAlone = ({ type, phase, rfc2020 }: Where): boolean =>
+  rfc2020 && (type === 'tdx' || (type === 'sev-es-legacy' && phase === 'sealed'))
+
 const VCPU: Readonly<Record<string, Walk>> = {
   KVM_RUN: {
     needs: ['slot'],
@@ -248,8 +250,9 @@ const VCPU: Readonly<Record<string, Walk>> = {
   'KVM_RUN kvm_valid_regs/kvm_dirty_regs != 0': {
     needs: ['slot'],
     early: AT_ZERO,
-    call: 'u8@1=1 u64@288=1 u64@296=1 u64@304=0x77 u64@440=2',
-    sees: ['run => u64@296=0', 'KVM_GET_REGS@vcpu => u64@0=0x77'],
+    // The proposal leaves the events of a protected guest: nmi.pending at 760 + 13, flags at 760 + 20.
+    call: (where) => (eventsAlone(where) ? 'u8@1=1 u64@296=4 u8@773=1 u32@780=1' : 'u8@1=1 u64@288=1 u64@296=1 u64@304=0x77 u64@440=2'),
+    sees: (where) => ['run => u64@296=0', eventsAlone(where) ? 'KVM_GET_VCPU_EVENTS@vcpu => u8@13=1' : 'KVM_GET_REGS@vcpu => u64@0=0x77'],
   },
   KVM_SET_GUEST_DEBUG: {
     needs: ['slot'],
@@ -280,7 +283,7 @@ const VCPU: Readonly<Record<string, Walk>> = {
   },
   KVM_NMI: { call: 0, sees: get('VCPU_EVENTS', 'u8@13=1') },
   KVM_SMI: { call: 0, sees: get('VCPU_EVENTS', 'u8@25=1') },
-  KVM_GET_VCPU_EVENTS: { ready: ['KVM_NMI@vcpu'], call: '', sees: ['=> u8@13=1 u32@20=0xd'] },
+  KVM_GET_VCPU_EVENTS: { ready: ['KVM_NMI@vcpu'], call: '', sees: (where) => [`=> u8@13=1 u32@20=${eventsAlone(where) ? 1 : 0xd}`] },
   KVM_SET_VCPU_EVENTS: { call: 'u8@13=1 u32@20=1', sees: get('VCPU_EVENTS', 'u8@13=1') },
   KVM_GET_MP_STATE: { needs: ['irqchip'], ready: ['KVM_SET_MP_STATE@vcpu u32@0=3'], call: 'u32@0=7', sees: ['=> u32@0=3'] },
   KVM_SET_MP_STATE: { needs: ['irqchip'], call: 'u32@0=3', sees: get('MP_STATE', 'u32@0=3') },
