@@ -33,9 +33,10 @@ const XSTATE: readonly CpuidRow[] = [
 ]
 
 const KVM_SIGNATURE: readonly CpuidRow[] = [
-  // "KVMKVMKVM", and KVM_FEATURE_NOP_IO_DELAY; the paravirtual MSRs are not modelled.
+  // "KVMKVMKVM"; CLOCKSOURCE NOP_IO_DELAY CLOCKSOURCE2 ASYNC_PF STEAL_TIME PV_EOI PV_UNHALT PV_TLB_FLUSH ASYNC_PF_VMEXIT
+  // PV_SEND_IPI POLL_CONTROL PV_SCHED_YIELD ASYNC_PF_INT CLOCKSOURCE_STABLE (assembly/kvm/pv.ts).
   [0x40000000, null, 0x40000001, 0x4b4d564b, 0x564b4d56, 0x4d],
-  [0x40000001, null, 0x00000002, 0, 0, 0],
+  [0x40000001, null, 0x01007efb, 0, 0, 0],
 ]
 
 /** An AMD host that calls itself Milan (and has what Turin added as far as it is implemented): SEV, SEV-ES and SNP with C-bit 51, ASIDs 1..99 for SEV-ES and SNP, 100..509 for SEV. */

@@ -52,6 +52,8 @@ export const runOffsets = {
   DEBUG_PC: 40,
   DEBUG_DR6: 48,
   DEBUG_DR7: 56,
+  TPR_RIP: 32,
+  TPR_IS_WRITE: 40,
   MMIO_ADDRESS: 32,
   MMIO_DATA: 40,
   MMIO_LENGTH: 48,

@@ -48,6 +48,8 @@ const fixedMtrr: readonly (readonly [number, string])[] = [
 const list: readonly Msr[] = [
   special(0x10, 'IA32_TSC', { save: true }),
   constant(0x17, 'IA32_PLATFORM_ID'),
+  special(0x11, 'KVM_WALL_CLOCK', { save: true }),
+  special(0x12, 'KVM_SYSTEM_TIME', { save: true }),
   special(0x1b, 'IA32_APIC_BASE'),
   constant(0x2a, 'EBL_CR_POWERON'),
   constant(0x2c, 'EBC_FREQUENCY_ID', 1n << 24n),
@@ -87,6 +89,9 @@ const list: readonly Msr[] = [
   special(0xda0, 'IA32_XSS', { save: true, pass: true }),
   // RAPL: KVM answers zero.
   ...[0x606, 0x611, 0x619, 0x639, 0x641].map((index) => constant(index, `RAPL_${index.toString(16)}`)),
+  ...['WALL_CLOCK_NEW', 'SYSTEM_TIME_NEW', 'ASYNC_PF_EN', 'STEAL_TIME', 'PV_EOI_EN', 'POLL_CONTROL', 'ASYNC_PF_INT', 'ASYNC_PF_ACK'].map(
+    (name, i) => special(0x4b564d00 + i, `KVM_${name}`, { save: true }),
+  ),
   special(0xc0000080, 'EFER', { pass: true }),
   field(0xc0000081, 'STAR', 'STAR', { save: true, pass: true }),
   field(0xc0000082, 'LSTAR', 'LSTAR', { access: 'canonical', save: true, pass: true }),

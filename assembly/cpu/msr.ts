@@ -60,7 +60,8 @@ import {
   physicalBits,
 } from './features'
 import { apicBaseWrite, tscDeadlineRead, tscDeadlineWrite, x2apicRead, x2apicWrite } from '../kvm/lapic'
-import { exitsDisabled, quirk } from '../kvm/state'
+import { apicSync, clockStale, isPvMsr, pvMsrHas, pvMsrRead, pvMsrWrite } from '../kvm/pv'
+import { exitsDisabled, quirk, vmOf } from '../kvm/state'
 import { now, tscNow } from '../kvm/time'
 import { flushTlb } from '../memory/tlb'
 import { EFER_SVME, canonicalRegister, registerBits, segment, sevEs } from './mode'
@@ -163,8 +164,13 @@ export function msrRead(s: usize, index: u32, host: bool): bool {
     if ((<u32>load<u8>(at, 5) & MSRF_WRITE_ONLY) != 0) return host ? found(s, 0) : false
     if (kind == MSR_KIND_FIELD) return found(s, load<u64>(s + msrOffset(n)))
     if (kind == MSR_KIND_CONSTANT) return found(s, load<u64>(at, 16))
+    if (isPvMsr(index)) {
+      if (pvMsrHas(s, index)) return found(s, pvMsrRead(s, index))
+      return host ? found(s, 0) : false // advertised: the host reads 0
+    }
     return specialRead(s, index, host)
   }
+  if ((index & 0xffffff00) == 0x800) apicSync(s)
   if ((index & 0xffffff00) == 0x800) return x2apicRead(s, index, s + CPU_MSR_VALUE)
   const bank = bankAddress(s, index)
   if (bank) return found(s, load<u64>(bank))
@@ -243,8 +249,10 @@ export function msrWrite(s: usize, index: u32, value: u64, host: bool): bool {
       store<u64>(s + msrOffset(n), value)
       return true
     }
+    if (isPvMsr(index)) return pvMsrHas(s, index) ? pvMsrWrite(s, index, value, host) : host && value == 0
     return specialWrite(s, index, value, host)
   }
+  if ((index & 0xffffff00) == 0x800) apicSync(s)
   if ((index & 0xffffff00) == 0x800) return x2apicWrite(s, index, value)
   const bank = bankAddress(s, index)
   if (bank) {
@@ -303,6 +311,7 @@ function specialWrite(s: usize, index: u32, value: u64, host: bool): bool {
       const delta = value - tscNow(s)
       store<u64>(s, load<u64>(s, CPU_TSC_OFFSET) + delta, CPU_TSC_OFFSET)
       if (!host) store<u64>(s, load<u64>(s, CPU_TSC_ADJUST) + delta, CPU_TSC_ADJUST)
+      clockStale(vmOf(s))
       return true
     }
     case 0x1b:
@@ -311,6 +320,7 @@ function specialWrite(s: usize, index: u32, value: u64, host: bool): bool {
       const delta = value - load<u64>(s, CPU_TSC_ADJUST)
       if (!host) store<u64>(s, load<u64>(s, CPU_TSC_OFFSET) + delta, CPU_TSC_OFFSET)
       store<u64>(s, value, CPU_TSC_ADJUST)
+      clockStale(vmOf(s))
       return true
     }
     case 0x49:

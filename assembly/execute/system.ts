@@ -45,6 +45,7 @@ import {
   EXC_UD,
   LEAVE_BRANCH,
   LEAVE_EXIT_BRANCH,
+  LEAVE_EXIT_NEXT,
   LEAVE_EXIT_RETRY,
   LEAVE_NEXT,
   STOP_SHUTDOWN,
@@ -61,6 +62,8 @@ import { readMem, writeBytes, writeMem } from '../memory/access'
 import { vmmcall } from './vmgexit'
 import { activeDr7, hostBreakpoints } from '../cpu/watch'
 import { exitBreakpointAt } from '../kvm/debug'
+import { KVM_EXIT_SET_TPR } from '../generated/kvm'
+import { stopForExit, userApic } from '../kvm/exits'
 import { pollPause } from '../kvm/pio'
 import { inSmm, leaveSmm } from '../kvm/smm'
 import { quirk, vmOf } from '../kvm/state'
@@ -132,12 +135,19 @@ export function movToCr(s: usize, op: usize): u32 {
   const from = s + <usize>load<u8>(op, OP_RM)
   const value = code64(s) ? load<u64>(from) : <u64>load<u32>(from)
   let ok: bool = true
+  const priority = load<u64>(s, CPU_CR8)
   if (n == 0) ok = writeCr0(s, value)
   else if (n == 2) store<u64>(s, value, CPU_CR2)
   else if (n == 3) ok = writeCr3(s, value)
   else if (n == 4) ok = writeCr4(s, value)
   else ok = writeCr8(s, value)
-  return ok ? done(s) : gp(s)
+  if (!ok) return gp(s)
+  if (n == 8 && value < priority && userApic(s) && !sevEs(s)) {
+    // cr8_write_interception: a local APIC in userspace may have something to inject now
+    stopForExit(s, KVM_EXIT_SET_TPR)
+    return LEAVE_EXIT_NEXT
+  }
+  return done(s)
 }
 
 /** Debug register number with the DR4/DR5 aliases resolved; 0xff = #UD. */

@@ -38,14 +38,17 @@ import {
   CPU_GPR,
   VKVM_REPLAY_ICOUNT,
   VKVM_REPLAY_RCX,
+  VKVM_PV_UNHALTED,
   VKVM_SIPI_VECTOR,
+  VKVM_TPR_REPORT,
 } from '../generated/layout'
-import { RUN_REQUEST_INTERRUPT_WINDOW } from '../generated/kvm'
-import { exitEoi, exitWindow, windowOpen } from './exits'
+import { KVM_EXIT_TPR_ACCESS, RUN_REQUEST_INTERRUPT_WINDOW } from '../generated/kvm'
+import { exitEoi, exitWindow, stopForExit, windowOpen } from './exits'
 import { apReset, apSipi } from './ap'
 import { lapicAccept, lapicAcceptsPic, lapicHasInterrupt } from './lapic'
 import { heldWakes } from './held'
 import { enterSmm, inSmm, smiDue } from './smm'
+import { apicSync, pvEoiOffer, vapicTo } from './pv'
 import { timerExpire } from './lapic-timer'
 import { picOutput, picRead } from './pic'
 import { pitExpire } from './pit'
@@ -116,7 +119,7 @@ function takeVector(s: usize): u32 {
 export function wakes(s: usize): bool {
   const event = atomic.load<u32>(s + CPU_EVENT)
   if ((event & (EVENT_INIT | EVENT_SIPI)) != 0 && !inSmm(s)) return true
-  if (smiDue(s) || heldWakes(s)) return true
+  if (smiDue(s) || heldWakes(s) || load<u32>(vkvm(s), VKVM_PV_UNHALTED) != 0) return true
   if (load<u32>(vkvm(s), VKVM_NMI_PENDING) != 0 && load<u32>(s, CPU_NMI_BLOCKED) == 0) return true
   return (getFlags(s) & IF) != 0 && interruptPending(s)
 }
@@ -161,7 +164,12 @@ function inject(s: usize): u32 {
     clearEvent(s, EVENT_INTERRUPT)
     return 0
   }
-  return deliverInterrupt(s, takeVector(s))
+  const stop = deliverInterrupt(s, takeVector(s))
+  if (kernelApic(s)) {
+    pvEoiOffer(s)
+    vapicTo(s)
+  }
+  return stop
 }
 
 /** The host queued an NMI or an interrupt without the event word (KVM_SET_VCPU_EVENTS, KVM_INTERRUPT). */
@@ -193,6 +201,11 @@ export function pollEvents(s: usize): u32 {
   }
   const user = expireTimers(s)
   rearm(s)
+  if (load<u32>(k, VKVM_TPR_REPORT) & 2) {
+    store<u32>(k, 1, VKVM_TPR_REPORT)
+    stopForExit(s, KVM_EXIT_TPR_ACCESS)
+    return STOP_EXIT
+  }
   const eoi = load<u32>(k, VKVM_EOI_EXIT)
   if (eoi) {
     store<u32>(k, 0, VKVM_EOI_EXIT)
@@ -203,6 +216,7 @@ export function pollEvents(s: usize): u32 {
   if (chip && load<u32>(chip, CHIP_HOST_WORK) != 0) return STOP_EVENT
   const event = atomic.load<u32>(s + CPU_EVENT)
   if (event || injected(k)) {
+    apicSync(s)
     clearEvent(s, EVENT_TIMER | EVENT_FLUSH)
     if (event & EVENT_KICK) return STOP_EVENT
     if (event & (EVENT_INIT | EVENT_SIPI)) {

@@ -20,6 +20,7 @@ export { ioeventAdd, ioeventNotify, ioeventRemove, ioeventTake } from './ioevent
 export { cpuidAnswer, cpuidEax, cpuidEbx, cpuidEcx, cpuidEdx } from './cpuid'
 export { lapicGet, lapicSet, queueNmi } from './lapic'
 export { queueSmi, smmChanged } from './smm'
+export { clockStale, masterClock, masterUpdate } from './pv'
 export { ioapicGet, ioapicSet } from './ioapic'
 export { picGet, picSet } from './pic'
 export { pitGet, pitSet } from './pit'

@@ -2,21 +2,27 @@
 import { KVM_EXIT_HYPERCALL, RUN_HYPERCALL_ARGS, RUN_HYPERCALL_FLAGS, RUN_HYPERCALL_NR, RUN_HYPERCALL_RET } from '../generated/kvm'
 import {
   CPU_GPR,
-  CPU_HALTED,
   PENDING_HYPERCALL,
+  VCPU_FPU,
   VKVM_GHCB_RAX,
   VKVM_PENDING,
   VKVM_PIO_COUNT,
+  VKVM_PV_UNHALTED,
   VM_HYPERCALL_EXITS,
   VM_VCPU_COUNT,
   VM_VCPUS,
+  VM_WALL_EPOCH,
 } from '../generated/layout'
 import { stopForExit } from './exits'
 import { apicId, lapicDeliver } from './lapic'
+import { gpaWrite } from '../memory/physical'
+import { masterClock, pvHas } from './pv'
+import { now, tscNow } from './time'
 import { isSevEs, runOf, vkvm, vmOf } from './state'
 
 const EPERM: i64 = -1
 const EOPNOTSUPP: i64 = -95
+const EFAULT: i64 = -14
 const EINVAL: i64 = -22
 const ENOSYS: i64 = -1000
 
@@ -27,13 +33,31 @@ function answer(s: usize, value: u64, wide: bool): void {
   else store<u64>(s, result, CPU_GPR)
 }
 
+/** kvm_pv_kick_cpu_op: also when the vCPU does not sleep yet. */
 function kick(s: usize, id: u32): void {
   const vm = vmOf(s)
   for (let i: u32 = 0; i < load<u32>(vm, VM_VCPU_COUNT); i++) {
     const target: usize = load<u32>(vm + VM_VCPUS + ((<usize>i) << 2))
-    if (target && apicId(target) == id && load<u32>(target, CPU_HALTED) == 3) store<u32>(target, 0, CPU_HALTED)
+    if (target && apicId(target) == id) store<u32>(vkvm(target), 1, VKVM_PV_UNHALTED)
   }
 }
+
+/** kvm_pv_clock_pairing: struct kvm_clock_pairing {sec, nsec s64, tsc u64, flags, pad u32[9]}. */
+function clockPairing(s: usize, gpa: u64, type: u64): i64 {
+  if (type != 0 || !masterClock(vmOf(s))) return EOPNOTSUPP
+  const p = s + VCPU_FPU
+  const wall = load<u64>(vmOf(s), VM_WALL_EPOCH) + now(s)
+  memory.fill(p, 0, 64)
+  store<u64>(p, wall / 1000000000)
+  store<u64>(p, wall % 1000000000, 8)
+  store<u64>(p, tscNow(s), 16)
+  return gpaWrite(vmOf(s), gpa, p, 64) ? 0 : EFAULT
+}
+
+/** KVM_FEATURE_PV_UNHALT, _SEND_IPI, _SCHED_YIELD. */
+const PV_UNHALT: u32 = 7
+const PV_SEND_IPI: u32 = 11
+const PV_SCHED_YIELD: u32 = 13
 
 /** kvm_pv_send_ipi: two words of a bitmap of APIC ids from `first`, each 64 bits wide in 64-bit mode, else 32; no id wraps round. */
 function sendIpis(s: usize, low: u64, high: u64, first: u32, icr: u64, wide: bool): i64 {
@@ -67,15 +91,21 @@ export function hypercall(s: usize, nr: u64, a0: u64, a1: u64, a2: u64, a3: u64,
   let result: i64 = ENOSYS
   if (cpl != 0) {
     result = EPERM
-  } else if (nr == 1 || nr == 11) {
+  } else if (nr == 1) {
     result = 0
+  } else if (nr == 11) {
+    if (pvHas(s, PV_SCHED_YIELD)) result = 0
   } else if (nr == 5) {
+    if (!pvHas(s, PV_UNHALT)) {
+      answer(s, <u64>ENOSYS, wide)
+      return false
+    }
     kick(s, <u32>a1)
     result = 0
   } else if (nr == 9) {
-    if (wide) result = EOPNOTSUPP
+    result = clockPairing(s, a0, a1)
   } else if (nr == 10) {
-    result = sendIpis(s, a0, a1, <u32>a2, a3, wide)
+    if (pvHas(s, PV_SEND_IPI)) result = sendIpis(s, a0, a1, <u32>a2, a3, wide)
   } else if (nr == 12 && (load<u32>(vmOf(s), VM_HYPERCALL_EXITS) & (1 << 12)) != 0) {
     if ((a0 & 0xfff) != 0 || a1 == 0 || (a0 >> 12) + a1 <= a0 >> 12) {
       result = EINVAL

@@ -2,7 +2,7 @@
  * 82093AA I/O APIC as KVM has it (Linux 7.3 arch/x86/kvm/ioapic.c; Intel 82093AA data sheet), version 0x11, 24 pins.
  * State: CHIP_IOAPIC_* of the VM's device block.
  */
-import { irqAcked } from './irq'
+import { eoiRouted, irqAcked } from './irq'
 import { lapicDeliver } from './lapic'
 import { chipOf } from './state'
 import {
@@ -13,6 +13,8 @@ import {
   CHIP_IOAPIC_PRESENT,
   CHIP_IOAPIC_SELECT,
   CHIP_IOAPIC_TABLE,
+  CHIP_RESAMPLE_GSIS,
+  VM_IRQCHIP,
 } from '../generated/layout'
 
 const PINS: u32 = 24
@@ -156,4 +158,16 @@ export function ioapicSet(vm: usize, from: usize): void {
   // kvm_ioapic_inject_all: pending requests are injected anew
   const irr = load<u32>(from + 16)
   for (let pin: u32 = 0; pin < PINS; pin++) if (irr & (1 << pin)) ioapicSetLine(vm, pin, true)
+}
+
+/** kvm_ioapic_handles_vector: its EOI concerns the IOAPIC (level-triggered, or the RTC's pin). */
+export function ioapicHandles(vm: usize, vector: u32): bool {
+  if (load<u32>(vm, VM_IRQCHIP) == 2) return eoiRouted(vm, vector)
+  const chip = chipOf(vm)
+  if (load<u32>(chip, CHIP_IOAPIC_PRESENT) == 0) return false
+  for (let pin: u32 = 0; pin < PINS; pin++) {
+    const e = load<u64>(entryAt(chip, pin))
+    if ((<u32>e & 0xff) == vector && ((e & LEVEL) != 0 || pin == 8)) return true
+  }
+  return load<u32>(chip, CHIP_RESAMPLE_GSIS) != 0
 }

@@ -49,7 +49,12 @@ import {
   LAPIC_TSC_DEADLINE,
   QUIRK_LAPIC_MMIO_HOLE,
   QUIRK_LINT0_REENABLED,
+  CPU_OP,
+  CPU_RIP,
+  CPU_RIP_MASK,
+  OP_OFFSET,
   VKVM_EOI_EXIT,
+  VKVM_TPR_REPORT,
   VKVM_NMI_PENDING,
   VKVM_SIPI_VECTOR,
   VM_BSP_ID,
@@ -57,7 +62,8 @@ import {
   VM_VCPU_COUNT,
   VM_VCPUS,
 } from '../generated/layout'
-import { vkvm } from './state'
+import { runOf, vkvm } from './state'
+import { RUN_TPR_IS_WRITE, RUN_TPR_RIP } from '../generated/kvm'
 import { now } from './time'
 import { physicalBits } from '../cpu/features'
 import { cpuidAnswer, cpuidEcx } from './cpuid'
@@ -110,7 +116,7 @@ function clearBit(a: usize, at: usize, vector: u32): void {
   const p = a + at + ((<usize>(vector >> 5)) << 4)
   store<u32>(p, load<u32>(p) & ~(1 << (vector & 31)))
 }
-function highest(a: usize, at: usize): i32 {
+export function highest(a: usize, at: usize): i32 {
   for (let i: i32 = 7; i >= 0; i--) {
     const word = load<u32>(a + at + ((<usize>i) << 4))
     if (word) return (i << 5) + 31 - clz<u32>(word)
@@ -126,6 +132,23 @@ function currentTpr(s: usize): u32 {
   if (cr8 == ((tpr >> 4) & 15)) return tpr
   setReg(a, APIC_TPR, cr8 << 4)
   return cr8 << 4
+}
+
+/** apic_set_tpr. */
+export function setTpr(s: usize, value: u32): void {
+  setReg(lapicOf(s), APIC_TPR, value)
+  store<u64>(s, <u64>((value >> 4) & 15), CPU_CR8)
+}
+
+/** KVM_TPR_ACCESS_REPORTING: the exit is due at the next boundary. */
+function reportTpr(s: usize, write: bool): void {
+  const k = vkvm(s)
+  const op: usize = load<u32>(s, CPU_OP)
+  if (load<u32>(k, VKVM_TPR_REPORT) == 0 || !op) return
+  store<u64>(runOf(s), (load<u64>(s, CPU_RIP) + <u64>load<u16>(op, OP_OFFSET)) & load<u64>(s, CPU_RIP_MASK), RUN_TPR_RIP)
+  store<u32>(runOf(s), write ? 1 : 0, RUN_TPR_IS_WRITE)
+  store<u32>(k, 3, VKVM_TPR_REPORT)
+  signal(s, 0)
 }
 
 export function updatePpr(s: usize): u32 {
@@ -284,7 +307,8 @@ function sendIpi(s: usize, low: u32, high: u32): void {
   }
 }
 
-function eoi(s: usize): void {
+/** apic_set_eoi. */
+export function lapicEoi(s: usize): void {
   const a = lapicOf(s)
   const vector = highest(a, APIC_ISR)
   if (vector < 0) return
@@ -316,12 +340,12 @@ function writeRegister(s: usize, at: u32, given: u32): u32 {
       setReg(a, APIC_ID, value & 0xff000000)
       break
     case APIC_TPR:
-      setReg(a, APIC_TPR, value & 0xff)
-      store<u64>(s, <u64>((value >> 4) & 15), CPU_CR8)
+      reportTpr(s, true)
+      setTpr(s, value & 0xff)
       signal(s, EVENT_INTERRUPT)
       break
     case APIC_EOI:
-      eoi(s)
+      lapicEoi(s)
       break
     case APIC_LDR:
       if (wide) return 1
@@ -422,7 +446,10 @@ function readRegister(s: usize, at: u32): u32 {
   const a = lapicOf(s)
   if (at == APIC_TMCCT) return timerCount(s)
   if (at == APIC_PPR) return updatePpr(s)
-  if (at == APIC_TPR) return currentTpr(s)
+  if (at == APIC_TPR) {
+    reportTpr(s, false)
+    return currentTpr(s)
+  }
   return reg(a, at)
 }
 

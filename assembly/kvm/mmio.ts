@@ -4,6 +4,7 @@
  */
 import { raise, raiseError, unimplementedFeature } from '../cpu/exceptions'
 import { exactCount } from '../execute/count'
+import { apicSync, vapicTo } from './pv'
 import { exitMmio } from './exits'
 import { coalescedWrite } from './coalesced'
 import { ioeventWrite } from './ioevent'
@@ -52,14 +53,17 @@ export function busHas(s: usize, gpa: u64): bool {
 }
 
 export function busMmioRead(s: usize, gpa: u64, size: u32): u64 {
+  apicSync(s)
   if (lapicHas(s, gpa)) return lapicMmioRead(s, <u32>gpa & 0xfff, size)
   const value = <u64>ioapicRead(vmOf(s), <u32>gpa & 0xff)
   return size < 4 ? value & (((1 as u64) << ((size << 3) as u64)) - 1) : value
 }
 
 export function busMmioWrite(s: usize, gpa: u64, size: u32, value: u64): void {
+  apicSync(s)
   if (lapicHas(s, gpa)) lapicMmioWrite(s, <u32>gpa & 0xfff, size, <u32>value)
   else ioapicWrite(vmOf(s), <u32>gpa & 0xff, <u32>value)
+  vapicTo(s)
 }
 
 /** A fragment that userspace completed before this re-execution; counts the cursor on. */

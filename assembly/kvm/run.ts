@@ -43,6 +43,7 @@ import {
   VKVM_INJECT_GP,
   VKVM_PENDING,
   VKVM_PROTECTED,
+  VKVM_PV_UNHALTED,
   VKVM_REPLAY,
   VKVM_WHY,
   VM_CLOCK,
@@ -77,6 +78,7 @@ import {
 import { exitEmulation } from './emulation'
 import { unmapGhcb } from './ghcb'
 import { esEnter, esLeave } from './vmsa'
+import { apicSync, pvEnter, pvLeave, pvUpdate } from './pv'
 import { enterSmm, enterSpace, inSmm, smiDue, smmChanged } from './smm'
 import { chipOf, clearEvent, exitsDisabled, isSevEs, NEVER, runOf, signal, vkvm, vmOf } from './state'
 import { giveClock, now, takeClock } from './time'
@@ -142,12 +144,14 @@ function block(s: usize): i32 {
   const k = vkvm(s)
   for (let futile: u32 = 0; futile < FUTILE_SKIPS; futile++) {
     acceptInit(s)
+    apicSync(s)
     const state = load<u32>(s, CPU_HALTED)
     if (state == 0) break
     if (atomic.load<u32>(s + CPU_EVENT) & EVENT_KICK) return 0
     if ((state == 3 || state == 9) && wakes(s)) {
       // AP reset hold ends by SIPI or, with value 0, by any other event
       store<u32>(s, 0, CPU_HALTED)
+      store<u32>(k, 0, VKVM_PV_UNHALTED)
       break
     }
     const time = now(s)
@@ -211,6 +215,7 @@ function loop(s: usize, started: u64): i32 {
       return interrupted(s, WHY_BUDGET)
     }
     if (isSevEs(s)) unmapGhcb(s)
+    pvUpdate(s)
     rearm(s)
     if (atomic.load<u32>(s + CPU_EVENT) != 0 || injected(k)) signal(s, injectedEvents(k))
     if (smiDue(s)) signal(s, EVENT_SMI)
@@ -290,6 +295,7 @@ export function vcpuRun(s: usize, maxInstructions: u64): i32 {
   takeClock(s)
   ringRun(s)
   enterSpace(s)
+  pvEnter(s)
   ringSync(vmOf(s))
   if (chip) store<u32>(chip, <u32>s, CHIP_RUNNING)
   // The processor itself waits in HLT, and goes on behind it at the next entry.
@@ -312,6 +318,7 @@ export function vcpuRun(s: usize, maxInstructions: u64): i32 {
     // What VMRUN refuses comes after the events: an SMI without a save area kills the VM first.
     result = !immediate && smiDue(s) && !enterSmm(s) ? EIO : 0
   }
+  pvLeave(s)
   saveRunState(s)
   esLeave(s)
   ringRun(0)

@@ -23,6 +23,8 @@ import {
   VM_PHYS_MASK,
   VM_TSC_KHZ,
   VM_VCPU_COUNT,
+  VM_WALL_EPOCH,
+  VKVM_POLL_CONTROL,
   VM_VCPUS,
 } from '../generated/layout'
 import { allocArena, allocPages, freeArena, freePages, pagesFor } from '../memory/frames'
@@ -39,7 +41,8 @@ import { msrFilterFree } from './msr-exit'
 import { picCreate } from './pic'
 import { pitCreate } from './pit'
 import { vmsaFree } from './vmsa'
-import { chipOf, lapicOf, NEVER, vmOf } from './state'
+import { clockStale } from './pv'
+import { chipOf, lapicOf, NEVER, vkvm, vmOf } from './state'
 
 /** 0 = out of memory. */
 export function vmCreate(): usize {
@@ -55,6 +58,7 @@ export function vmCreate(): usize {
   store<u32>(vm, 1, VM_GHCB_VERSION)
   store<u64>(vm, 2000000, VM_TSC_KHZ)
   store<u64>(vm, 1, VM_APIC_BUS_NS)
+  store<u64>(vm, 1767225600000000000, VM_WALL_EPOCH) // 2026-01-01
   // 48 bits, as the AMD models report in CPUID 0x80000008
   store<u64>(vm, 0x0000fffffffff000, VM_PHYS_MASK)
   store<u64>(chip, NEVER, CHIP_PIT_DEADLINE)
@@ -94,6 +98,8 @@ export function vcpuCreate(vm: usize, id: u32): usize {
   store<u64>(lapicOf(s), NEVER, LAPIC_TIMER_DEADLINE)
   store<u32>(lapicOf(s), kernel ? 1 : 0, LAPIC_PRESENT)
   resetCpu(s, false)
+  store<u64>(vkvm(s), 1, VKVM_POLL_CONTROL)
+  clockStale(vm)
   if (kernel) lapicReset(s, false)
   else store<u64>(s, 0xfee00800 | (isBsp(s) ? 0x100 : 0), CPU_APIC_BASE)
   updateMode(s)

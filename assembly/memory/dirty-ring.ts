@@ -87,9 +87,7 @@ export function ringReset(vm: usize): i32 {
     while (true) {
       const entry = ring + ((<usize>(at & mask)) << ENTRY_SHIFT)
       if ((atomic.load<u32>(entry) & RESET) == 0) break
-      // Address space 1 (SMM) has no slots in the core.
-      const slot = load<u32>(entry, 4)
-      if (slot < 0x10000) dirtyReset(vm, slot, load<u64>(entry, 8))
+      dirtyReset(vm, load<u32>(entry, 4), load<u64>(entry, 8))
       atomic.store<u32>(entry, 0)
       at++
       cleared++

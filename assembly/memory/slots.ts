@@ -59,8 +59,11 @@ const ENOSPC: i32 = -28
 /** Address space of the accesses that follow: 1 while a vCPU runs in system management mode, else 0 (kvm_arch_vcpu_memslots_id). */
 let space: u32 = 0
 
-export function slotSpace(number: u32): void {
+/** The one before is returned. */
+export function slotSpace(number: u32): u32 {
+  const old = space
   space = number
+  return old
 }
 
 function rebuild(vm: usize): void {

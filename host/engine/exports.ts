@@ -68,6 +68,9 @@ export interface CoreExports {
   queueNmi(s: number): void
   acceptEvents(s: number): void
   queueSmi(s: number): number
+  clockStale(vm: number): void
+  masterClock(vm: number): number
+  masterUpdate(vm: number): void
   smmChanged(s: number, on: number): void
   lapicGet(s: number, to: number): void
   lapicSet(s: number, from: number): void
@@ -146,6 +149,9 @@ export const CORE_EXPORTS = [
   'queueNmi',
   'acceptEvents',
   'queueSmi',
+  'clockStale',
+  'masterClock',
+  'masterUpdate',
   'smmChanged',
   'lapicGet',
   'lapicSet',

@@ -8,6 +8,7 @@ import { miscHandlers } from './vcpu-misc.ts'
 import { oneRegHandlers } from './one-reg.ts'
 import { StatsFd, vcpuStatistics } from './stats.ts'
 import { msrHandlers } from './vcpu-msrs.ts'
+import { pvHandlers } from './vcpu-pv.ts'
 import { registerHandlers } from './vcpu-registers.ts'
 import type { VcpuFd } from './vcpu.ts'
 
@@ -40,6 +41,7 @@ export function vcpuTable(kernel: Kernel): IoctlTable<VcpuFd> {
       ...msrHandlers,
       ...eventHandlers,
       ...miscHandlers,
+      ...pvHandlers,
       ...oneRegHandlers,
       statsFd,
     ])

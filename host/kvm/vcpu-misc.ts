@@ -1,9 +1,9 @@
 /** CPUID tables, TSC, translation and the small rest of vCPU requests (arch/x86/kvm/{cpuid,x86}.c). */
 import { CPUID_ENTRY_SIZE } from '../cpuid/entries.ts'
-import { CAP } from '../generated/kvm-abi.ts'
 import { CPU_TSC_OFFSET, VCPU_CPUID, VKVM_CPUID_EBX, VKVM_CPUID_ECX, VKVM_CPUID_EDX, VKVM_TSC_KHZ } from '../generated/layout.ts'
 import { viewOf } from './dispatch.ts'
 import { tdxVcpuCommand } from './tdx.ts'
+import { takePvFeatures } from './vcpu-pv.ts'
 import type { VcpuRow } from './vcpu-ioctls.ts'
 import type { VcpuFd } from './vcpu.ts'
 
@@ -51,6 +51,7 @@ function setCpuid2(vcpu: VcpuFd, bytes: Uint8Array): number {
       ? 0
       : kernel.refuse('EINVAL', 'KVM_SET_CPUID2', 'CPUID cannot change after the first KVM_RUN', 'arch/x86/kvm/cpuid.c kvm_set_cpuid')
   }
+  takePvFeatures(vcpu, entries)
   vcpu.cpuid = entries
   const table = kernel.core.bytes(vcpu.s + VCPU_CPUID, TABLE_AT + MAX_CPUID_ENTRIES * CPUID_ENTRY_SIZE)
   table.fill(0)
@@ -83,6 +84,7 @@ function setTsc(vcpu: VcpuFd, name: string, khz: number): number {
   if (vcpu.vm.guestTscProtected)
     return vcpu.kernel.refuse('EINVAL', name, 'the guest has Secure TSC', `${X86} kvm_arch_vcpu_ioctl (guest_tsc_protected)`)
   // 0 means the host's rate (tsc_khz).
+  vcpu.kernel.core.call.clockStale(vcpu.vm.address)
   vcpu.kvm.setUint32(VKVM_TSC_KHZ, khz === 0 ? HOST_TSC_KHZ : Math.trunc(khz), true)
   return 0
 }
@@ -111,15 +113,6 @@ function deviceAttr(vcpu: VcpuFd, name: string, bytes: Uint8Array, act: (address
   return act(view.getBigUint64(16, true))
 }
 
-/** KVM_CAP_* that vCPUs take: whether CPUID decides which paravirtual features there are (none is modelled); Hyper-V's are not built in. */
-function enableCap(vcpu: VcpuFd, bytes: Uint8Array): number {
-  const view = viewOf(bytes)
-  const cap = view.getUint32(0, true)
-  const refuse = (why: string): number => vcpu.kernel.refuse('EINVAL', 'KVM_ENABLE_CAP', why, `${X86} kvm_vcpu_ioctl_enable_cap`)
-  if (view.getUint32(4, true) !== 0) return refuse('flags must be 0')
-  return cap === CAP.KVM_CAP_ENFORCE_PV_FEATURE_CPUID ? 0 : refuse(`capability ${cap} is not for vCPUs`)
-}
-
 const entries = (header: DataView): number => 8 + Math.min(header.getUint32(0, true), MAX_CPUID_ENTRIES) * CPUID_ENTRY_SIZE
 
 export const miscHandlers: readonly VcpuRow[] = [
@@ -128,7 +121,6 @@ export const miscHandlers: readonly VcpuRow[] = [
   ['KVM_SET_TSC_KHZ', setTscKhz, { row: 'KVM_SET_TSC_KHZ@vcpu' }],
   ['KVM_GET_TSC_KHZ', (vcpu) => vcpu.kvm.getUint32(VKVM_TSC_KHZ, true) || vcpu.vm.tscKhz, { row: 'KVM_GET_TSC_KHZ@vcpu' }],
   ['KVM_TRANSLATE', translate],
-  ['KVM_ENABLE_CAP', enableCap, { row: 'KVM_ENABLE_CAP@vcpu' }],
   ['KVM_HAS_DEVICE_ATTR', (vcpu, bytes) => deviceAttr(vcpu, 'KVM_HAS_DEVICE_ATTR', bytes, () => 0), { row: '' }],
   [
     'KVM_GET_DEVICE_ATTR',
@@ -146,35 +138,13 @@ export const miscHandlers: readonly VcpuRow[] = [
       deviceAttr(vcpu, 'KVM_SET_DEVICE_ATTR', bytes, (address) => {
         const value = vcpu.kernel.memory.copyIn(address, 8)
         if (value === null) return vcpu.kernel.badPointer('KVM_SET_DEVICE_ATTR')
-        if (rule?.result !== 'ok-ignored' && !vcpu.vm.guestTscProtected)
+        if (rule?.result !== 'ok-ignored' && !vcpu.vm.guestTscProtected) {
           vcpu.cpu.setBigUint64(CPU_TSC_OFFSET, viewOf(value).getBigUint64(0, true), true)
+          vcpu.kernel.core.call.clockStale(vcpu.vm.address)
+        }
         return 0
       }),
     { row: 'KVM_SET_DEVICE_ATTR (KVM_VCPU_TSC_CTRL/KVM_VCPU_TSC_OFFSET)', checks: true },
-  ],
-  [
-    'KVM_TPR_ACCESS_REPORTING',
-    (vcpu, bytes) => {
-      const view = viewOf(bytes)
-      if (view.getUint32(4, true) !== 0)
-        return vcpu.kernel.refuse('EINVAL', 'KVM_TPR_ACCESS_REPORTING', 'flags must be 0', `${X86} vcpu_ioctl_tpr_access_reporting`)
-      return view.getUint32(0, true) === 0 ? 0 : vcpu.kernel.unimplemented('KVM_TPR_ACCESS_REPORTING', 'TPR access reporting')
-    },
-  ],
-  [
-    'KVM_SET_VAPIC_ADDR',
-    (vcpu, bytes) =>
-      viewOf(bytes).getBigUint64(0, true) === 0n ? 0 : vcpu.kernel.unimplemented('KVM_SET_VAPIC_ADDR', 'the virtual APIC page'),
-    {
-      first: ({ vm, kernel }: VcpuFd) =>
-        vm.irqchip === 'none'
-          ? kernel.refuse('EINVAL', 'KVM_SET_VAPIC_ADDR', 'the local APIC is not in the kernel', `${X86} kvm_arch_vcpu_ioctl`)
-          : 0,
-    },
-  ],
-  [
-    'KVM_KVMCLOCK_CTRL',
-    (vcpu) => vcpu.kernel.refuse('EINVAL', 'KVM_KVMCLOCK_CTRL', 'the guest has no kvmclock active', `${X86} kvm_set_guest_paused`),
   ],
   // NULL takes the mask away; the set follows the header.
   ['KVM_SET_SIGNAL_MASK', signalMask, { nullable: true, tail: () => 4 + SIGSET }],

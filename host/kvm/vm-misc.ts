@@ -1,5 +1,5 @@
 /** Capabilities, clock, TSC and the small rest of VM requests (arch/x86/kvm/x86.c, virt/kvm/kvm_main.c). */
-import { STAGING, VM_BSP_ID, VM_TSC_KHZ } from '../generated/layout.ts'
+import { STAGING, VM_BSP_ID, VM_CLOCK_OFFSET, VM_TSC_KHZ, VM_WALL_EPOCH } from '../generated/layout.ts'
 import { checkExtension, MAX_VCPU_IDS } from './caps.ts'
 import { viewOf } from './dispatch.ts'
 import { sevCommand } from './sev-commands.ts'
@@ -11,25 +11,38 @@ import type { VmFd } from './vm.ts'
 
 const X86 = 'arch/x86/kvm/x86.c'
 
-/** KVM_CLOCK_TSC_STABLE; virtual time has no host clock behind it. */
-const CLOCK_STABLE = 2
-/** KVM_CLOCK_VALID_FLAGS: TSC_STABLE, REALTIME, HOST_TSC. */
-const CLOCK_VALID = 0xe
+/** kvm_clock_data.flags. */
+const CLOCK = { TSC_STABLE: 2, REALTIME: 4, HOST_TSC: 8, VALID: 14 } as const
 
+/** struct kvm_clock_data: clock u64, flags, pad u32, realtime, host_tsc u64 (kvm_main.c __get_kvmclock). */
 function getClock(vm: VmFd, bytes: Uint8Array): number {
+  const { call } = vm.kernel.core
   bytes.fill(0, 0, 48)
   const view = viewOf(bytes)
-  view.setBigUint64(0, BigInt.asUintN(64, vm.kernel.core.call.vmClock(vm.address) + vm.clockOffset), true)
-  // use_master_clock: all vCPUs agree about the TSC, and there is one.
-  view.setUint32(8, vm.vcpus.size > 0 ? CLOCK_STABLE : 0, true)
+  const time = BigInt.asUintN(64, call.vmClock(vm.address))
+  view.setBigUint64(0, BigInt.asUintN(64, time + vm.view.getBigUint64(VM_CLOCK_OFFSET, true)), true)
+  if (call.masterClock(vm.address) === 0) return 0
+  view.setUint32(8, CLOCK.VALID, true)
+  view.setBigUint64(16, vm.view.getBigUint64(VM_WALL_EPOCH, true) + time, true)
+  view.setBigUint64(24, (time * BigInt(HOST_TSC_KHZ)) / 1_000_000n, true)
   return 0
 }
 
+/** With REALTIME the clock goes on from what it was then, never back. */
 function setClock(vm: VmFd, bytes: Uint8Array): number {
+  const { call } = vm.kernel.core
   const view = viewOf(bytes)
-  if ((view.getUint32(8, true) & ~CLOCK_VALID) !== 0)
-    return vm.kernel.refuse('EINVAL', 'KVM_SET_CLOCK', 'unknown flags', `${X86} kvm_vm_ioctl_set_clock`)
-  vm.clockOffset = view.getBigUint64(0, true) - BigInt.asUintN(64, vm.kernel.core.call.vmClock(vm.address))
+  const flags = view.getUint32(8, true)
+  if ((flags & ~CLOCK.VALID) !== 0) return vm.kernel.refuse('EINVAL', 'KVM_SET_CLOCK', 'unknown flags', `${X86} kvm_vm_ioctl_set_clock`)
+  call.masterUpdate(vm.address)
+  const time = BigInt.asUintN(64, call.vmClock(vm.address))
+  let clock = view.getBigUint64(0, true)
+  if ((flags & CLOCK.REALTIME) !== 0) {
+    const passed = vm.view.getBigUint64(VM_WALL_EPOCH, true) + time - view.getBigUint64(16, true)
+    if (passed > 0n) clock += passed
+  }
+  vm.view.setBigUint64(VM_CLOCK_OFFSET, BigInt.asUintN(64, clock - time), true)
+  call.clockStale(vm.address)
   return 0
 }
 

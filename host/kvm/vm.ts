@@ -55,8 +55,6 @@ export class VmFd implements FileDescriptor, Target {
   /** max_vcpu_ids: 0 = not settled. */
   maxVcpuIds = 0
   tripleFaultEvent = false
-  /** KVM_SET_CLOCK: kvmclock minus virtual time. */
-  clockOffset = 0n
   #references = 1
   /** Some check stands before KVM_RUN beyond the fast ones. */
   gated: boolean

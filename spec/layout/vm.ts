@@ -67,6 +67,11 @@ const vm = struct(
       'u32',
       'address of a u32 per 2 MiB of GPA (8 GiB): its 512 entries in a frame map, or 512 zeros if not all of it is ordinary memory of one slot',
     ],
+    ['CLOCK_OFFSET', 'u64', 'kvmclock minus virtual time (KVM_SET_CLOCK)'],
+    ['WALL_CLOCK', 'u64', 'MSR_KVM_WALL_CLOCK'],
+    ['WALL_EPOCH', 'u64', 'ns since 1970 at virtual time 0'],
+    ['OLD_CLOCK', 'u32', 'boot_vcpu_runs_old_kvmclock'],
+    ['MASTER_CLOCK', 'u32', 'use_master_clock, as of the last update'],
   ],
   0x2000,
 )
