@@ -56,7 +56,6 @@ import {
   VCPU_PARTIAL,
 } from '../generated/layout'
 import { fetchAddress } from '../memory/access'
-import { canonical } from '../memory/translate'
 import { dropWriteTags } from '../memory/tlb'
 import { canonical } from '../memory/translate'
 import { decode, ENDS } from './decoder'

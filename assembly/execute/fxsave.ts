@@ -77,13 +77,18 @@ export function buildX87(s: usize, p: usize, wide: bool): void {
   }
 }
 
+/** The pointers have 57 bits (measured on Zen 4). */
+function pointer(value: u64): u64 {
+  return <u64>(<i64>(value << 7) >> 7)
+}
+
 export function loadX87(s: usize, p: usize, wide: bool): void {
   setControlWord(s, <u32>load<u16>(p))
   setStatusWord(s, <u32>load<u16>(p, 2))
   store<u32>(s, <u32>load<u8>(p, 4), CPU_FTAG)
   store<u32>(s, <u32>load<u16>(p, 6) & 0x7ff, CPU_FOP)
-  store<u64>(s, wide ? load<u64>(p, 8) : <u64>load<u32>(p, 8), CPU_FIP)
-  store<u64>(s, wide ? load<u64>(p, 16) : <u64>load<u32>(p, 16), CPU_FDP)
+  store<u64>(s, wide ? pointer(load<u64>(p, 8)) : <u64>load<u32>(p, 8), CPU_FIP)
+  store<u64>(s, wide ? pointer(load<u64>(p, 16)) : <u64>load<u32>(p, 16), CPU_FDP)
   store<u32>(s, wide ? 0 : <u32>load<u16>(p, 12), CPU_FCS)
   store<u32>(s, wide ? 0 : <u32>load<u16>(p, 20), CPU_FDS)
   for (let i: u32 = 0; i < 8; i++) {
