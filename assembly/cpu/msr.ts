@@ -246,6 +246,8 @@ export function msrWrite(s: usize, index: u32, value: u64, host: bool): bool {
         const shift = 64 - registerBits(s)
         value = <u64>(((<i64>value) << shift) >> shift)
       }
+      // svm_set_msr: an AMD guest keeps the low half only
+      if ((index == 0x175 || index == 0x176) && featureWord(s, F_VENDOR) == 1) value &= 0xffffffff
       store<u64>(s + msrOffset(n), value)
       return true
     }

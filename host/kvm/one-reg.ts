@@ -32,7 +32,16 @@ function oneReg(vcpu: VcpuFd, name: 'KVM_GET_ONE_REG' | 'KVM_SET_ONE_REG', bytes
   return 0
 }
 
+/** kvm_get_reg_list: the one register of this kind is the shadow stack pointer, and no shadow stacks are offered. */
+function regList(vcpu: VcpuFd, bytes: Uint8Array): number {
+  if (vcpu.kernel.options.linux === '6.12')
+    return vcpu.kernel.refuse('EINVAL', 'KVM_GET_REG_LIST', 'no such request on x86 before 6.18', 'unknown ioctl')
+  viewOf(bytes).setBigUint64(0, 0n, true)
+  return 0
+}
+
 export const oneRegHandlers: readonly VcpuRow[] = [
+  ['KVM_GET_REG_LIST', regList],
   ['KVM_GET_ONE_REG', (vcpu, bytes) => oneReg(vcpu, 'KVM_GET_ONE_REG', bytes)],
   ['KVM_SET_ONE_REG', (vcpu, bytes) => oneReg(vcpu, 'KVM_SET_ONE_REG', bytes)],
 ]

@@ -22,7 +22,8 @@ const images: Readonly<Record<string, readonly [name: string, ...known: string[]
     ['eventinj'],
     ['hypercall'],
     ['idt_test'],
-    ['msr'],
+    // AMD keeps the low halves (svm_set_msr); the suite runs this one with an Intel vendor string.
+    ['msr', 'FAIL: MSR_IA32_SYSENTER_ESP', 'FAIL: MSR_IA32_SYSENTER_EIP'],
     ['xsave'],
     ['smap'],
     ['realmode'],

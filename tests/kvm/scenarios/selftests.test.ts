@@ -191,4 +191,23 @@ test('DR7.GD of the debugger stops at the access to a debug register', async () 
   if (exit.reason === 'KVM_EXIT_DEBUG') assert.equal([exit.pc, exit.dr6], [0x1001n, 0xffff2ff0n])
 })
 
+test('AMD guests: SYSENTER_ESP, SYSENTER_EIP and TSC_AUX lose their upper halves', async () => {
+  const { kvm, vcpu } = await realModeGuest([0xf4])
+  for (const index of [0x175, 0x176, 0xc0000103]) {
+    assert.is(kvm.ioctl(vcpu.fd, REQUEST.KVM_SET_MSRS, setMsr(index, 0xaaaa5555aaaa5555n)), 1, index.toString(16))
+    const bytes = featureMsrs(index)
+    assert.is(kvm.ioctl(vcpu.fd, REQUEST.KVM_GET_MSRS, bytes), 1)
+    assert.is(new DataView(bytes.buffer).getBigUint64(16, true), 0xaaaa5555n, index.toString(16))
+  }
+})
+
+test('KVM_GET_REG_LIST: nothing without shadow stacks, and no such request in 6.12', async () => {
+  const { kvm, vcpu } = await realModeGuest([0xf4])
+  const list = new Uint8Array(8).fill(1)
+  assert.is(kvm.ioctl(vcpu.fd, REQUEST.KVM_GET_REG_LIST, list), 0)
+  assert.equal([...list], [0, 0, 0, 0, 0, 0, 0, 0])
+  const old = await openKvm({ memory: 64 << 20, linux: '6.12' })
+  assert.is(old.ioctl(old.createVm('default').createVcpu(0).fd, REQUEST.KVM_GET_REG_LIST, list), -ERRNO.EINVAL)
+})
+
 test.run()

@@ -25,6 +25,8 @@ struct request {
 	int32_t fd;
 	uint32_t request;
 	int32_t spare;
+	uint32_t pid; /* forked children speak too: whose memory addresses mean */
+	uint32_t zero;
 	uint64_t a, b, c;
 };
 

@@ -10,7 +10,7 @@ import { constants, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { CpuidEntry } from '../../../host/cpuid/entries.ts'
 import { REQUEST } from '../../../host/generated/kvm-abi.ts'
-import { WHY_BLOCKED, WHY_HALTED_FOREVER, WHY_USER_DEADLINE, WHY_WAIT_SIPI } from '../../../host/generated/layout.ts'
+import { CPU_RIP, WHY_BLOCKED, WHY_HALTED_FOREVER, WHY_USER_DEADLINE, WHY_WAIT_SIPI } from '../../../host/generated/layout.ts'
 import { GuestMemfd } from '../../../host/kvm/guest-memfd.ts'
 import { type Kvm, openKvm } from '../../../host/kvm/kvm.ts'
 import { StatsFd } from '../../../host/kvm/stats.ts'
@@ -79,13 +79,14 @@ function sharedMemory(): { fd: number; base: number } {
 const trace = process.env['CLOISTER_SHIM_TRACE'] === undefined ? -1 : openSync(process.env['CLOISTER_SHIM_TRACE'], 'a')
 const names = new Map<number, string>(Object.entries(REQUEST).map(([name, code]) => [code, name]))
 
-const REQUEST_SIZE = 40
+const REQUEST_SIZE = 48
 
 interface Asked {
   readonly op: number
   readonly fd: number
   readonly request: number
   readonly spare: number
+  readonly pid: number
   readonly a: number
   readonly b: number
   readonly c: bigint
@@ -97,6 +98,7 @@ class Server {
   readonly #table: readonly CpuidEntry[]
   readonly #shared: { fd: number; base: number }
   #pid = 0
+  readonly #memories = new Map<number, number>()
   /** Of the answer under way. */
   value = 0
   segments: Segment[] = []
@@ -194,6 +196,17 @@ class Server {
     return result
   }
 
+  /** Another process speaks: a forked child, or its parent again. */
+  #process(pid: number): void {
+    let memory = this.#memories.get(pid)
+    if (memory === undefined) {
+      memory = openSync(`/proc/${pid}/mem`, 'r+')
+      this.#memories.set(pid, memory)
+    }
+    this.#pid = pid
+    this.#space.memory = memory
+  }
+
   /** As the client's own CPU: what KVM supports, with the operating system's XSAVE on. */
   #cpuid(leaf: number, index: number): number {
     const entry = this.#table.find((e) => e.function === leaf && ((e.flags & 1) === 0 || e.index === index))
@@ -275,6 +288,7 @@ class Server {
     const { op, fd, a, b, c } = asked
     this.value = 0
     this.segments = []
+    if (asked.pid !== this.#pid) this.#process(asked.pid)
     switch (op) {
       case 1:
         return this.#place(this.#kvm.open(this.#text(a)), fd)
@@ -306,8 +320,6 @@ class Server {
       case 12:
         return this.#parameter(this.#text(a), b, Number(c))
       case 13:
-        this.#pid = a
-        this.#space.memory = openSync(`/proc/${a}/mem`, 'r+')
         this.value = process.pid
         this.segments = [{ at: this.#shared.fd, length: 0, offset: 0 }]
         return 0
@@ -326,7 +338,7 @@ class Server {
     const file = this.#kvm.kernel.file(asked.fd)
     const exit =
       asked.op === 4 && file instanceof VcpuFd
-        ? ` exit ${file.runView.getUint32(8, true)} rip 0x${file.cpu.getBigUint64(0, true).toString(16)}`
+        ? ` exit ${file.runView.getUint32(8, true)} rip 0x${file.cpu.getBigUint64(CPU_RIP, true).toString(16)}`
         : ''
     writeSync(trace, `${what} fd ${asked.fd} 0x${asked.a.toString(16)} 0x${asked.b.toString(16)} = ${result}${exit}${reason}\n`)
   }
@@ -378,11 +390,12 @@ while (readAll(from, bytes)) {
     fd: view.getInt32(4, true),
     request: view.getUint32(8, true),
     spare: view.getInt32(12, true),
-    a: Number(view.getBigUint64(16, true)),
-    b: Number(view.getBigUint64(24, true)),
-    c: view.getBigUint64(32, true),
+    pid: view.getUint32(16, true),
+    a: Number(view.getBigUint64(24, true)),
+    b: Number(view.getBigUint64(32, true)),
+    c: view.getBigUint64(40, true),
   }
-  const result = server.serve(asked, view.getBigUint64(16, true))
+  const result = server.serve(asked, view.getBigUint64(24, true))
   if (trace >= 0) server.note(asked, result)
   const { segments } = server
   const answer = new DataView(new ArrayBuffer(16 + segments.length * 24))

@@ -133,6 +133,7 @@ static int64_t ask(struct request request, uint32_t *value, struct segment **seg
 	struct answer answer;
 	struct segment *list = NULL;
 
+	request.pid = (uint32_t)getpid();
 	transfer(to_server, &request, sizeof(request), 1);
 	transfer(from_server, &answer, sizeof(answer), 0);
 	if (answer.segments) {
@@ -264,7 +265,7 @@ __attribute__((constructor)) static void start(void)
 
 	if (!directory)
 		return;
-	/* Children are clients of their own kernel. */
+	/* Programs that the client starts are not clients. */
 	unsetenv("LD_PRELOAD");
 	snprintf(path, sizeof(path), "%s/request", directory);
 	to_server = (int)syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CLOEXEC);
@@ -288,9 +289,12 @@ __attribute__((constructor)) static void start(void)
 	on = 1;
 }
 
+/* A forked child (a test harness) goes on with the same kernel; the thread that forked is its only one. */
 static void child(void)
 {
-	on = 0;
+	pthread_mutex_init(&mutex, NULL);
+	pthread_cond_init(&turn, NULL);
+	serving = next_ticket;
 }
 
 __attribute__((constructor)) static void forks(void)

@@ -167,20 +167,33 @@ export class ClientSpace extends AddressSpace {
     const length = parts.reduce((sum, p) => sum + p.length, 0)
     const backing = this.#core.call.backingCreate(length / PAGE) >>> 0
     if (backing === 0) return
-    const to = this.#frames(backing, length)
     let page = 0
     for (const part of parts) {
-      to.set(this.#frames(part.backing, part.length), page)
-      page += part.length / PAGE
+      for (let i = 0; i < part.length / PAGE; i++, page++) {
+        // A table of the new frame map comes with its first frame.
+        if (this.#entry(backing, page) === 0 && !this.#core.call.backingFill(backing, page, 1)) return
+        this.#words.setUint32(this.#entry(backing, page), this.#frame(part.backing, i), true)
+      }
     }
     const joined = new Mapping(this.#core, base, length, backing)
     this.#core.call.backingRetain(backing)
     this.#claims.splice(first, parts.length, joined)
   }
 
-  #frames(backing: number, length: number): Uint32Array {
-    const map = this.#core.view(backing, PAGE).getUint32(BACKING_FRAMES, true)
-    return new Uint32Array(this.#core.memory.buffer, map, length / PAGE)
+  get #words(): DataView {
+    return new DataView(this.#core.memory.buffer)
+  }
+
+  /** Address of the entry of a page in the frame map (assembly/memory/backing.ts), 0: no table yet. */
+  #entry(backing: number, page: number): number {
+    const words = this.#words
+    const table = words.getUint32(words.getUint32(backing + BACKING_FRAMES, true) + (page >> 10) * 4, true)
+    return table === 0 ? 0 : table + (page & 1023) * 4
+  }
+
+  #frame(backing: number, page: number): number {
+    const entry = this.#entry(backing, page)
+    return entry === 0 ? 0 : this.#words.getUint32(entry, true)
   }
 
   /** The client has unmapped it. `keep`, and what is left of a claim: other mappings of the pages remain. */
@@ -198,13 +211,13 @@ export class ClientSpace extends AddressSpace {
 
   /** Where the pages of a filled backing lie. */
   segments(backing: number, from: number, length: number): Segment[] {
-    const frames = this.#frames(backing, from + length).subarray(from / PAGE)
     const segments: Segment[] = []
-    for (let i = 0; i < frames.length; ) {
-      const first = i
-      const offset = frames[i] as number
-      while (++i < frames.length && frames[i] === offset + (i - first) * PAGE);
-      segments.push({ at: from + first * PAGE, length: (i - first) * PAGE, offset })
+    const end = (from + length) / PAGE
+    for (let page = from / PAGE; page < end; ) {
+      const first = page
+      const offset = this.#frame(backing, page)
+      while (++page < end && this.#frame(backing, page) === offset + (page - first) * PAGE);
+      segments.push({ at: first * PAGE, length: (page - first) * PAGE, offset })
     }
     return segments
   }
