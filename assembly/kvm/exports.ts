@@ -2,6 +2,7 @@
 export { acceptInit as acceptEvents, pollEvents } from './events'
 export { cpuGetFlags, cpuInject, cpuModeChanged, cpuSetFlags } from './registers'
 export { createIrqchip, createPit, hasPic, hasPit, vcpuCreate, vcpuDestroy, vmCreate, vmDestroy } from './vm'
+export { saveRunState } from './exits'
 export { vcpuKick, vcpuRun, vcpuRunSlice, vcpuWhy } from './run'
 export { setUserDeadline, vmClock } from './time'
 export {

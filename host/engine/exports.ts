@@ -42,6 +42,8 @@ export interface CoreExports {
   vcpuCreate(vm: number, id: number): number
   vcpuDestroy(s: number): void
   vcpuRun(s: number, maxInstructions: bigint): number
+  /** post_kvm_run_save, where KVM_RUN ends before it enters the core. */
+  saveRunState(s: number): void
   vmsaBuild(s: number, to: number): void
   vmsaSeal(s: number): number
   vmsaMove(from: number, to: number): void
@@ -123,6 +125,7 @@ export const CORE_EXPORTS = [
   'vcpuCreate',
   'vcpuDestroy',
   'vcpuRun',
+  'saveRunState',
   'vmsaBuild',
   'vmsaSeal',
   'vmsaMove',

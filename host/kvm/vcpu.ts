@@ -176,7 +176,10 @@ export class VcpuFd implements FileDescriptor, Target {
     const dirty = words[this.#dirty] as number
     if (this.vm.gated || !this.hasRun || this.xstateBv !== null || (valid | dirty | this.guestDebug) !== 0) {
       const refused = this.#admit(valid, dirty)
-      if (refused !== 0) return Math.min(refused, 0)
+      if (refused !== 0) {
+        if (!this.vm.dead) this.#postRunSave()
+        return Math.min(refused, 0)
+      }
     }
     // rfc-2020: the request for an interrupt window is never granted.
     const window = this.runBytes[RUN.REQUEST_INTERRUPT_WINDOW] as number
@@ -280,6 +283,12 @@ export class VcpuFd implements FileDescriptor, Target {
     enterFpu(this)
     this.hasRun = true
     return 0
+  }
+
+  /** post_kvm_run_save of a KVM_RUN that did not get as far as the core. */
+  #postRunSave(): void {
+    this.kernel.core.call.saveRunState(this.s)
+    if (this.#dummyRunState) this.#clearRunState(this.runBytes[RUN.REQUEST_INTERRUPT_WINDOW] as number)
   }
 
   /** rfc-2020 (A3): what KVM_RUN exports of a protected guest is a dummy. */

@@ -75,6 +75,38 @@ test('A3: kvm_run of a protected guest holds dummies', async () => {
   }
 })
 
+test("A3 on a real TD: every way out of KVM_RUN exports dummies, upstream KVM's copies", async () => {
+  for (const profile of ['rfc-2020', 'upstream'] as const) {
+    const kvm = await openKvm({ memory: 128 << 20, host: 'intel', profile })
+    const machine = new RawMachine(kvm, 'tdx')
+    for (const step of ['init', 'vcpu', 'cpuid']) machine.do(step)
+    const bytes = kvm.mmap(machine.vcpu, 12288).bytes as Uint8Array
+    const view = new DataView(bytes.buffer, bytes.byteOffset, 4096)
+    const run = (immediate: number, want: number, base: bigint): void => {
+      view.setUint8(RUN.IMMEDIATE_EXIT, immediate)
+      view.setUint8(RUN.IF_FLAG, 1)
+      view.setUint8(RUN.READY_FOR_INTERRUPT_INJECTION, 9)
+      view.setBigUint64(RUN.CR8, 0x77n, true)
+      view.setBigUint64(RUN.APIC_BASE, 0x77n, true)
+      view.setUint8(RUN.REQUEST_INTERRUPT_WINDOW, 1)
+      assert.is(kvm.ioctl(machine.vcpu, REQUEST.KVM_RUN, 0), want)
+      assert.is(view.getUint8(RUN.IF_FLAG), 0, profile)
+      assert.is(view.getBigUint64(RUN.CR8, true), 0n, profile)
+      assert.is(view.getBigUint64(RUN.APIC_BASE, true), profile === 'upstream' ? base : 0n, profile)
+      assert.is.not(view.getUint8(RUN.READY_FOR_INTERRUPT_INJECTION), 9, profile)
+      if (profile === 'rfc-2020') assert.is(view.getUint8(RUN.READY_FOR_INTERRUPT_INJECTION), 0)
+      assert.is(view.getUint8(RUN.REQUEST_INTERRUPT_WINDOW), 1, 'userspace owns it')
+    }
+    run(0, -ERRNO.EINVAL, 0xfee00900n)
+    run(1, -ERRNO.EINTR, 0xfee00900n)
+    machine.do('td-vcpu')
+    run(0, -ERRNO.EINVAL, 0xfee00d00n)
+    assert.is(machine.command(4), 0)
+    // From here on the module would run it, and its absence is named.
+    run(0, -ERRNO.ENOSYS, 0xfee00d00n)
+  }
+})
+
 test('A4: events report and accept NMI_PENDING alone, and round-trip', async () => {
   const events = (kvm: Kvm, vcpu: Vcpu): [Uint8Array, DataView] => {
     const bytes = new Uint8Array(64)
