@@ -73,7 +73,7 @@ function sendIpis(s: usize, low: u64, high: u64, first: u32, icr: u64, wide: boo
     const bit = <u64>(id - first)
     const named = bit < width ? low >> bit : bit < width * 2 ? high >> (bit - width) : 0
     if ((named & 1) == 0) continue
-    const taken = lapicDeliver(vm, s, <u32>(icr >> 8) & 7, <u32>icr & 0xff, false, id, (icr & 0x8000) != 0, true)
+    const taken = lapicDeliver(vm, s, <u32>(icr >> 8) & 7, <u32>icr & 0xff, false, id, (icr & 0x8000) != 0, true, false)
     if (taken > 0) count += <i64>taken
   }
   return count

@@ -2,14 +2,14 @@
  * 82093AA I/O APIC as KVM has it (Linux 7.3 arch/x86/kvm/ioapic.c; Intel 82093AA data sheet), version 0x11, 24 pins.
  * State: CHIP_IOAPIC_* of the VM's device block.
  */
-import { eoiRouted, irqAcked } from './irq'
+import { eoiRouted, irqAcked, irqUnmasked } from './irq'
 import { lapicDeliver } from './lapic'
 import { chipOf } from './state'
 import {
   CHIP_IOAPIC_BASE,
   CHIP_IOAPIC_ID,
   CHIP_IOAPIC_IRR,
-  CHIP_IOAPIC_LINES,
+  CHIP_IOAPIC_DELIVERED,
   CHIP_IOAPIC_PRESENT,
   CHIP_IOAPIC_SELECT,
   CHIP_IOAPIC_TABLE,
@@ -31,7 +31,7 @@ export function ioapicCreate(vm: usize): void {
   store<u32>(chip, 0, CHIP_IOAPIC_SELECT)
   store<u32>(chip, 0, CHIP_IOAPIC_ID)
   store<u32>(chip, 0, CHIP_IOAPIC_IRR)
-  store<u32>(chip, 0, CHIP_IOAPIC_LINES)
+  store<u32>(chip, 0, CHIP_IOAPIC_DELIVERED)
   for (let i: usize = 0; i < PINS; i++) store<u64>(chip + CHIP_IOAPIC_TABLE + i * 8, MASKED)
 }
 
@@ -45,43 +45,41 @@ function service(vm: usize, chip: usize, pin: u32): i32 {
   const e = load<u64>(at)
   if (e & MASKED || ((e & LEVEL) != 0 && (e & REMOTE_IRR) != 0)) return -1
   const level = (e & LEVEL) != 0
-  const result = lapicDeliver(vm, 0, <u32>(e >> 8) & 7, <u32>e & 0xff, (e & 0x800) != 0, <u32>(e >> 56), level, true)
+  if (!level) store<u32>(chip, load<u32>(chip, CHIP_IOAPIC_DELIVERED) | (1 << pin), CHIP_IOAPIC_DELIVERED)
+  const result = lapicDeliver(vm, 0, <u32>(e >> 8) & 7, <u32>e & 0xff, (e & 0x800) != 0, <u32>(e >> 56), level, true, false)
   if (level && result > 0) store<u64>(at, load<u64>(at) | REMOTE_IRR)
   return result
 }
 
-/** ioapic_set_irq: how many took it (1 for a falling line), 0 coalesced, -1 masked. */
+/** ioapic_set_irq: above 0 delivered, 0 coalesced, -1 masked or waiting for an EOI. */
 export function ioapicSetLine(vm: usize, pin: u32, level: bool): i32 {
   const chip = chipOf(vm)
   if (!chip || load<u32>(chip, CHIP_IOAPIC_PRESENT) == 0 || pin >= PINS) return -1
   const mask: u32 = 1 << pin
-  const lines = load<u32>(chip, CHIP_IOAPIC_LINES)
   const irr = load<u32>(chip, CHIP_IOAPIC_IRR)
   if (!level) {
-    store<u32>(chip, lines & ~mask, CHIP_IOAPIC_LINES)
     store<u32>(chip, irr & ~mask, CHIP_IOAPIC_IRR)
     return 1
   }
-  store<u32>(chip, lines | mask, CHIP_IOAPIC_LINES)
-  const edge = (load<u64>(entryAt(chip, pin)) & LEVEL) == 0
-  if (edge && (lines & mask) != 0) return 0
   store<u32>(chip, irr | mask, CHIP_IOAPIC_IRR)
-  const result = service(vm, chip, pin)
-  if (edge && result > 0) store<u32>(chip, load<u32>(chip, CHIP_IOAPIC_IRR) & ~mask, CHIP_IOAPIC_IRR)
-  return result
+  if ((load<u64>(entryAt(chip, pin)) & LEVEL) == 0) {
+    store<u32>(chip, load<u32>(chip, CHIP_IOAPIC_DELIVERED) & ~mask, CHIP_IOAPIC_DELIVERED)
+    if (irr & mask) return 0
+  }
+  return service(vm, chip, pin)
 }
 
-/** EOI of a level-triggered vector, broadcast by a local APIC: kvm_ioapic_update_eoi_one. */
-export function ioapicEoi(vm: usize, vector: u32): void {
+/** EOI of a vector, broadcast by a local APIC: kvm_ioapic_update_eoi_one. An edge is only acknowledged. */
+export function ioapicEoi(vm: usize, vector: u32, level: bool): void {
   const chip = chipOf(vm)
   if (!chip || load<u32>(chip, CHIP_IOAPIC_PRESENT) == 0) return
   for (let pin: u32 = 0; pin < PINS; pin++) {
     const at = entryAt(chip, pin)
-    const e = load<u64>(at)
-    if ((<u32>e & 0xff) != vector || (e & LEVEL) == 0) continue
+    if ((<u32>load<u64>(at) & 0xff) != vector) continue
     irqAcked(vm, 2, pin)
-    if ((e & REMOTE_IRR) == 0) continue
-    store<u64>(at, e & ~REMOTE_IRR)
+    if (!level) continue
+    const e = load<u64>(at) & ~REMOTE_IRR
+    store<u64>(at, e)
     if ((e & MASKED) == 0 && (load<u32>(chip, CHIP_IOAPIC_IRR) & (1 << pin)) != 0) service(vm, chip, pin)
   }
 }
@@ -108,6 +106,7 @@ function writeRegister(vm: usize, chip: usize, value: u32): void {
     if ((e & LEVEL) == 0) e &= ~REMOTE_IRR
   }
   store<u64>(at, e)
+  if ((old & MASKED) != 0 && (e & MASKED) == 0) irqUnmasked(vm, 2, pin)
   const irr = load<u32>(chip, CHIP_IOAPIC_IRR)
   if ((e & LEVEL) != 0 && (irr & (1 << pin)) != 0 && (e & (MASKED | REMOTE_IRR)) == 0) service(vm, chip, pin)
 }
@@ -143,7 +142,7 @@ export function ioapicGet(vm: usize, to: usize): void {
   store<u64>(to, load<u64>(chip, CHIP_IOAPIC_BASE))
   store<u32>(to + 8, load<u32>(chip, CHIP_IOAPIC_SELECT))
   store<u32>(to + 12, load<u32>(chip, CHIP_IOAPIC_ID))
-  store<u32>(to + 16, load<u32>(chip, CHIP_IOAPIC_IRR))
+  store<u32>(to + 16, load<u32>(chip, CHIP_IOAPIC_IRR) & ~load<u32>(chip, CHIP_IOAPIC_DELIVERED))
   store<u32>(to + 20, 0)
   memory.copy(to + 24, chip + CHIP_IOAPIC_TABLE, 192)
 }
@@ -155,6 +154,7 @@ export function ioapicSet(vm: usize, from: usize): void {
   store<u32>(chip, load<u32>(from + 12), CHIP_IOAPIC_ID)
   memory.copy(chip + CHIP_IOAPIC_TABLE, from + 24, 192)
   store<u32>(chip, 0, CHIP_IOAPIC_IRR)
+  store<u32>(chip, 0, CHIP_IOAPIC_DELIVERED)
   // kvm_ioapic_inject_all: pending requests are injected anew
   const irr = load<u32>(from + 16)
   for (let pin: u32 = 0; pin < PINS; pin++) if (irr & (1 << pin)) ioapicSetLine(vm, pin, true)

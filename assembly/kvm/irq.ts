@@ -7,6 +7,7 @@ import { hostWorkFor } from './ioevent'
 import { ioapicSetLine } from './ioapic'
 import { lapicDeliver } from './lapic'
 import { picSetLine } from './pic'
+import { pitAcknowledge, pitResetReinject } from './pit'
 import { chipOf } from './state'
 import {
   CHIP_MORE_SOURCES,
@@ -14,6 +15,7 @@ import {
   GSI_RESAMPLE,
   CHIP_HOST_WORK,
   CHIP_IRQ_SOURCES,
+  CHIP_PIT_REINJECT,
   CHIP_RESAMPLE_GSIS,
   CHIP_RESERVED_ROUTES,
   CHIP_ROUTE_COUNT,
@@ -34,13 +36,15 @@ export const MAX_ROUTES: u32 = 4096
 /** KVM_USERSPACE_IRQ_SOURCE_ID and KVM_IRQFD_RESAMPLE_IRQ_SOURCE_ID as bits. */
 const SOURCE_USER: u32 = 1
 const SOURCE_RESAMPLE: u32 = 2
+/** KVM_PIT_IRQ_SOURCE_ID. */
+const SOURCE_PIT: u32 = 4
 
 function routesOf(chip: usize): usize {
   const table: usize = load<u32>(chip, CHIP_ROUTE_TABLE)
   return table ? table : chip + CHIP_ROUTES
 }
 
-/** KVM_IRQ_LINE: the sum of what the pins say (kvm_set_irq); 0 coalesced, -1 ignored. */
+/** KVM_IRQ_LINE. Above 0 delivered, 0 coalesced, -1 ignored (masked). */
 export function irqLine(vm: usize, gsi: u32, level: i32): i32 {
   return setLine(vm, gsi, level != 0, SOURCE_USER)
 }
@@ -48,6 +52,16 @@ export function irqLine(vm: usize, gsi: u32, level: i32): i32 {
 /** A line of an irqfd with KVM_IRQFD_FLAG_RESAMPLE: stays high until the guest's EOI. */
 export function irqResample(vm: usize, gsi: u32, level: i32): i32 {
   return setLine(vm, gsi, level != 0, SOURCE_RESAMPLE)
+}
+
+/** The PIT's own line. */
+export function pitLine(vm: usize, level: bool): void {
+  setLine(vm, 0, level, SOURCE_PIT)
+}
+
+/** kvm_set_irq adds up what the routes say; -1 is none. */
+function sum(result: i32, more: i32): i32 {
+  return more < 0 ? result : more + (result < 0 ? 0 : result)
 }
 
 /** The word of a GSI, 0 = it has none (yet). */
@@ -64,11 +78,6 @@ function stateOf(chip: usize, gsi: u32, create: bool): usize {
   return table + ((<usize>gsi) << 2)
 }
 
-/** The sum of two answers of kvm_set_irq's loop: negative ones do not count. */
-function sum(a: i32, b: i32): i32 {
-  return b < 0 ? a : a < 0 ? b : a + b
-}
-
 /** kvm_set_irq: a pin is high while any source holds it. */
 function setLine(vm: usize, gsi: u32, level: bool, source: u32): i32 {
   const chip: usize = load<u32>(vm, VM_KVM_STATE)
@@ -78,13 +87,14 @@ function setLine(vm: usize, gsi: u32, level: bool, source: u32): i32 {
   if (at) {
     const word = level ? load<u32>(at) | source : load<u32>(at) & ~source
     store<u32>(at, word)
-    on = (word & (SOURCE_USER | SOURCE_RESAMPLE)) != 0
+    on = (word & (SOURCE_USER | SOURCE_RESAMPLE | SOURCE_PIT)) != 0
   }
   if (load<u32>(chip, CHIP_ROUTE_CUSTOM) == 0) {
     if (load<u32>(vm, VM_IRQCHIP) != 1) return -1
     // default_routing: GSI 0..15 to PIC and IOAPIC, 16..23 to the IOAPIC, pin = GSI (a PC's timer on pin 2 is the VMM's wish)
-    const pic = gsi < 16 ? picSetLine(vm, gsi, on) : -1
-    return gsi < 24 ? sum(pic, ioapicSetLine(vm, gsi, on)) : -1
+    let result: i32 = gsi < 16 ? picSetLine(vm, gsi, on) : -1
+    if (gsi < 24) result = sum(result, ioapicSetLine(vm, gsi, on))
+    return result
   }
   let result: i32 = -1
   let r = routesOf(chip)
@@ -96,19 +106,16 @@ function setLine(vm: usize, gsi: u32, level: bool, source: u32): i32 {
     }
     if (load<u32>(r, 4) != 1) continue
     const pin = load<u32>(r, 12)
-    if (load<u32>(r, 8) == 2) {
-      result = sum(result, ioapicSetLine(vm, pin, on))
-    } else {
-      result = sum(result, picSetLine(vm, pin + (load<u32>(r, 8) << 3), on))
-    }
+    const kind = load<u32>(r, 8)
+    result = sum(result, kind == 2 ? ioapicSetLine(vm, pin, on) : picSetLine(vm, pin + (kind << 3), on))
   }
   return result
 }
 
-/** kvm_notify_acked_irq of a pin (chip 0, 1 the PICs, 2 the IOAPIC): a resampling line falls and its owner is told. */
+/** kvm_notify_acked_irq of a pin (chip 0, 1 the PICs, 2 the IOAPIC): a resampling line falls and its owner is told; the PIT counts. */
 export function irqAcked(vm: usize, which: u32, pin: u32): void {
   const chip = chipOf(vm)
-  if (load<u32>(chip, CHIP_RESAMPLE_GSIS) == 0) return
+  if (load<u32>(chip, CHIP_RESAMPLE_GSIS) == 0 && load<u32>(chip, CHIP_PIT_REINJECT) == 0) return
   if (load<u32>(chip, CHIP_ROUTE_CUSTOM) == 0) {
     ackGsi(vm, chip, which == 1 ? pin + 8 : pin)
     return
@@ -119,8 +126,23 @@ export function irqAcked(vm: usize, which: u32, pin: u32): void {
   }
 }
 
+/** kvm_fire_mask_notifiers: the PIT forgets what it owes when GSI 0 is unmasked. */
+export function irqUnmasked(vm: usize, which: u32, pin: u32): void {
+  const chip = chipOf(vm)
+  if (load<u32>(chip, CHIP_PIT_REINJECT) == 0) return
+  if (load<u32>(chip, CHIP_ROUTE_CUSTOM) == 0) {
+    if (which != 1 && pin == 0) pitResetReinject(vm)
+    return
+  }
+  let r = routesOf(chip)
+  for (let n = load<u32>(chip, CHIP_ROUTE_COUNT); n > 0; n--, r += ROUTE) {
+    if (load<u32>(r) == 0 && load<u32>(r, 4) == 1 && load<u32>(r, 8) == which && load<u32>(r, 12) == pin) pitResetReinject(vm)
+  }
+}
+
 /** irqfd_resampler_ack. */
 function ackGsi(vm: usize, chip: usize, gsi: u32): void {
+  if (gsi == 0 && load<u32>(chip, CHIP_PIT_REINJECT) != 0) pitAcknowledge(vm)
   const at = stateOf(chip, gsi, false)
   if (!at || (load<u32>(at) & GSI_RESAMPLE) == 0) return
   setLine(vm, gsi, false, SOURCE_RESAMPLE)
@@ -212,5 +234,5 @@ export function routingFree(vm: usize): void {
 export function signalMsi(low: u32, high: u32, data: u32, vm: usize): i32 {
   const wide = (load<u32>(chipOf(vm), CHIP_X2APIC_API) & 1) != 0
   const destination = ((low >> 12) & 0xff) | (wide ? high & 0xffffff00 : 0)
-  return lapicDeliver(vm, 0, (data >> 8) & 7, data & 0xff, (low & 4) != 0, destination, (data & 0x8000) != 0, true)
+  return lapicDeliver(vm, 0, (data >> 8) & 7, data & 0xff, (low & 4) != 0, destination, (data & 0x8000) != 0, true, (low & 8) != 0)
 }

@@ -21,7 +21,9 @@ const PERIODIC: u32 = 0x20000
 const DEADLINE: u32 = 0x40000
 
 function divisor(a: usize): u64 {
-  const t = reg(a, APIC_TDCR) & 15
+  return divisorOf(reg(a, APIC_TDCR))
+}
+function divisorOf(t: u32): u64 {
   return (1 as u64) << (((((t & 3) | ((t & 8) >> 1)) + 1) & 7) as u64)
 }
 
@@ -55,6 +57,19 @@ export function timerStart(s: usize): void {
   store<u64>(a, time, LAPIC_TIMER_START)
   store<u64>(a, mode == PERIODIC && ns < MIN_PERIOD ? MIN_PERIOD : ns, LAPIC_PERIOD)
   arm(s, time + load<u64>(a, LAPIC_PERIOD))
+}
+
+/** APIC_TDCR was `old` (update_target_expiration): a running timer keeps the count that is left. */
+export function timerDivided(s: usize, old: u32): void {
+  const a = lapicOf(s)
+  const mode = reg(a, APIC_LVTT) & MODE
+  const deadline = load<u64>(a, LAPIC_TIMER_DEADLINE)
+  const before = divisorOf(old)
+  if (mode == DEADLINE || deadline == NEVER || before == divisor(a)) return
+  const time = now(s)
+  const ns = <u64>reg(a, APIC_TMICT) * divisor(a) * busNs(s)
+  store<u64>(a, mode == PERIODIC && ns < MIN_PERIOD ? MIN_PERIOD : ns, LAPIC_PERIOD)
+  arm(s, time + ((deadline > time ? deadline - time : 0) / before) * divisor(a))
 }
 
 /** apic_update_lvtt: entering or leaving TSC-deadline mode stops the timer. */

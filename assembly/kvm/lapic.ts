@@ -7,7 +7,7 @@ import { flushTlb } from '../memory/tlb'
 import { ioapicEoi } from './ioapic'
 import { eoiRouted } from './irq'
 import { chipOf, lapicOf, NEVER, signal, vmOf, quirk } from './state'
-import { timerCancel, timerCount, timerModeChanged, timerStart } from './lapic-timer'
+import { timerCancel, timerCount, timerDivided, timerModeChanged, timerStart } from './lapic-timer'
 import {
   APIC_DFR,
   APIC_EOI,
@@ -248,9 +248,69 @@ function matches(s: usize, ipi: bool, logical: bool, destination: u32): bool {
   return format == 0x0fffffff && mine >> 4 == destination >> 4 && (mine & destination & 15) != 0
 }
 
+/** kvm_vector_to_index: the vector chooses among the bits of `mask`. */
+function hashed(vector: u32, mask: u32): u32 {
+  let n = vector % popcnt<u32>(mask)
+  let bit: u32 = 0
+  for (; bit < 31; bit++) {
+    if ((mask & (1 << bit)) == 0) continue
+    if (n == 0) break
+    n--
+  }
+  return bit
+}
+
+/** All local APICs take logical destinations in one way: 0 not so, 1 flat, 2 clusters, 3 x2APIC (kvm_apic_map.logical_mode). */
+function logicalMode(vm: usize): u32 {
+  let mode: u32 = 0
+  const count = load<u32>(vm, VM_VCPU_COUNT)
+  for (let i: u32 = 0; i < count; i++) {
+    const s: usize = load<u32>(vm + VM_VCPUS + (i << 2))
+    if (!s || !hardwareEnabled(s) || !softwareEnabled(lapicOf(s))) continue
+    const own: u32 = x2apic(s) ? 3 : reg(lapicOf(s), APIC_DFR) == 0xffffffff ? 1 : 2
+    if (mode != 0 && mode != own) return 0
+    mode = own
+  }
+  return mode
+}
+
+/** The one vCPU that takes a lowest-priority message with this logical destination; 0 = nobody (KVM's vector_hashing). */
+function lowestOf(vm: usize, ipi: bool, vector: u32, destination: u32, broadcast: bool): usize {
+  const count = load<u32>(vm, VM_VCPU_COUNT)
+  const mode = broadcast ? 0 : logicalMode(vm)
+  if (mode != 0) {
+    // The bits of the destination are chosen from, whether or not there is a CPU for each.
+    const mask = mode == 1 ? destination & 0xff : mode == 2 ? destination & 15 : destination & 0xffff
+    if (mask == 0) return 0
+    const only = (mode == 1 ? 0 : mode == 2 ? destination & 0xf0 : destination & 0xffff0000) | (1 << hashed(vector, mask))
+    for (let i: u32 = 0; i < count; i++) {
+      const s: usize = load<u32>(vm + VM_VCPUS + (i << 2))
+      if (s && hardwareEnabled(s) && softwareEnabled(lapicOf(s)) && matches(s, true, true, only)) return s
+    }
+    return 0
+  }
+  let able: u32 = 0
+  for (let round: u32 = 0; round < 2; round++) {
+    let nth: u32 = able ? vector % able : 0
+    for (let i: u32 = 0; i < count; i++) {
+      const s: usize = load<u32>(vm + VM_VCPUS + (i << 2))
+      if (!s || !hardwareEnabled(s) || !softwareEnabled(lapicOf(s)) || !matches(s, ipi, true, destination)) continue
+      if (round == 0) {
+        able++
+        continue
+      }
+      if (nth == 0) return s
+      nth--
+    }
+    if (able == 0) return 0
+  }
+  return 0
+}
+
 /**
- * Delivers a message to every vCPU it names; `shorthand`-less form used by IOAPIC, MSI and ICR. Number of vCPUs that took it;
- * 0 also if it names none (kvm_irq_delivery_to_apic_fast), -1 if there is no local APIC at all.
+ * Delivers a message to every vCPU it names (__kvm_irq_delivery_to_apic); `shorthand`-less form used by IOAPIC, MSI and ICR. `hint`:
+ * the redirection hint of an MSI. Number of vCPUs that took it, -1 if a broadcast found none, or there is no
+ * local APIC at all.
  */
 export function lapicDeliver(
   vm: usize,
@@ -261,24 +321,40 @@ export function lapicDeliver(
   destination: u32,
   level: bool,
   assert: bool,
+  hint: bool,
 ): i32 {
+  const ipi = source != 0
+  const broadcast = destination == (ipi && x2apic(source) ? 0xffffffff : 0xff)
+  // "phys broadcast and lowest prio"
+  if (!logical && broadcast && destination == 0xff && (mode == LOWEST || hint)) mode = FIXED
+  if (logical && (mode == LOWEST || hint)) {
+    const one = lowestOf(vm, ipi, vector, destination, broadcast)
+    return one ? accept(one, mode, vector, level, assert) : broadcast ? -1 : 0
+  }
   let result: i32 = -1
-  let best: usize = 0
   const count = load<u32>(vm, VM_VCPU_COUNT)
   for (let i: u32 = 0; i < count; i++) {
     const s: usize = load<u32>(vm + VM_VCPUS + (i << 2))
-    if (!s) continue
-    if (result < 0 && load<u32>(lapicOf(s), LAPIC_PRESENT) != 0 && hardwareEnabled(s)) result = 0
-    if (!matches(s, source != 0, logical, destination)) continue
-    if (mode == LOWEST) {
-      if (!hardwareEnabled(s) || !softwareEnabled(lapicOf(s))) continue
-      if (!best || load<u32>(lapicOf(s), LAPIC_ARBITRATION) < load<u32>(lapicOf(best), LAPIC_ARBITRATION)) best = s
-      continue
-    }
-    const taken = accept(s, mode, vector, level, assert)
-    result = (result < 0 ? 0 : result) + taken
+    if (!s || !hardwareEnabled(s)) continue
+    if (result < 0 && !broadcast) result = 0
+    if (!matches(s, ipi, logical, destination)) continue
+    result = (result < 0 ? 0 : result) + accept(s, mode, vector, level, assert)
   }
-  return mode == LOWEST && best ? accept(best, mode, vector, level, assert) : result
+  return result
+}
+
+/** Virtual wire (kvm_apic_nmi_wd_deliver): a tick of the PIT goes to every LVT0 once one of them is in NMI mode. */
+export function lapicNmiWatchdog(vm: usize): void {
+  const count = load<u32>(vm, VM_VCPU_COUNT)
+  let wanted = false
+  for (let i: u32 = 0; i < count; i++) {
+    const s: usize = load<u32>(vm + VM_VCPUS + (i << 2))
+    if (s && load<u32>(lapicOf(s), LAPIC_PRESENT) != 0 && (reg(lapicOf(s), APIC_LVT0) & (0x700 | LVT_MASKED)) == NMI << 8) wanted = true
+  }
+  for (let i: u32 = 0; wanted && i < count; i++) {
+    const s: usize = load<u32>(vm + VM_VCPUS + (i << 2))
+    if (s && load<u32>(lapicOf(s), LAPIC_PRESENT) != 0) lapicLocal(s, APIC_LVT0)
+  }
 }
 
 /** A local vector table entry fires. */
@@ -296,13 +372,13 @@ function sendIpi(s: usize, low: u32, high: u32): void {
   const assert = (low & 0x4000) != 0
   const shorthand = (low >> 18) & 3
   if (shorthand == 0) {
-    lapicDeliver(vm, s, mode, vector, (low & 0x800) != 0, x2apic(s) ? high : high >> 24, level, assert)
+    lapicDeliver(vm, s, mode, vector, (low & 0x800) != 0, x2apic(s) ? high : high >> 24, level, assert, false)
     return
   }
   const count = load<u32>(vm, VM_VCPU_COUNT)
   for (let i: u32 = 0; i < count; i++) {
     const target: usize = load<u32>(vm + VM_VCPUS + (i << 2))
-    if (!target || load<u32>(lapicOf(target), LAPIC_PRESENT) == 0) continue
+    if (!target || !hardwareEnabled(target)) continue
     if (shorthand == 1 ? target == s : shorthand == 2 || target != s) accept(target, mode, vector, level, assert)
   }
 }
@@ -317,8 +393,8 @@ export function lapicEoi(s: usize): void {
   if (load<u32>(vm, VM_IRQCHIP) == 2) {
     const suppressed = suppression(s) == 4 && (reg(a, APIC_SVR) & 0x1000) != 0
     if (!suppressed && eoiRouted(vm, vector)) store<u32>(vkvm(s), 0x100 | vector, VKVM_EOI_EXIT)
-  } else if (testBit(a, APIC_TMR, vector)) {
-    ioapicEoi(vm, vector)
+  } else {
+    ioapicEoi(vm, vector, testBit(a, APIC_TMR, vector))
   }
   signal(s, EVENT_INTERRUPT)
 }
@@ -395,9 +471,9 @@ function writeRegister(s: usize, at: u32, given: u32): u32 {
       timerStart(s)
       break
     case APIC_TDCR: {
-      const remaining = timerCount(s)
+      const old = reg(a, APIC_TDCR)
       setReg(a, APIC_TDCR, value & 0xb)
-      if (remaining) timerStart(s)
+      timerDivided(s, old)
       break
     }
     case APIC_ESR:

@@ -2,7 +2,7 @@
  * The pair of 8259A interrupt controllers as KVM has it (Linux 7.3 arch/x86/kvm/i8259.c; Intel 8259A data sheet).
  * State: CHIP_PICS (struct PIC) of the VM's device block.
  */
-import { irqAcked } from './irq'
+import { irqAcked, irqUnmasked } from './irq'
 import {
   CHIP_PIC_OUTPUT,
   CHIP_PIC_PRESENT,
@@ -29,7 +29,7 @@ import {
   VM_VCPUS,
   CPU_ID,
 } from '../generated/layout'
-import { pitAcknowledge } from './pit'
+import { lapicAcceptsPic } from './lapic'
 import { chipOf, signal, vmOf } from './state'
 
 const SIZE: usize = 16
@@ -46,11 +46,13 @@ export function picCreate(chip: usize): void {
   store<u32>(chip, 1, CHIP_PIC_PRESENT)
 }
 
-/** kvm_pic_set_irq's edge and level rules. */
-function setInput(p: usize, irq: u32, level: bool): void {
+/** pic_set_irq1, edge and level: 1 taken, 0 coalesced, -1 masked. */
+function setInput(p: usize, irq: u32, level: bool): i32 {
   const mask = <u8>((<u32>1) << irq)
+  let result: i32 = 1
   if (load<u8>(p, PIC_ELCR) & mask) {
     if (level) {
+      if (load<u8>(p, PIC_IRR) & mask) result = 0
       store<u8>(p, load<u8>(p, PIC_IRR) | mask, PIC_IRR)
       store<u8>(p, load<u8>(p, PIC_LAST_IRR) | mask, PIC_LAST_IRR)
     } else {
@@ -58,11 +60,15 @@ function setInput(p: usize, irq: u32, level: bool): void {
       store<u8>(p, load<u8>(p, PIC_LAST_IRR) & ~mask, PIC_LAST_IRR)
     }
   } else if (level) {
-    if ((load<u8>(p, PIC_LAST_IRR) & mask) == 0) store<u8>(p, load<u8>(p, PIC_IRR) | mask, PIC_IRR)
+    if ((load<u8>(p, PIC_LAST_IRR) & mask) == 0) {
+      if (load<u8>(p, PIC_IRR) & mask) result = 0
+      store<u8>(p, load<u8>(p, PIC_IRR) | mask, PIC_IRR)
+    }
     store<u8>(p, load<u8>(p, PIC_LAST_IRR) | mask, PIC_LAST_IRR)
   } else {
     store<u8>(p, load<u8>(p, PIC_LAST_IRR) & ~mask, PIC_LAST_IRR)
   }
+  return load<u8>(p, PIC_IMR) & mask ? -1 : result
 }
 
 /** Position of the highest priority in `mask`, 8 if none. */
@@ -74,12 +80,11 @@ function priority(p: usize, mask: u32): u32 {
   return n
 }
 
-/** The interrupt this chip would deliver, or -1. */
+/** The interrupt this chip would deliver, or -1. Special mask mode is kept but has no effect, as in KVM. */
 function pending(chip: usize, p: usize): i32 {
   let n = priority(p, <u32>(load<u8>(p, PIC_IRR) & ~load<u8>(p, PIC_IMR)))
   if (n == 8) return -1
   let mask = <u32>load<u8>(p, PIC_ISR)
-  if (load<u8>(p, PIC_SPECIAL_MASK)) mask &= ~(<u32>load<u8>(p, PIC_IMR))
   if (load<u8>(p, PIC_SPECIAL_FULLY_NESTED) && p == chip + CHIP_PICS) mask &= ~(<u32>4)
   return n < priority(p, mask) ? <i32>((n + <u32>load<u8>(p, PIC_PRIORITY_ADD)) & 7) : -1
 }
@@ -105,17 +110,13 @@ function notify(vm: usize): void {
   }
 }
 
-/** An input line of the pair (pic_set_irq1): 1 taken, 0 a request was pending already, -1 masked. */
+/** An input line of the pair. */
 export function picSetLine(vm: usize, irq: u32, level: bool): i32 {
   const chip = chipOf(vm)
   if (!chip || load<u32>(chip, CHIP_PIC_PRESENT) == 0 || irq > 15) return -1
-  const p = chip + CHIP_PICS + <usize>(irq >> 3) * SIZE
-  const mask: u32 = 1 << (irq & 7)
-  const rises = level && (<u32>(load<u8>(p, PIC_ELCR) | ~load<u8>(p, PIC_LAST_IRR)) & mask) != 0
-  const result = rises && (<u32>load<u8>(p, PIC_IRR) & mask) != 0 ? 0 : 1
-  setInput(p, irq & 7, level)
+  const result = setInput(chip + CHIP_PICS + <usize>(irq >> 3) * SIZE, irq & 7, level)
   update(vm, chip)
-  return (<u32>load<u8>(p, PIC_IMR) & mask) != 0 ? -1 : result
+  return result
 }
 
 /** INTR is asserted. */
@@ -136,7 +137,6 @@ function acknowledge(vm: usize, p: usize, irq: u32, slave: bool): void {
 
 function clearIsr(vm: usize, p: usize, irq: u32, slave: bool): void {
   store<u8>(p, load<u8>(p, PIC_ISR) & ~(<u8>((<u32>1) << irq)), PIC_ISR)
-  if (!slave && irq == 0) pitAcknowledge(vm)
   irqAcked(vm, slave ? 1 : 0, irq)
 }
 
@@ -164,9 +164,19 @@ export function picRead(vm: usize): u32 {
   return vector
 }
 
-/** kvm_pic_reset (ICW1): keeps the edge memory's enable mask and ELCR. */
+/** Some vCPU takes ExtINT. */
+function accepted(vm: usize): bool {
+  const count = load<u32>(vm, VM_VCPU_COUNT)
+  for (let i: u32 = 0; i < count; i++) {
+    const s: usize = load<u32>(vm + VM_VCPUS + (i << 2))
+    if (s && lapicAcceptsPic(s)) return true
+  }
+  return false
+}
+
+/** kvm_pic_reset (ICW1): keeps ELCR and ISR; edges that waited count as acknowledged. */
 function reset(vm: usize, p: usize, slave: bool): void {
-  const old = <u32>(load<u8>(p, PIC_IRR) | load<u8>(p, PIC_ISR))
+  const old = <u32>(load<u8>(p, PIC_IRR) & ~load<u8>(p, PIC_ELCR))
   store<u8>(p, 0, PIC_LAST_IRR)
   store<u8>(p, load<u8>(p, PIC_IRR) & load<u8>(p, PIC_ELCR), PIC_IRR)
   store<u8>(p, 0, PIC_IMR)
@@ -178,6 +188,7 @@ function reset(vm: usize, p: usize, slave: bool): void {
     store<u8>(p, 0, PIC_AUTO_EOI)
   }
   store<u8>(p, 1, PIC_INIT_STATE)
+  if (!accepted(vm)) return
   for (let irq: u32 = 0; irq < 8; irq++) if (old & (1 << irq)) clearIsr(vm, p, irq, slave)
 }
 
@@ -228,10 +239,12 @@ function command(vm: usize, chip: usize, p: usize, slave: bool, value: u32): voi
   }
 }
 
-function data(vm: usize, chip: usize, p: usize, value: u32): void {
+function data(vm: usize, chip: usize, p: usize, slave: bool, value: u32): void {
   switch (load<u8>(p, PIC_INIT_STATE)) {
     case 0:
+      const unmasked = <u32>load<u8>(p, PIC_IMR) & ~value
       store<u8>(p, <u8>value, PIC_IMR)
+      for (let irq: u32 = 0; irq < 8; irq++) if (unmasked & (1 << irq)) irqUnmasked(vm, slave ? 1 : 0, irq)
       update(vm, chip)
       break
     case 1:
@@ -258,7 +271,7 @@ export function picWrite(vm: usize, port: u32, value: u32): void {
   }
   const slave = (port & 0x80) != 0
   const p = chip + CHIP_PICS + (slave ? SIZE : 0)
-  if (port & 1) data(vm, chip, p, value)
+  if (port & 1) data(vm, chip, p, slave, value)
   else command(vm, chip, p, slave, value)
 }
 
@@ -276,7 +289,7 @@ function pollRead(vm: usize, chip: usize, p: usize, slave: bool): u32 {
   store<u8>(p, load<u8>(p, PIC_IRR) & ~(<u8>((<u32>1) << (<u32>n))), PIC_IRR)
   clearIsr(vm, p, n, slave)
   if (slave || n != 2) update(vm, chip)
-  return n
+  return n | 0x80
 }
 
 export function picReadPort(vm: usize, port: u32): u32 {

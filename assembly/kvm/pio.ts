@@ -106,25 +106,14 @@ export function inKernelPort(s: usize, port: u32): bool {
   )
 }
 
-/** Reads an in-kernel port (inKernelPort() holds). Bytes beyond the first of a wider access read as the following ports. */
+/** Reads an in-kernel port (inKernelPort() holds). The PIC answers 0 to anything but bytes (picdev_read), the PIT one byte to any size. */
 export function busRead(s: usize, port: u32, size: u32): u32 {
-  let value: u32 = 0
-  for (let i: u32 = 0; i < size; i++) {
-    const p = port + i
-    let byte: u32 = 0xff
-    if (picHasPort(p)) byte = picBusRead(s, p)
-    else if (pitHasPort(p)) byte = pitBusRead(s, p)
-    value |= byte << (i << 3)
-  }
-  return value
+  return pitHasPort(port) ? pitBusRead(s, port) : size == 1 ? picBusRead(s, port) : 0
 }
 
 export function busWrite(s: usize, port: u32, size: u32, value: u32): void {
-  for (let i: u32 = 0; i < size; i++) {
-    const p = port + i
-    if (picHasPort(p)) picBusWrite(s, p, (value >> (i << 3)) & 0xff)
-    else if (pitHasPort(p)) pitBusWrite(s, p, (value >> (i << 3)) & 0xff)
-  }
+  if (pitHasPort(port)) pitBusWrite(s, port, value & 0xff)
+  else if (size == 1) picBusWrite(s, port, value & 0xff)
 }
 
 /** Fills the PIO page and the exit. */

@@ -2,15 +2,19 @@
  * 8254 interval timer and port 0x61 as KVM has them (Linux 7.3 arch/x86/kvm/i8254.c; Intel 8254 data sheet).
  * State: CHIP_PIT (struct PIT per channel), one deadline for channel 0 in virtual time.
  */
-import { irqLine } from './irq'
+import { lapicNmiWatchdog } from './lapic'
+import { pitLine } from './irq'
 import { chipOf, NEVER, signal, vmOf } from './state'
 import { now } from './time'
 import {
   CHIP_PIT,
+  CHIP_PIT_ACK,
   CHIP_PIT_DEADLINE,
   CHIP_PIT_FLAGS,
+  CHIP_PIT_PENDING,
   CHIP_PIT_PERIOD,
   CHIP_PIT_PRESENT,
+  CHIP_PIT_REINJECT,
   CHIP_RUNNING,
   CHIP_SPEAKER,
   EVENT_TIMER,
@@ -119,6 +123,7 @@ function loadCount(vm: usize, channel: u32, value: u32): void {
     setDeadline(vm, NEVER, 0)
     return
   }
+  pitResetReinject(vm)
   const ns = ticksToNs(n)
   if (mode == 2 || mode == 3) setDeadline(vm, time + ns, ns < MIN_PERIOD ? MIN_PERIOD : ns)
   else setDeadline(vm, time + ns, 0)
@@ -127,6 +132,7 @@ function loadCount(vm: usize, channel: u32, value: u32): void {
 export function pitCreate(vm: usize, flags: u32): void {
   const chip = chipOf(vm)
   store<u32>(chip, 1, CHIP_PIT_PRESENT)
+  store<u32>(chip, 1, CHIP_PIT_REINJECT)
   store<u32>(chip, (flags & 1) != 0 ? SPEAKER_DUMMY : 0, CHIP_PIT_FLAGS)
   store<u32>(chip, 0, CHIP_SPEAKER)
   for (let i: u32 = 0; i < 3; i++) {
@@ -138,19 +144,57 @@ export function pitCreate(vm: usize, flags: u32): void {
   }
 }
 
-/** Channel 0 is due: one edge on GSI 0, and the next one. */
+/** kvm_pit_reset_reinject: the timer was programmed anew, or IRQ 0 unmasked. */
+export function pitResetReinject(vm: usize): void {
+  const chip = chipOf(vm)
+  store<u32>(chip, 0, CHIP_PIT_PENDING)
+  store<u32>(chip, 1, CHIP_PIT_ACK)
+}
+
+/** KVM_REINJECT_CONTROL. */
+export function pitSetReinject(vm: usize, on: bool): void {
+  const chip = chipOf(vm)
+  if ((load<u32>(chip, CHIP_PIT_REINJECT) != 0) == on) return
+  if (on) pitResetReinject(vm)
+  store<u32>(chip, on ? 1 : 0, CHIP_PIT_REINJECT)
+}
+
+/** pit_do_work: one edge on GSI 0, unless the last tick still waits for its acknowledgement. */
+function tick(vm: usize, chip: usize): void {
+  if (load<u32>(chip, CHIP_PIT_REINJECT) != 0) {
+    const acknowledged = load<u32>(chip, CHIP_PIT_ACK)
+    store<u32>(chip, 0, CHIP_PIT_ACK)
+    if (!acknowledged) return
+  }
+  pitLine(vm, true)
+  pitLine(vm, false)
+  lapicNmiWatchdog(vm)
+}
+
+/** pit_timer_fn: channel 0 is due; a jump of time may have passed several periods. */
 export function pitExpire(vm: usize, time: u64): void {
   const chip = chipOf(vm)
   const at = load<u64>(chip, CHIP_PIT_DEADLINE)
   if (at > time) return
   const period = load<u64>(chip, CHIP_PIT_PERIOD)
-  store<u64>(chip, period == 0 ? NEVER : at + period * ((time - at) / period + 1), CHIP_PIT_DEADLINE)
-  irqLine(vm, 0, 1)
-  irqLine(vm, 0, 0)
+  const ticks: u64 = period == 0 ? 1 : (time - at) / period + 1
+  store<u64>(chip, period == 0 ? NEVER : at + period * ticks, CHIP_PIT_DEADLINE)
+  if (load<u32>(chip, CHIP_PIT_REINJECT) != 0) {
+    const pending = <u64>load<u32>(chip, CHIP_PIT_PENDING) + ticks
+    store<u32>(chip, pending > 0x7fffffff ? 0x7fffffff : <u32>pending, CHIP_PIT_PENDING)
+  }
+  tick(vm, chip)
 }
 
-/** IRQ 0 was acknowledged. Ticks are not re-injected: in virtual time none is lost to scheduling. */
-export function pitAcknowledge(vm: usize): void {}
+/** kvm_pit_ack_irq: GSI 0 was acknowledged; what was missed follows. */
+export function pitAcknowledge(vm: usize): void {
+  const chip = chipOf(vm)
+  store<u32>(chip, 1, CHIP_PIT_ACK)
+  const pending = load<u32>(chip, CHIP_PIT_PENDING)
+  if (pending == 0) return
+  store<u32>(chip, pending - 1, CHIP_PIT_PENDING)
+  if (pending > 1) tick(vm, chip)
+}
 
 function latchCount(vm: usize, p: usize): void {
   if (load<u8>(p, PIT_COUNT_LATCHED)) return

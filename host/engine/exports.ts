@@ -82,6 +82,7 @@ export interface CoreExports {
   picSet(vm: number, slave: number, from: number): void
   pitGet(vm: number, to: number): void
   pitSet(vm: number, from: number): void
+  pitSetReinject(vm: number, on: number): void
   msrFilterBegin(vm: number, deny: number): number
   msrFilterRange(vm: number, flags: number, count: number, base: number, from: number): number
   msrFilterFree(vm: number): void
@@ -164,6 +165,7 @@ export const CORE_EXPORTS = [
   'picSet',
   'pitGet',
   'pitSet',
+  'pitSetReinject',
   'msrFilterBegin',
   'msrFilterRange',
   'msrFilterFree',

@@ -126,7 +126,13 @@ export const miscVmHandlers: readonly VmRow[] = [
   ['KVM_SET_PMU_EVENT_FILTER', (vm) => vm.kernel.unimplemented('KVM_SET_PMU_EVENT_FILTER', 'the PMU')],
   [
     'KVM_REINJECT_CONTROL',
-    (vm) => (vm.pit ? 0 : vm.kernel.refuse('ENXIO', 'KVM_REINJECT_CONTROL', 'there is no PIT', `${X86} kvm_arch_vm_ioctl`)),
+    (vm, bytes) => {
+      if (!vm.pit) return vm.kernel.refuse('ENXIO', 'KVM_REINJECT_CONTROL', 'there is no PIT', `${X86} kvm_arch_vm_ioctl`)
+      vm.kernel.core.call.pitSetReinject(vm.address, bytes[0] === 0 ? 0 : 1)
+      return 0
+    },
+    // struct kvm_reinject_control: pit_reinject u8, reserved 31; the request encodes no size.
+    { size: 32, copiesIn: true },
   ],
   ['KVM_MEMORY_ENCRYPT_OP', encryptOp, { size: 24, nullable: true, first: neitherSevNorTd }],
   ['KVM_MEMORY_ENCRYPT_REG_REGION', (vm, bytes) => encRegion(vm, 'KVM_MEMORY_ENCRYPT_REG_REGION', bytes, true), { copiesIn: true }],
