@@ -335,9 +335,10 @@ export function lapicDeliver(
   const count = load<u32>(vm, VM_VCPU_COUNT)
   for (let i: u32 = 0; i < count; i++) {
     const s: usize = load<u32>(vm + VM_VCPUS + (i << 2))
-    if (!s || !hardwareEnabled(s)) continue
+    if (!s || load<u32>(lapicOf(s), LAPIC_PRESENT) == 0) continue
+    // With a map of APICs at hand, a destination that names nobody has been dealt with.
     if (result < 0 && !broadcast) result = 0
-    if (!matches(s, ipi, logical, destination)) continue
+    if (!hardwareEnabled(s) || !matches(s, ipi, logical, destination)) continue
     result = (result < 0 ? 0 : result) + accept(s, mode, vector, level, assert)
   }
   return result
