@@ -130,14 +130,7 @@ export const OVERLAYS: readonly Overlay[] = [
     cell: 'error:EINVAL; no guest FPU is allocated in the 2020 proposal',
     source: 'seed mail 004 (E3)',
   },
-  // Linux 6.12: guest_memfd only for VM types with private memory, and no TDX at all.
-  {
-    linux: '6.12',
-    ioctls: ['KVM_CREATE_GUEST_MEMFD'],
-    types: ['default', 'sev-legacy', 'sev-es-legacy', 'sev', 'sev-es'],
-    cell: 'error:EINVAL; 6.12 offers guest_memfd to VM types with private memory only',
-    source: 'Linux 6.12 virt/kvm/kvm_main.c KVM_CAP_GUEST_MEMFD',
-  },
+  // Linux 6.12: no registers by id, and no TDX at all. (A guest_memfd can be made for any VM; only slots ask for private memory.)
   {
     linux: '6.12',
     ioctls: ['KVM_GET_ONE_REG', 'KVM_SET_ONE_REG'],

@@ -15,6 +15,7 @@ export interface Where {
   readonly effect: Effect
   /** The profile of seed mail 000 decides. */
   readonly rfc2020: boolean
+  readonly linux: '6.12' | '7.3'
 }
 
 export interface Walk {
@@ -141,7 +142,10 @@ const VM: Readonly<Record<string, Walk>> = {
   KVM_SET_USER_MEMORY_REGION2: { call: SLOT9, sees: TAKEN },
   KVM_CREATE_GUEST_MEMFD: {
     call: 'u64@0=0x10000',
-    sees: ['KVM_SET_USER_MEMORY_REGION2 u32@0=8 u32@4=4 u64@8=0x300000 u64@16=0x10000 u64@24=$mem u32@40=$new => ok'],
+    // 6.12 makes one for any VM, but only slots of guests with private memory take it.
+    sees: ({ type, linux }) => [
+      `KVM_SET_USER_MEMORY_REGION2 u32@0=8 u32@4=4 u64@8=0x300000 u64@16=0x10000 u64@24=$mem u32@40=$new => ${linux === '6.12' && type !== 'snp' && type !== 'tdx' ? 'EINVAL' : 'ok'}`,
+    ],
   },
   KVM_SET_MEMORY_ATTRIBUTES: { call: 'u64@0=0x5000 u64@8=0x1000 u64@16=8', sees: ['attribute 0x5000 => =1', 'attribute 0x6000 => =0'] },
   KVM_GET_DIRTY_LOG: { needs: [INITIALLY_SET, 'log-slot'], call: 'u64@8=$buf', sees: ['buf => u64@0=0xffff'] },
@@ -314,7 +318,10 @@ const VCPU: Readonly<Record<string, Walk>> = {
     call: 'u32@0=2',
     sees: ['KVM_MEMORY_ENCRYPT_OP@vcpu u32@0=2 => EINVAL', 'KVM_GET_MSRS@vcpu u32@0=1 u32@8=0x1b => u64@16=0xfee00d00'],
   },
-  KVM_GET_NESTED_STATE: { call: 'u32@4=4224', sees: [] },
+  KVM_GET_NESTED_STATE: {
+    call: 'u32@4=4224',
+    sees: ({ linux }) => (linux === '6.12' ? ['=> u16@0=0x100 u16@2=1 u32@4=128'] : []),
+  },
   KVM_SET_NESTED_STATE: { call: 'u32@4=128', sees: [] },
   KVM_TPR_ACCESS_REPORTING: { needs: ['irqchip'], call: '', sees: [] },
   KVM_SET_VAPIC_ADDR: { needs: ['irqchip'], call: '', sees: [] },

@@ -80,7 +80,7 @@ static volatile int on;
 static uint32_t next_ticket, serving;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t turn = PTHREAD_COND_INITIALIZER;
-static __thread int depth;
+static __thread int depth, cancel;
 
 static void die(const char *what)
 {
@@ -97,6 +97,8 @@ static void enter(sigset_t *old)
 	pthread_sigmask(SIG_BLOCK, &all, old);
 	if (depth++)
 		return;
+	/* A thread that is cancelled must not keep the turn. */
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
 	pthread_mutex_lock(&mutex);
 	for (uint32_t mine = next_ticket++; serving != mine;)
 		pthread_cond_wait(&turn, &mutex);
@@ -110,6 +112,7 @@ static void leave(const sigset_t *old)
 		serving++;
 		pthread_cond_broadcast(&turn);
 		pthread_mutex_unlock(&mutex);
+		pthread_setcancelstate(cancel, NULL);
 	}
 	pthread_sigmask(SIG_SETMASK, old, NULL);
 }
