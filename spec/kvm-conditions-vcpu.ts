@@ -307,6 +307,8 @@ const EVENTS: readonly Condition[] = [
 
 const MACHINE_CHECK = 'u64@0=0x8000000000000000 u64@8=0x1234'
 const SETUP_MCE = 'KVM_X86_SETUP_MCE@vcpu u64@0=10'
+const NO_PV = ['KVM_SET_CPUID2@vcpu u32@0=1 => ok', 'KVM_SET_MSRS@vcpu u32@0=1 u32@8=0x4b564d05 u64@16=1 => =0']
+const PV_CLOCK = 'KVM_SET_MSRS@vcpu u32@0=1 u32@8=0x4b564d01 u64@16=0x801'
 const REST: readonly Condition[] = [
   ...both('KVM_X86_SETUP_MCE', ALL, VCPU, 'u64@0=10', 'ok', 'KVM_GET_MSRS@vcpu u32@0=1 u32@8=0x179 => u64@16=10'),
   ...both('KVM_X86_SETUP_MCE', ALL, VCPU, 'u64@0=0', 'EINVAL'),
@@ -361,11 +363,18 @@ const REST: readonly Condition[] = [
   ...both('KVM_GET_TSC_KHZ@vcpu', ALL, VCPU, 0, '=2000000', [], 'returns kHz'),
   ...tscOffset(),
   ...both('KVM_TPR_ACCESS_REPORTING', ALL, VCPU, '', 'ok', '=> u32@0=0'),
+  ...both('KVM_TPR_ACCESS_REPORTING', ALL, VCPU, 'u32@0=1', 'ok', '=> u32@0=1'),
   ...both('KVM_TPR_ACCESS_REPORTING', ALL, VCPU, 'u32@4=1', 'EINVAL'),
   ...both('KVM_SET_VAPIC_ADDR', AMD, VCPU, '', 'EINVAL'),
   ...both('KVM_SET_VAPIC_ADDR', AMD, LAPIC, '', 'ok'),
+  ...both('KVM_SET_VAPIC_ADDR', AMD, ['init', 'irqchip', 'slot', 'vcpu'], 'u64@0=0x1000', 'ok'),
+  ...both('KVM_SET_VAPIC_ADDR', AMD, ['init', 'irqchip', 'slot', 'vcpu'], 'u64@0=0x900000', 'EINVAL'),
   ...both('KVM_SET_VAPIC_ADDR', ['tdx'], VCPU, '', 'ok'),
   ...both('KVM_KVMCLOCK_CTRL', ALL, VCPU, 0, 'EINVAL'),
+  // Bit 0 of MSR_KVM_SYSTEM_TIME_NEW makes the clock active; its MSRs are not among a TD's.
+  ...both('KVM_KVMCLOCK_CTRL', AMD, ['init', 'slot', 'vcpu', PV_CLOCK], 0, 'ok'),
+  // PVCLOCK_GUEST_STOPPED in the guest's page, once it has run.
+  ...both('KVM_KVMCLOCK_CTRL', OPEN, ['init', 'slot', 'vcpu', PV_CLOCK], 0, 'ok', ['entered => u8@1=0', 'mem => u8@2077>=2']),
   ...(['KVM_GET_NESTED_STATE', 'KVM_SET_NESTED_STATE'] as const).flatMap((name) =>
     both(name, ALL, VCPU, 'u32@4=128', 'EINVAL', [], 'not filtered'),
   ),
@@ -373,7 +382,8 @@ const REST: readonly Condition[] = [
   ...both('KVM_SET_SIGNAL_MASK', ALL, VCPU, 'u32@0=8', 'ok'),
   ...both('KVM_SET_SIGNAL_MASK', ALL, VCPU, 'u32@0=4', 'EINVAL'),
   ...both('KVM_ENABLE_CAP@vcpu', ALL, VCPU, 'u32@0=9999', 'EINVAL', [], 'unknown'),
-  ...both('KVM_ENABLE_CAP@vcpu', ALL, VCPU, 'u32@0=190 u64@8=1', 'ok', [], 'ok per capability'),
+  // With it a register goes by CPUID: an empty table offers no MSR_KVM_POLL_CONTROL to set.
+  ...both('KVM_ENABLE_CAP@vcpu', ALL, VCPU, 'u32@0=190 u64@8=1', 'ok', NO_PV, 'ok per capability'),
   ...both('KVM_ENABLE_CAP@vcpu', ALL, VCPU, 'u32@0=190 u32@4=1', 'EINVAL'),
   // Pre-faulting: only once a guest with private memory is built.
   ...both('KVM_PRE_FAULT_MEMORY', SHARED, ['init', 'slot', 'vcpu'], 'u64@8=0x1000', 'ok', '=> u64@0=0x1000 u64@8=0'),

@@ -68,8 +68,6 @@ export function tdMsr(vcpu: VcpuFd, index: number): bigint | null {
     case ARCH_CAPABILITIES:
       // Advertised and not in the guest's CPUID: userspace reads 0.
       return 0n
-    case POLL_CONTROL:
-      return vcpu.pollControl
     default:
       return null
   }
@@ -84,10 +82,6 @@ export function setTdMsr(vcpu: VcpuFd, index: number, value: bigint): boolean | 
       return true
     case ARCH_CAPABILITIES:
       return value === 0n
-    case POLL_CONTROL:
-      if ((value & ~1n) !== 0n) return false
-      vcpu.pollControl = value
-      return true
     default:
       return null
   }

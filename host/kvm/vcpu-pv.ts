@@ -80,7 +80,6 @@ function tprAccessReporting(vcpu: VcpuFd, bytes: Uint8Array): number {
 function setVapicAddr(vcpu: VcpuFd, bytes: Uint8Array): number {
   const { kernel, vm } = vcpu
   const name = 'KVM_SET_VAPIC_ADDR'
-  if (vm.irqchip === 'none') return kernel.refuse('EINVAL', name, 'the local APIC is not in the kernel', `${X86} kvm_arch_vcpu_ioctl`)
   const address = viewOf(bytes).getBigUint64(0, true)
   const lies = [...vm.slots.values()].some(
     (slot) => slot.id >>> 16 === 0 && (slot.flags & KVM_MEM_READONLY) === 0 && slot.gpa <= address && address + 4n <= slot.gpa + slot.size,
@@ -95,5 +94,15 @@ export const pvHandlers: readonly VcpuRow[] = [
   ['KVM_ENABLE_CAP', enableCap, { row: 'KVM_ENABLE_CAP@vcpu' }],
   ['KVM_KVMCLOCK_CTRL', kvmclockCtrl],
   ['KVM_TPR_ACCESS_REPORTING', tprAccessReporting],
-  ['KVM_SET_VAPIC_ADDR', setVapicAddr],
+  // lapic_in_kernel is asked before the address is copied in.
+  [
+    'KVM_SET_VAPIC_ADDR',
+    setVapicAddr,
+    {
+      first: ({ vm, kernel }: VcpuFd) =>
+        vm.irqchip === 'none'
+          ? kernel.refuse('EINVAL', 'KVM_SET_VAPIC_ADDR', 'the local APIC is not in the kernel', `${X86} kvm_arch_vcpu_ioctl`)
+          : 0,
+    },
+  ],
 ]

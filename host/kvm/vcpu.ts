@@ -100,10 +100,9 @@ export class VcpuFd implements FileDescriptor, Target {
   hasRun = false
   /** kvm_arch_vcpu_put: where it was when it was last scheduled out. */
   preemptedInKernel = false
-  /** IA32_MCi_CTL2, IA32_MCG_EXT_CTL, MSR_KVM_POLL_CONTROL: KVM's own copies. */
+  /** IA32_MCi_CTL2 and IA32_MCG_EXT_CTL: KVM's own copies. */
   readonly mcCtl2 = new BigUint64Array(32)
   mcgExtCtl = 0n
-  pollControl = 1n
   /** The first 16 bytes of the last KVM_SET_VCPU_EVENTS. */
   readonly eventBytes = new Uint8Array(16)
   /** XSTATE_BV of KVM's copy of the FPU state; null while the guest's registers are it. */
