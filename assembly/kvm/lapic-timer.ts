@@ -5,6 +5,7 @@ import { now, tscToNs } from './time'
 import {
   APIC_LVTT,
   APIC_TDCR,
+  APIC_TMCCT,
   APIC_TMICT,
   EVENT_TIMER,
   LAPIC_PERIOD,
@@ -43,6 +44,17 @@ export function timerCancel(s: usize): void {
 
 /** start_apic_timer. */
 export function timerStart(s: usize): void {
+  begin(s, false)
+}
+
+/** kvm_apic_set_state: goes on from the current count; a one-shot timer that has run down fires at once. */
+export function timerRestore(s: usize): void {
+  begin(s, true)
+  setReg(lapicOf(s), APIC_TMCCT, 0)
+}
+
+/** set_target_expiration. */
+function begin(s: usize, restore: bool): void {
   const a = lapicOf(s)
   const mode = reg(a, APIC_LVTT) & MODE
   timerCancel(s)
@@ -55,8 +67,14 @@ export function timerStart(s: usize): void {
   if (ns == 0) return
   const time = now(s)
   store<u64>(a, time, LAPIC_TIMER_START)
-  store<u64>(a, mode == PERIODIC && ns < MIN_PERIOD ? MIN_PERIOD : ns, LAPIC_PERIOD)
-  arm(s, time + load<u64>(a, LAPIC_PERIOD))
+  const period = mode == PERIODIC && ns < MIN_PERIOD ? MIN_PERIOD : ns
+  store<u64>(a, period, LAPIC_PERIOD)
+  let left = period
+  if (restore) {
+    const count = <u64>reg(a, APIC_TMCCT) * divisor(a) * busNs(s)
+    if (count != 0 || mode != PERIODIC) left = min<u64>(count, period)
+  }
+  arm(s, time + left)
 }
 
 /** APIC_TDCR was `old` (update_target_expiration): a running timer keeps the count that is left. */

@@ -7,7 +7,7 @@ import { flushTlb } from '../memory/tlb'
 import { ioapicEoi } from './ioapic'
 import { eoiRouted } from './irq'
 import { chipOf, lapicOf, NEVER, signal, vmOf, quirk } from './state'
-import { timerCancel, timerCount, timerDivided, timerModeChanged, timerStart } from './lapic-timer'
+import { timerCancel, timerCount, timerDivided, timerModeChanged, timerRestore, timerStart } from './lapic-timer'
 import {
   APIC_DFR,
   APIC_EOI,
@@ -686,6 +686,6 @@ export function lapicSet(s: usize, from: usize): void {
   lapicVersion(s)
   if (x2apic(s)) setX2apicId(s)
   store<u64>(s, <u64>((reg(a, APIC_TPR) >> 4) & 15), CPU_CR8)
-  timerStart(s)
+  timerRestore(s)
   signal(s, EVENT_INTERRUPT)
 }

@@ -25,12 +25,12 @@ const SBOX = (() => {
 const double = (x: number): number => ((x << 1) ^ (x & 0x80 ? 0x11b : 0)) & 0xff
 
 /** SubBytes and MixColumns of one byte of row 0, as a big-endian column; rows 1..3 are its rotations. */
-const TABLE = Uint32Array.from(SBOX, (s) => ((double(s) << 24) | (s << 16) | (s << 8) | (double(s) ^ s)) >>> 0)
+const TABLE = Int32Array.from(SBOX, (s) => (double(s) << 24) | (s << 16) | (s << 8) | (double(s) ^ s))
 
 /** Round keys as big-endian words (FIPS 197, 5.2). */
-function expand(key: Uint8Array): Uint32Array {
+function expand(key: Uint8Array): Int32Array {
   const nk = key.length / 4
-  const w = new Uint32Array(4 * (nk + 7))
+  const w = new Int32Array(4 * (nk + 7))
   const view = new DataView(key.buffer, key.byteOffset, key.byteLength)
   const sub = (x: number): number =>
     ((SBOX[x >>> 24] as number) << 24) |
@@ -39,7 +39,7 @@ function expand(key: Uint8Array): Uint32Array {
     (SBOX[x & 255] as number)
   for (let i = 0, rcon = 1; i < w.length; i++) {
     if (i < nk) {
-      w[i] = view.getUint32(i * 4)
+      w[i] = view.getInt32(i * 4)
       continue
     }
     let t = w[i - 1] as number
@@ -52,22 +52,28 @@ function expand(key: Uint8Array): Uint32Array {
   return w
 }
 
-/** One block: four big-endian words of `block`, in place. */
-function encryptBlock(w: Uint32Array, block: Uint32Array): void {
-  let [a, b, c, d] = block as unknown as [number, number, number, number]
-  a ^= w[0] as number
-  b ^= w[1] as number
-  c ^= w[2] as number
-  d ^= w[3] as number
-  const mix = (p: number, q: number, r: number, s: number): number => {
-    const [x, y, z] = [TABLE[(q >>> 16) & 255] as number, TABLE[(r >>> 8) & 255] as number, TABLE[s & 255] as number]
-    return (TABLE[p >>> 24] as number) ^ ((x >>> 8) | (x << 24)) ^ ((y >>> 16) | (y << 16)) ^ ((z >>> 24) | (z << 8))
-  }
-  const last = (p: number, q: number, r: number, s: number): number =>
+function mix(p: number, q: number, r: number, s: number): number {
+  const x = TABLE[(q >>> 16) & 255] as number
+  const y = TABLE[(r >>> 8) & 255] as number
+  const z = TABLE[s & 255] as number
+  return (TABLE[p >>> 24] as number) ^ ((x >>> 8) | (x << 24)) ^ ((y >>> 16) | (y << 16)) ^ ((z >>> 24) | (z << 8))
+}
+
+function last(p: number, q: number, r: number, s: number): number {
+  return (
     ((SBOX[p >>> 24] as number) << 24) |
     ((SBOX[(q >>> 16) & 255] as number) << 16) |
     ((SBOX[(r >>> 8) & 255] as number) << 8) |
     (SBOX[s & 255] as number)
+  )
+}
+
+/** One block: four big-endian words of `block`, in place. */
+function encryptBlock(w: Int32Array, block: Int32Array): void {
+  let a = (block[0] as number) ^ (w[0] as number)
+  let b = (block[1] as number) ^ (w[1] as number)
+  let c = (block[2] as number) ^ (w[2] as number)
+  let d = (block[3] as number) ^ (w[3] as number)
   let k = 4
   for (; k < w.length - 4; k += 4) {
     const e = mix(a, b, c, d) ^ (w[k] as number)
@@ -84,21 +90,21 @@ function encryptBlock(w: Uint32Array, block: Uint32Array): void {
   block[3] = last(d, a, b, c) ^ (w[k + 3] as number)
 }
 
-function words(bytes: Uint8Array): Uint32Array {
+function words(bytes: Uint8Array): Int32Array {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-  return Uint32Array.of(view.getUint32(0), view.getUint32(4), view.getUint32(8), view.getUint32(12))
+  return Int32Array.of(view.getInt32(0), view.getInt32(4), view.getInt32(8), view.getInt32(12))
 }
 
 /** XORs `data` with the key stream of a big-endian 128-bit counter. */
-function ctr(w: Uint32Array, iv: Uint8Array, data: Uint8Array): Uint8Array<ArrayBuffer> {
+function ctr(w: Int32Array, iv: Uint8Array, data: Uint8Array): Uint8Array<ArrayBuffer> {
   const counter = words(iv)
-  const stream = new Uint32Array(4)
+  const stream = new Int32Array(4)
   const out = new Uint8Array(data)
   for (let at = 0; at < out.length; at += 16) {
     stream.set(counter)
     encryptBlock(w, stream)
-    for (let i = 0; i < 16 && at + i < out.length; i++)
-      out[at + i] = (out[at + i] as number) ^ ((stream[i >> 2] as number) >>> (24 - 8 * (i & 3)))
+    const n = Math.min(16, out.length - at)
+    for (let i = 0; i < n; i++) out[at + i] = (out[at + i] as number) ^ ((stream[i >> 2] as number) >>> (24 - 8 * (i & 3)))
     for (let i = 3; i >= 0; i--) {
       counter[i] = (counter[i] as number) + 1
       if (counter[i] !== 0) break
@@ -145,9 +151,9 @@ export function aes256Gcm(
 ): { data: Uint8Array<ArrayBuffer>; tag: Uint8Array<ArrayBuffer> } {
   if (key.length !== 32 || iv.length !== 12) throw new RangeError('aes256Gcm: key of 32 and iv of 12 bytes')
   const w = expand(key)
-  const h = new Uint32Array(4)
+  const h = new Int32Array(4)
   encryptBlock(w, h)
-  const subkey = h.reduce((sum, word) => (sum << 32n) | BigInt(word), 0n)
+  const subkey = h.reduce((sum, word) => (sum << 32n) | BigInt(word >>> 0), 0n)
   const block = (count: number): Uint8Array => Uint8Array.of(...iv, 0, 0, 0, count)
   const out = ctr(w, block(2), data)
   let tag = ghash(subkey, aad, sealing ? out : data)

@@ -1,7 +1,7 @@
 /** SHA-256 (FIPS 180-4) and HMAC-SHA-256 (FIPS 198-1), synchronous and the same on every runtime: WebCrypto is asynchronous, ioctls are not. */
 
 /** First 32 bits of the fractional parts of the cube roots of the first 64 primes (FIPS 180-4, 4.2.2). */
-const K = new Uint32Array([
+const K = new Int32Array([
   0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be,
   0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa,
   0x5cb0a9dc, 0x76f988da, 0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967, 0x27b70a85,
@@ -14,9 +14,9 @@ const INITIAL = [0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9
 
 /** Streaming SHA-256; `digest()` may be asked at any time and does not end the stream. */
 export class Sha256 {
-  #state = new Uint32Array(INITIAL)
+  #state = new Int32Array(INITIAL)
   readonly #block = new Uint8Array(64)
-  readonly #words = new Uint32Array(64)
+  readonly #words = new Int32Array(64)
   #filled = 0
   #length = 0
 
@@ -49,7 +49,7 @@ export class Sha256 {
     const out = new Uint8Array(32)
     const words = new DataView(out.buffer)
     end.#state.forEach((word, i) => {
-      words.setUint32(i * 4, word)
+      words.setInt32(i * 4, word)
     })
     return out
   }
@@ -77,7 +77,14 @@ export class Sha256 {
       w[i] = (w[i - 16] as number) + s0 + (w[i - 7] as number) + s1
     }
     const state = this.#state
-    let [a, b, c, d, e, f, g, h] = state as unknown as [number, number, number, number, number, number, number, number]
+    let a = state[0] as number
+    let b = state[1] as number
+    let c = state[2] as number
+    let d = state[3] as number
+    let e = state[4] as number
+    let f = state[5] as number
+    let g = state[6] as number
+    let h = state[7] as number
     for (let i = 0; i < 64; i++) {
       const s1 = ((e >>> 6) | (e << 26)) ^ ((e >>> 11) | (e << 21)) ^ ((e >>> 25) | (e << 7))
       const t1 = (h + s1 + ((e & f) ^ (~e & g)) + (K[i] as number) + (w[i] as number)) | 0
@@ -92,9 +99,14 @@ export class Sha256 {
       b = a
       a = (t1 + t2) | 0
     }
-    ;[a, b, c, d, e, f, g, h].forEach((value, i) => {
-      state[i] = (state[i] as number) + value
-    })
+    state[0] = (state[0] as number) + a
+    state[1] = (state[1] as number) + b
+    state[2] = (state[2] as number) + c
+    state[3] = (state[3] as number) + d
+    state[4] = (state[4] as number) + e
+    state[5] = (state[5] as number) + f
+    state[6] = (state[6] as number) + g
+    state[7] = (state[7] as number) + h
   }
 }
 

@@ -300,7 +300,7 @@ export class Machine {
     if (!this.#sev) return
     const ranges = this.#options.stepByPage ? this.#regions.flatMap(pagesOf) : this.#regions
     this.#record = this.#sev.run(Number(this.#options.policy), ranges, this.#options.smp)
-    if (this.#flash && this.#firmware && isSevEs(this.#options.type)) {
+    if (this.#flash && this.#firmware) {
       // The variable store is measured with the rest of the image, but the guest maps it shared and the VMM is its flash chip:
       // from now on the chip holds the image's bytes, not their ciphertext (as with QEMU's separate variable store).
       const { image } = this.#firmware

@@ -177,6 +177,31 @@ test('statistics as Linux lays them out', async () => {
   assert.is(kvm.read(fd, bytes), 0)
 })
 
+test('KVM_SET_LAPIC: the timer goes on from the current count', async () => {
+  const kvm = await open()
+  const [PERIODIC, TMICT, TMCCT, TDCR] = [0x20000, 0x380, 0x390, 0x3e0] as const
+  const restored = (mode: number, initial: number, current: number): number => {
+    const vm = kvm.createVm('default')
+    vm.createIrqchip()
+    const vcpu = vm.createVcpu(0)
+    const lapic = vcpu.get('KVM_GET_LAPIC')
+    const view = new DataView(lapic.buffer)
+    view.setUint32(0x320, mode | 0x10030, true)
+    view.setUint32(TMICT, initial, true)
+    view.setUint32(TMCCT, current, true)
+    view.setUint32(TDCR, 0xb, true)
+    vcpu.set('KVM_SET_LAPIC', lapic)
+    return new DataView(vcpu.get('KVM_GET_LAPIC').buffer).getUint32(TMCCT, true)
+  }
+  assert.is(restored(0, 0xffff_ffff, 0xf70f_860a), 0xf70f_860a)
+  assert.is(restored(PERIODIC, 1_000_000, 999), 999)
+  // set_target_expiration: a periodic timer at 0 begins anew, a one-shot has run down, more than the initial count is cut.
+  assert.is(restored(PERIODIC, 1_000_000, 0), 1_000_000)
+  assert.is(restored(0, 1_000_000, 0), 0)
+  assert.is(restored(0, 1_000_000, 2_000_000), 1_000_000)
+  assert.is(restored(0, 0, 5), 0)
+})
+
 test('kickVcpu by handle', async () => {
   const kvm = await open()
   const vm = kvm.createVm('default')

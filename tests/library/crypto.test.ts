@@ -3,6 +3,7 @@ import {
   createCipheriv,
   createDecipheriv,
   createHash,
+  createHmac,
   createPrivateKey,
   createPublicKey,
   randomBytes,
@@ -13,6 +14,7 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { aes128Ctr, aes256Gcm } from '../../host/crypto/aes.ts'
 import { fromBytes, keyPair, sign, toBytes, verify } from '../../host/crypto/p384.ts'
+import { hmacSha256, sha256 } from '../../host/crypto/sha256.ts'
 import { sha384 } from '../../host/crypto/sha384.ts'
 
 const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex')
@@ -40,6 +42,14 @@ test('AES-256-GCM seals and opens', () => {
     assert.is(hex(opened.tag), hex(sealed.tag))
     const node = createDecipheriv('aes-256-gcm', key, iv).setAAD(aad).setAuthTag(sealed.tag)
     assert.is(hex(Buffer.concat([node.update(sealed.data), node.final()])), hex(data))
+  }
+})
+
+test('SHA-256 and its HMAC', () => {
+  for (const n of [0, 1, 55, 56, 63, 64, 65, 128, 4096, 10_000]) {
+    const [key, data] = [bytes(n % 90), bytes(n)]
+    assert.is(hex(sha256(data.subarray(0, n >> 1), data.subarray(n >> 1))), createHash('sha256').update(data).digest('hex'), hex(data))
+    assert.is(hex(hmacSha256(key, data)), createHmac('sha256', key).update(data).digest('hex'), hex(data))
   }
 })
 
