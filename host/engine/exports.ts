@@ -33,6 +33,8 @@ export interface CoreExports {
   cpuidChanged(s: number): void
   cpuidAnswer(s: number, leaf: number, index: number): void
   cpuGetFlags(s: number): bigint
+  gpaRead(vm: number, gpa: bigint, to: number, n: number): number
+  gpaWrite(vm: number, gpa: bigint, from: number, n: number): number
   cpuSetFlags(s: number, value: bigint): void
   cpuModeChanged(s: number): void
   cpuInject(s: number, vector: number, hasError: number, error: number, nmi: number): number
@@ -118,6 +120,8 @@ export const CORE_EXPORTS = [
   'cpuidChanged',
   'cpuidAnswer',
   'cpuGetFlags',
+  'gpaRead',
+  'gpaWrite',
   'cpuSetFlags',
   'cpuModeChanged',
   'cpuInject',

@@ -45,8 +45,11 @@ export interface FailEntryExit {
 }
 export interface InternalErrorExit {
   readonly reason: 'KVM_EXIT_INTERNAL_ERROR'
+  /** KVM_INTERNAL_ERROR_*: 1 EMULATION, 3 DELIVERY_EV, 4 UNEXPECTED_EXIT_REASON. */
   readonly suberror: number
   readonly data: readonly bigint[]
+  /** Of EMULATION: bytes at RIP, as many as KVM could fetch. */
+  readonly instruction: Uint8Array | null
 }
 export interface SystemEventExit {
   readonly reason: 'KVM_EXIT_SYSTEM_EVENT'
@@ -79,7 +82,50 @@ export interface UnknownExit {
   readonly reason: 'KVM_EXIT_UNKNOWN'
   readonly hardwareExitReason: bigint
 }
-/** Exits without payload, and those whose payload later issues decode. */
+export interface TprAccessExit {
+  readonly reason: 'KVM_EXIT_TPR_ACCESS'
+  /** RIP of the access, which is done. */
+  readonly rip: bigint
+  readonly isWrite: boolean
+}
+export interface NotifyExit {
+  readonly reason: 'KVM_EXIT_NOTIFY'
+  /** KVM_NOTIFY_CONTEXT_INVALID 1. */
+  readonly flags: number
+}
+/** The answer goes to `ret` (RUN.CERTS_RET): 0, ENOSPC with `npages`, EAGAIN or EIO. */
+export interface SnpReqCertsExit {
+  readonly reason: 'KVM_EXIT_SNP_REQ_CERTS'
+  readonly gpa: bigint
+  readonly npages: bigint
+}
+/** A TDVMCALL for userspace; the answer goes to RUN.TDX_RET, of GetTdVmCallInfo also to RUN.TDX_R11 and the three after it. */
+export interface TdxExit {
+  readonly reason: 'KVM_EXIT_TDX'
+  readonly flags: bigint
+  readonly call:
+    | { readonly nr: 0x10000n; readonly leaf: bigint }
+    | { readonly nr: 0x10002n; readonly gpa: bigint; readonly size: bigint }
+    | { readonly nr: 0x10004n; readonly vector: bigint }
+    | { readonly nr: bigint; readonly data: readonly bigint[] }
+}
+/** struct kvm_hyperv_exit: SYNIC 1, HCALL 2, SYNDBG 3. Not made here (no CONFIG_KVM_HYPERV); logs may hold it. */
+export interface HypervExit {
+  readonly reason: 'KVM_EXIT_HYPERV'
+  readonly type: number
+  /** SYNIC: msr, control, event page, message page; HCALL: input, result, two parameters; SYNDBG: msr, control, status, pages. */
+  readonly data: readonly bigint[]
+}
+/** struct kvm_xen_exit: HCALL 1. Not made here (no CONFIG_KVM_XEN). */
+export interface XenExit {
+  readonly reason: 'KVM_EXIT_XEN'
+  readonly type: number
+  readonly longMode: boolean
+  readonly cpl: number
+  readonly input: bigint
+  readonly params: readonly bigint[]
+}
+/** Exits without payload. KVM_EXIT_SET_TPR: the value is kvm_run.cr8. */
 export interface PlainExit {
   readonly reason:
     | 'KVM_EXIT_HLT'
@@ -87,16 +133,10 @@ export interface PlainExit {
     | 'KVM_EXIT_INTR'
     | 'KVM_EXIT_IRQ_WINDOW_OPEN'
     | 'KVM_EXIT_SET_TPR'
-    | 'KVM_EXIT_TPR_ACCESS'
     | 'KVM_EXIT_NMI'
-    | 'KVM_EXIT_HYPERV'
     | 'KVM_EXIT_DIRTY_RING_FULL'
     | 'KVM_EXIT_AP_RESET_HOLD'
     | 'KVM_EXIT_X86_BUS_LOCK'
-    | 'KVM_EXIT_XEN'
-    | 'KVM_EXIT_NOTIFY'
-    | 'KVM_EXIT_TDX'
-    | 'KVM_EXIT_SNP_REQ_CERTS'
 }
 
 export type Exit =
@@ -111,6 +151,12 @@ export type Exit =
   | DebugExit
   | ExceptionExit
   | IoapicEoiExit
+  | TprAccessExit
+  | NotifyExit
+  | SnpReqCertsExit
+  | TdxExit
+  | HypervExit
+  | XenExit
   | UnknownExit
   | PlainExit
 
@@ -133,6 +179,10 @@ export const RUN = {
   HYPERCALL_RET: 88,
   MSR_ERROR: 32,
   MSR_DATA: 48,
+  CERTS_NPAGES: 40,
+  CERTS_RET: 48,
+  TDX_RET: 48,
+  TDX_R11: 64,
 } as const
 
 const names: readonly (ExitReason | undefined)[] = (() => {
@@ -144,6 +194,15 @@ const names: readonly (ExitReason | undefined)[] = (() => {
 /** The kernel's name of an exit number. */
 export function exitName(reason: number): ExitReason | `KVM_EXIT_${number}` {
   return names[reason] ?? `KVM_EXIT_${reason}`
+}
+
+/** The leaves that have a form of their own: GetTdVmCallInfo, GetQuote, SetupEventNotifyInterrupt. */
+function tdxCall(nr: bigint, data: readonly bigint[]): TdxExit['call'] {
+  const [first, second] = data as [bigint, bigint]
+  if (nr === 0x10000n) return { nr, leaf: first }
+  if (nr === 0x10002n) return { nr, gpa: first, size: second }
+  if (nr === 0x10004n) return { nr, vector: first }
+  return { nr, data }
 }
 
 /** Decodes the exit that the vCPU's pages hold. */
@@ -183,7 +242,13 @@ export function decodeExit(run: Uint8Array, view: DataView): Exit {
     case EXIT.KVM_EXIT_FAIL_ENTRY:
       return { reason: 'KVM_EXIT_FAIL_ENTRY', hardwareEntryFailureReason: u64(32), cpu: u32(40) }
     case EXIT.KVM_EXIT_INTERNAL_ERROR:
-      return { reason: 'KVM_EXIT_INTERNAL_ERROR', suberror: u32(32), data: list(40, Math.min(16, u32(36))) }
+      return {
+        reason: 'KVM_EXIT_INTERNAL_ERROR',
+        suberror: u32(32),
+        data: list(40, Math.min(16, u32(36))),
+        // KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES
+        instruction: u32(32) === 1 && (u64(40) & 1n) !== 0n ? run.slice(49, 49 + Math.min(15, view.getUint8(48))) : null,
+      }
     case EXIT.KVM_EXIT_SYSTEM_EVENT:
       return { reason: 'KVM_EXIT_SYSTEM_EVENT', type: u32(32), data: list(40, Math.min(16, u32(36))) }
     case EXIT.KVM_EXIT_MEMORY_FAULT:
@@ -194,6 +259,18 @@ export function decodeExit(run: Uint8Array, view: DataView): Exit {
       return { reason: 'KVM_EXIT_EXCEPTION', exception: u32(32), errorCode: u32(36) }
     case EXIT.KVM_EXIT_IOAPIC_EOI:
       return { reason: 'KVM_EXIT_IOAPIC_EOI', vector: view.getUint8(32) }
+    case EXIT.KVM_EXIT_TPR_ACCESS:
+      return { reason: 'KVM_EXIT_TPR_ACCESS', rip: u64(32), isWrite: u32(40) !== 0 }
+    case EXIT.KVM_EXIT_NOTIFY:
+      return { reason: 'KVM_EXIT_NOTIFY', flags: u32(32) }
+    case EXIT.KVM_EXIT_SNP_REQ_CERTS:
+      return { reason: 'KVM_EXIT_SNP_REQ_CERTS', gpa: u64(32), npages: u64(40) }
+    case EXIT.KVM_EXIT_TDX:
+      return { reason: 'KVM_EXIT_TDX', flags: u64(32), call: tdxCall(u64(40), list(56, 5)) }
+    case EXIT.KVM_EXIT_HYPERV:
+      return { reason: 'KVM_EXIT_HYPERV', type: u32(32), data: [u32(32) === 2 ? u64(40) : BigInt(u32(40)), ...list(48, 5)] }
+    case EXIT.KVM_EXIT_XEN:
+      return { reason: 'KVM_EXIT_XEN', type: u32(32), longMode: u32(40) !== 0, cpl: u32(44), input: u64(48), params: list(64, 6) }
     case EXIT.KVM_EXIT_UNKNOWN:
       return { reason: 'KVM_EXIT_UNKNOWN', hardwareExitReason: u64(32) }
     default: {

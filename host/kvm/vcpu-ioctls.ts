@@ -8,6 +8,7 @@ import { miscHandlers } from './vcpu-misc.ts'
 import { oneRegHandlers } from './one-reg.ts'
 import { StatsFd, vcpuStatistics } from './stats.ts'
 import { msrHandlers } from './vcpu-msrs.ts'
+import { nestedHandlers } from './vcpu-nested.ts'
 import { pvHandlers } from './vcpu-pv.ts'
 import { registerHandlers } from './vcpu-registers.ts'
 import type { VcpuFd } from './vcpu.ts'
@@ -42,6 +43,7 @@ export function vcpuTable(kernel: Kernel): IoctlTable<VcpuFd> {
       ...eventHandlers,
       ...miscHandlers,
       ...pvHandlers,
+      ...nestedHandlers,
       ...oneRegHandlers,
       statsFd,
     ])

@@ -3,6 +3,7 @@ import { CPUID_ENTRY_SIZE } from '../cpuid/entries.ts'
 import { CPU_TSC_OFFSET, VCPU_CPUID, VKVM_CPUID_EBX, VKVM_CPUID_ECX, VKVM_CPUID_EDX, VKVM_TSC_KHZ } from '../generated/layout.ts'
 import { viewOf } from './dispatch.ts'
 import { tdxVcpuCommand } from './tdx.ts'
+import { translate } from './translate.ts'
 import { takePvFeatures } from './vcpu-pv.ts'
 import type { VcpuRow } from './vcpu-ioctls.ts'
 import type { VcpuFd } from './vcpu.ts'
@@ -90,13 +91,11 @@ function setTsc(vcpu: VcpuFd, name: string, khz: number): number {
 }
 
 /** struct kvm_translation: linear u64, physical u64, valid, writeable, usermode u8. */
-function translate(vcpu: VcpuFd, bytes: Uint8Array): number {
+function translation(vcpu: VcpuFd, bytes: Uint8Array): number {
   const view = viewOf(bytes)
   const none = 0xffffffffffffffffn
   // CR3 of a protected guest is not known to KVM: the walk fails.
-  const physical = vcpu.guestStateProtected
-    ? none
-    : BigInt.asUintN(64, vcpu.kernel.core.call.probe(vcpu.s, BigInt.asIntN(64, view.getBigUint64(0, true))))
+  const physical = vcpu.guestStateProtected ? none : translate(vcpu, view.getBigUint64(0, true))
   view.setBigUint64(8, physical, true)
   view.setUint8(16, physical === none ? 0 : 1)
   view.setUint8(17, 1)
@@ -120,7 +119,7 @@ export const miscHandlers: readonly VcpuRow[] = [
   ['KVM_GET_CPUID2', getCpuid2, { tail: entries }],
   ['KVM_SET_TSC_KHZ', setTscKhz, { row: 'KVM_SET_TSC_KHZ@vcpu' }],
   ['KVM_GET_TSC_KHZ', (vcpu) => vcpu.kvm.getUint32(VKVM_TSC_KHZ, true) || vcpu.vm.tscKhz, { row: 'KVM_GET_TSC_KHZ@vcpu' }],
-  ['KVM_TRANSLATE', translate],
+  ['KVM_TRANSLATE', translation],
   ['KVM_HAS_DEVICE_ATTR', (vcpu, bytes) => deviceAttr(vcpu, 'KVM_HAS_DEVICE_ATTR', bytes, () => 0), { row: '' }],
   [
     'KVM_GET_DEVICE_ATTR',

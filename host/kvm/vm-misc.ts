@@ -4,6 +4,7 @@ import { checkExtension, MAX_VCPU_IDS } from './caps.ts'
 import { viewOf } from './dispatch.ts'
 import { sevCommand } from './sev-commands.ts'
 import { enableCap } from './enable-cap.ts'
+import { pmuFilterHandlers } from './pmu-filter.ts'
 import { tdxVmCommand } from './tdx.ts'
 import { deviceHandlers } from './vfio.ts'
 import type { VmRow } from './vm-ioctls.ts'
@@ -123,7 +124,7 @@ export const miscVmHandlers: readonly VmRow[] = [
   ],
   ...deviceHandlers,
   ['KVM_X86_SET_MSR_FILTER', setMsrFilter],
-  ['KVM_SET_PMU_EVENT_FILTER', (vm) => vm.kernel.unimplemented('KVM_SET_PMU_EVENT_FILTER', 'the PMU')],
+  ...pmuFilterHandlers,
   [
     'KVM_REINJECT_CONTROL',
     (vm, bytes) => {

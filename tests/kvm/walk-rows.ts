@@ -335,11 +335,11 @@ export const WALK: Readonly<Record<string, Walk>> = { ...SYSTEM, ...VM, ...REGIS
 /** Rows whose "ok" leaves nothing that a VMM can read; where a guest shows it, the test that has the guest. */
 export const NO_EFFECT: Readonly<Record<string, string>> = {
   KVM_X86_SET_MSR_FILTER: 'decides what a guest reads and writes: tests/kvm/api/msr-filter.test.ts',
-  KVM_SET_PMU_EVENT_FILTER: 'decides what the counters of a guest count',
+  KVM_SET_PMU_EVENT_FILTER: 'decides what the counters of a guest count, and the PMU is off',
   KVM_TPR_ACCESS_REPORTING: 'decides which accesses of a guest exit',
   KVM_SET_VAPIC_ADDR: 'address 0 takes the page away that nothing set',
   KVM_SET_SIGNAL_MASK: 'there are no signals but kick()',
-  'KVM_ENABLE_CAP@vcpu': 'no paravirtual feature is there to enforce',
+  'KVM_ENABLE_CAP@vcpu': 'decides what a guest may use: tests/kvm/api/pv.test.ts',
   KVM_SIGNAL_MSI: "a TD's virtual APIC page is the module's",
   KVM_SET_BOOT_CPU_ID: 'before KVM_TDX_INIT_VM no vCPU can be made that would show it',
 }

@@ -14,7 +14,6 @@ type Shared = Pick<RawMachine, 'memory' | 'scratch'>
 
 /** Linux serves these; Cloister names them as unimplemented. */
 const GAPS: Readonly<Record<string, readonly VmType[]>> = {
-  KVM_SET_PMU_EVENT_FILTER: POLICY_TYPES as readonly VmType[],
   // The RMP and the TDX module.
   KVM_RUN: ['snp', 'tdx'],
 }
