@@ -29,6 +29,7 @@ import {
   CPU_RIP,
   CPU_RIP_MASK,
   CPU_STOP_REASON,
+  CPU_VM,
   EXC_GP,
   EXC_NP,
   LEAVE_BRANCH,
@@ -44,7 +45,8 @@ import {
   SEG_SS,
 } from '../generated/layout'
 import { TASK_CALL, TASK_FAULTED, TASK_JUMP, TASK_REFUSED, taskSwitch } from '../cpu/task'
-import { readMem, sysRead } from '../memory/access'
+import { probe, readMem, sysRead } from '../memory/access'
+import { slotFind } from '../memory/slots'
 import { intelCompatible } from '../cpu/features'
 import { ea, eaBehind, operandSize } from './operands'
 
@@ -80,10 +82,17 @@ export function callFar(s: usize, op: usize): u32 {
   return callTo(s, op, load<u32>(op, OP_EXTRA) & 0xffff, load<u64>(op, OP_IMM) & offsetMask(operandSize(op)))
 }
 
-/** Bytes of the offset in a far pointer: AMD has none of 64 bits (APM vol 3, JMP far, LFS). */
+/**
+ * Bytes of the offset in a far pointer: AMD has none of 64 bits (APM vol 3, JMP far, LFS). But a pointer in MMIO is read by KVM's
+ * emulator, which takes 64 on every CPU (SrcMemFAddr; kvm-unit-tests' emulator wants it).
+ */
 export function pointerSize(s: usize, op: usize): u32 {
   const size = operandSize(op)
-  return size == 8 && !intelCompatible(s) ? 4 : size
+  if (size != 8 || intelCompatible(s)) return size
+  const va = ea(s, op, 4)
+  if (left(s)) return 4
+  const gpa = probe(s, va)
+  return gpa != ~(<u64>0) && slotFind(<usize>load<u32>(s, CPU_VM), gpa) == 0 ? 8 : 4
 }
 
 export function jmpFarMemory(s: usize, op: usize): u32 {
