@@ -262,7 +262,11 @@ function launchMeasure(call: SevCall): number {
   // The state is the firmware's first check, also of a query.
   const guest = call.vm.sev?.guest
   if (guest && guest.state !== GUEST_STATE.LAUNCH_UPDATE && issues(call, call.vm.sev?.fd ?? 0)) {
-    return struct(call, 16) === null ? fault(call) : firmware(call, FW.INVALID_GUEST_STATE, 'sev_launch_measure')
+    const data = struct(call, 16)
+    if (data === null) return fault(call)
+    // The kernel looks at the length before it asks the firmware.
+    if (data.view.getBigUint64(0, true) === 0n || data.view.getUint32(8, true) <= SEV_SIZE.BLOB_MAX)
+      return firmware(call, FW.INVALID_GUEST_STATE, 'sev_launch_measure')
   }
   return measured(
     call,

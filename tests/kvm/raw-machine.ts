@@ -34,6 +34,8 @@ export class RawMachine {
   readonly memory: Mapping
   readonly scratch: Mapping
   readonly vcpus: number[] = []
+  /** Its context was moved to another VM: it is dead. */
+  moved = false
   /** The type that a case of the other host's asks about. */
   asked: VmType | null = null
   /** What the last case made ($new). */
