@@ -298,7 +298,8 @@ export const VM_RULES: Readonly<Partial<Record<Ask['name'], Rule>>> = {
   },
   KVM_GET_PIT2: hasPit,
   KVM_SET_PIT2: hasPit,
-  KVM_REINJECT_CONTROL: hasPit,
+  // An _IO request with a struct behind its argument.
+  KVM_REINJECT_CONTROL: () => no('EFAULT'),
   KVM_GET_IRQCHIP: fullChip,
   KVM_SET_IRQCHIP: (vm, ask) => ({ ...fullChip(vm, ask), then: () => (vm.volatile = true) }),
   KVM_IRQ_LINE: hasChip,
