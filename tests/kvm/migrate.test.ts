@@ -17,6 +17,13 @@ function cap(kvm: Kvm, vm: Vm, which: number, fd: number): number {
   return kvm.ioctl(vm.fd, REQUEST.KVM_ENABLE_CAP, bytes)
 }
 
+/** Where the VMM has this guest-physical address. */
+function hva(vm: Vm, gpa: number): bigint {
+  const at = BigInt(gpa)
+  for (const slot of vm.file.slots.values()) if (at >= slot.gpa && at < slot.gpa + slot.size) return slot.userspaceAddr + at - slot.gpa
+  throw new RangeError(`no memory at 0x${gpa.toString(16)}`)
+}
+
 function guest(kvm: Kvm, type: 'sev' | 'sev-es', vcpus = 0): Vm {
   const vm = kvm.createVm(type)
   vm.sevInit()
@@ -136,6 +143,41 @@ for (const type of ['sev-es-legacy', 'sev-es'] as const) {
     assert.equal(kvm.kernel.internalErrors, [])
   })
 }
+
+test('a mirror runs in the encrypted memory of its owner, with a vCPU of its own', async () => {
+  const image = new Uint8Array(readFileSync(new URL('../../../tests/guests/sev.bin', import.meta.url)))
+  const machine = await Machine.create({
+    type: 'sev-legacy',
+    policy: 1n,
+    image: { bytes: image, load: 0x200000, entry: 0x200000, mode: 'long64' },
+    memory: 6 << 20,
+  })
+  machine.launch()
+  const { kvm, vm } = machine
+  const mirror = kvm.createVm('sev-legacy')
+  assert.is(cap(kvm, mirror, COPY, vm.fd), 0)
+  for (const { id, gpa, size, userspaceAddr } of vm.file.slots.values())
+    mirror.setUserMemoryRegion({ slot: id, guestPhysAddr: gpa, memorySize: size, userspaceAddr })
+  const [own, other] = [machine.vcpus[0] as Vcpu, mirror.createVcpu(0)]
+  other.setCpuid2(own.getCpuid2())
+  other.set('KVM_SET_SREGS', own.get('KVM_GET_SREGS'))
+  other.set('KVM_SET_REGS', own.get('KVM_GET_REGS'))
+  const line = (vcpu: Vcpu): string => {
+    let text = ''
+    while (!text.endsWith('\n')) {
+      const exit = vcpu.run({ maxInstructions: 1_000_000 })
+      if (exit.reason !== 'KVM_EXIT_IO') throw new Error(exit.reason)
+      text += new TextDecoder().decode(exit.data)
+    }
+    return text
+  }
+  // The code is ciphertext to the host and runs for both; the program begins anew, in the same memory.
+  assert.is.not(Buffer.compare(kvm.kernel.memory.copyIn(hva(vm, 0x200000), 64) as Uint8Array, image.subarray(0, 64)), 0)
+  const first = line(other)
+  assert.is(line(own), first)
+  assert.is.not(line(other), first)
+  assert.equal(kvm.kernel.internalErrors, [])
+})
 
 test('statistics as Linux lays them out', async () => {
   const kvm = await open()

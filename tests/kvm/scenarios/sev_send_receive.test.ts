@@ -154,6 +154,36 @@ test('live: the guest runs while its memory is sent; dirty pages are sent again'
   assert.is(text, want)
 })
 
+test('KVM_HC_MAP_GPA_RANGE: an exit with KVM_CAP_EXIT_HYPERCALL, -KVM_ENOSYS for the guest without it', async () => {
+  for (const [enabled, want] of [
+    [true, 0n],
+    [false, -1000n],
+  ] as const) {
+    const machine = await Machine.create({
+      type: 'sev',
+      policy: 0n,
+      image: { bytes: IMAGE, load: IMAGE_AT, entry: IMAGE_AT, mode: 'long64' },
+      memory: 6 << 20,
+    })
+    if (enabled) machine.vm.enableCap('KVM_CAP_EXIT_HYPERCALL', [1 << 12])
+    machine.launch()
+    const shared = new Set<number>()
+    read(machine.vcpus[0] as Vcpu, 1, shared)
+    assert.is(shared.size, enabled ? 1 : 0)
+    // The guest keeps the answer behind 16 digits, a word and a quadword (tests/guests/sev.S); the policy allows to look.
+    const out = machine.kvm.mmap(-1, 4096)
+    const command = new Uint8Array(24)
+    const view = new DataView(command.buffer)
+    view.setBigUint64(0, hva(machine.vm, IMAGE_AT), true)
+    view.setBigUint64(8, out.address, true)
+    view.setUint32(16, 4096, true)
+    machine.vm.sevCommand('KVM_SEV_DBG_DECRYPT', command)
+    const image = Buffer.from(out.read(0, 4096))
+    const digits = image.indexOf('0123456789abcdef')
+    assert.is(image.readBigInt64LE(((digits + 18 + 15) & ~15) + 8), want)
+  }
+})
+
 test('cancelled: the guest goes on where it is, and may be sent again, also to its own platform', async () => {
   const want = await unmoved('sev')
   const source = await start('sev', 0n, 1)
