@@ -55,7 +55,7 @@ export class Judge {
       const differs = verdict.check?.(result, after) ?? null
       if (differs !== null) wrong = `served, but ${differs}`
     } else if (refusal !== null && (refusal.reason === '' || refusal.source === '')) wrong = `${got} without a reason`
-    if (got === 'ok') verdict.then?.(result, after)
+    if (got === 'ok') verdict.effect?.(result, after)
     else verdict.failed?.()
     return { result, wrong: wrong === null ? null : `${name}${vcpu === null ? '' : `@${vcpu}`}: ${wrong}`, judged: verdict.want !== null }
   }

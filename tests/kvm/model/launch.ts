@@ -22,8 +22,8 @@ function sevCommand(vm: ModelVm, ask: Ask): Verdict {
   const isSev = ask.kind(u32(b, 20) | 0) === 'sev'
   const at = (n: number): Uint8Array | null => ask.read(data, n)
   /** Commands of a launch under way: who may ask, then the firmware's states. */
-  const inState = (states: readonly number[], then?: () => void): Verdict =>
-    vm.launch === null ? UNKNOWN : vm.launch === 0 ? no('EBADF') : states.includes(vm.launch) ? (then ? served(then) : OK) : no('EIO')
+  const inState = (states: readonly number[], after?: () => void): Verdict =>
+    vm.launch === null ? UNKNOWN : vm.launch === 0 ? no('EBADF') : states.includes(vm.launch) ? (after ? served(after) : OK) : no('EIO')
   switch (id) {
     case SEV_COMMAND.KVM_SEV_INIT:
     case SEV_COMMAND.KVM_SEV_ES_INIT: {
@@ -31,7 +31,7 @@ function sevCommand(vm: ModelVm, ask: Ask): Verdict {
       const legacy = vm.type === 'sev-legacy' || vm.type === 'sev-es-legacy' || vm.type === 'default'
       if (!legacy || vm.order.length > 0 || vm.init) return no('EINVAL')
       // The model's VM has the type that its own init command gives it.
-      if (vm.type === 'default' || es !== (vm.type === 'sev-es-legacy')) return { want: 'ok', then: () => (vm.dead = true) }
+      if (vm.type === 'default' || es !== (vm.type === 'sev-es-legacy')) return { want: 'ok', effect: () => (vm.dead = true) }
       return served(() => (vm.init = true))
     }
     case SEV_COMMAND.KVM_SEV_INIT2: {
@@ -52,11 +52,12 @@ function sevCommand(vm: ModelVm, ask: Ask): Verdict {
       if (!vm.sev) return no('ENOTTY')
       const p = at(40)
       if (p === null) return no('EFAULT')
-      if (u64(p, 8) !== 0n || u64(p, 24) !== 0n || u32(p, 0) !== 0 || vm.launch !== 0) return { want: null, then: () => (vm.launch = null) }
+      if (u64(p, 8) !== 0n || u64(p, 24) !== 0n || u32(p, 0) !== 0 || vm.launch !== 0)
+        return { want: null, effect: () => (vm.launch = null) }
       if (!isSev) return no('EBADF')
       // ACTIVATE: the ASID's range and bit 2 of the policy must agree.
       const policyEs = (u32(p, 4) & 4) !== 0
-      if (u32(p, 4) >>> 16 !== 0 || (u32(p, 4) & 0xffc0) !== 0) return { want: null, then: () => (vm.launch = null) }
+      if (u32(p, 4) >>> 16 !== 0 || (u32(p, 4) & 0xffc0) !== 0) return { want: null, effect: () => (vm.launch = null) }
       return policyEs !== vm.sevEs ? no('EIO') : served(() => (vm.launch = 1))
     }
     case SEV_COMMAND.KVM_SEV_LAUNCH_UPDATE_DATA: {
@@ -114,7 +115,7 @@ function sevCommand(vm: ModelVm, ask: Ask): Verdict {
       if ((policy & ~0x3fbffffn) !== 0n || (policy & 0x20000n) === 0n) return no('EINVAL')
       if (!isSev) return no('ENOTTY')
       // The ABI version and the other bits are the firmware's matter.
-      if (policy !== 0x30000n) return { want: null, then: () => (vm.snp = 'started') }
+      if (policy !== 0x30000n) return { want: null, effect: () => (vm.snp = 'started') }
       return served(() => (vm.snp = 'started'))
     }
     case SEV_COMMAND.KVM_SEV_SNP_LAUNCH_UPDATE:
@@ -133,7 +134,7 @@ function sevCommand(vm: ModelVm, ask: Ask): Verdict {
       const all = (): void => {
         for (const vcpu of vm.order) seal(vcpu, false)
       }
-      if (u8(p, 16) !== 0) return { want: null, failed: all, then: () => (all(), (vm.snp = 'finished')) }
+      if (u8(p, 16) !== 0) return { want: null, failed: all, effect: () => (all(), (vm.snp = 'finished')) }
       if (vm.snp === 'finished') return { want: 'EIO', failed: all }
       return served(() => {
         all()
@@ -147,7 +148,7 @@ function sevCommand(vm: ModelVm, ask: Ask): Verdict {
       const known = Object.values(SEV_COMMAND).includes(id as 0) && ![10, 14, 19].includes(id)
       if (!known) return no('EINVAL')
       if (!vm.sev) return no(id === SEV_COMMAND.KVM_SEV_RECEIVE_UPDATE_DATA ? 'EINVAL' : 'ENOTTY')
-      return { want: null, then: () => (vm.launch = null), failed: () => (vm.launch = vm.launch === 0 ? 0 : null) }
+      return { want: null, effect: () => (vm.launch = null), failed: () => (vm.launch = vm.launch === 0 ? 0 : null) }
     }
   }
 }
@@ -157,7 +158,7 @@ function unsure(vm: ModelVm): Verdict {
   const end = (): void => {
     vm.dead = true
   }
-  return { want: null, then: end, failed: end }
+  return { want: null, effect: end, failed: end }
 }
 
 function seal(vcpu: ModelVcpu, fpu: boolean): void {
@@ -187,12 +188,12 @@ function snpUpdate(vm: ModelVm, ask: Ask, at: (n: number) => Uint8Array | null):
   if (slot === undefined || slot.gmem < 0) return no('EINVAL')
   if (!vm.gmems.has(slot.gmem) || type === 5 || type === 6) return UNKNOWN
   // One page: what the model follows.
-  if (length !== 0x1000n) return { want: null, then: () => (vm.snp = vm.snp) }
+  if (length !== 0x1000n) return UNKNOWN
   if (!vm.privateFrames.has(gpa >> 12n) || vm.snpPages.has(gpa) || vm.snp === 'finished') return no('EIO')
   if (type !== 3 && ask.read(address, 4096) === null) return no('EIO')
   return {
     want: 'ok',
-    then: () => vm.snpPages.add(gpa),
+    effect: () => vm.snpPages.add(gpa),
     // gfn_start and len are advanced in the caller's struct.
     check: () => {
       const after = at(64)
@@ -225,7 +226,7 @@ function tdxVm(vm: ModelVm, ask: Ask): Verdict {
       if ((u64(p, 0) & ~(1n << 28n)) !== 0n) return no('EINVAL')
       // The CPUID rules are other tests' matter, but for the table without entries: EAX[23:16] of 0x80000008 is missing.
       if (nent === 0) return no('EINVAL')
-      return { want: null, then: () => (vm.td = 'initialized') }
+      return { want: null, effect: () => (vm.td = 'initialized') }
     }
     case TDX_COMMAND.KVM_TDX_FINALIZE_VM:
       return vm.td !== 'initialized' ? no('EINVAL') : served(() => (vm.td = 'runnable'))

@@ -25,7 +25,7 @@ export interface Verdict {
   /** What is wrong with a successful call's answer. */
   check?(result: number, after: Uint8Array | null): string | null
   /** What a successful call changes. */
-  then?(result: number, after: Uint8Array | null): void
+  effect?(result: number, after: Uint8Array | null): void
   /** What a refused call changes all the same. */
   failed?(): void
 }
@@ -33,7 +33,7 @@ export interface Verdict {
 export const OK: Verdict = { want: 'ok' }
 export const UNKNOWN: Verdict = { want: null }
 export const no = (want: Errno): Verdict => ({ want })
-export const served = (then: Verdict['then']): Verdict => (then === undefined ? OK : { want: 'ok', then })
+export const served = (effect: Verdict['effect']): Verdict => (effect === undefined ? OK : { want: 'ok', effect })
 
 export interface ModelSlot {
   readonly gpa: bigint

@@ -69,7 +69,7 @@ const events: Rule = (vm, vcpu, { bytes }) => {
   }
   if ((flags & 0x20) !== 0 && !vm.tripleFault) return { want: 'EINVAL', failed: effect }
   // SMM changes modes and registers; a TD has none, and SEV-ES loses it: not followed.
-  return { want: (flags & 8) !== 0 && u8(b, 24) !== 0 ? null : vm.type === 'tdx' && u8(b, 25) !== 0 ? null : 'ok', then: effect }
+  return { want: (flags & 8) !== 0 && u8(b, 24) !== 0 ? null : vm.type === 'tdx' && u8(b, 25) !== 0 ? null : 'ok', effect }
 }
 
 const mp: Rule = (vm, vcpu, { bytes }) => {
@@ -91,7 +91,7 @@ const cpuid: Rule = (_vm, vcpu, { bytes }) => {
   const entries = b.slice(8, 8 + count * 40)
   return {
     want: null,
-    then: () => {
+    effect: () => {
       vcpu.cpuid = entries
     },
   }
@@ -122,9 +122,9 @@ export const VCPU_RULES: Readonly<Partial<Record<Ask['name'], Rule>>> = {
   KVM_GET_SREGS2: registers(),
   KVM_SET_SREGS: (vm, vcpu) => ({
     ...registers(true)(vm, vcpu, null as never),
-    then: () => ((vcpu.vectorWaits = null), (vcpu.mpState = null)),
+    effect: () => ((vcpu.vectorWaits = null), (vcpu.mpState = null)),
   }),
-  KVM_SET_SREGS2: (vm, vcpu) => ({ ...registers(true)(vm, vcpu, null as never), then: () => (vcpu.mpState = null) }),
+  KVM_SET_SREGS2: (vm, vcpu) => ({ ...registers(true)(vm, vcpu, null as never), effect: () => (vcpu.mpState = null) }),
   KVM_GET_FPU: fpu(416),
   KVM_SET_FPU: fpu(416),
   KVM_GET_XSAVE: fpu(4096),
@@ -159,11 +159,11 @@ export const VCPU_RULES: Readonly<Partial<Record<Ask['name'], Rule>>> = {
       if ((control & 0xc0000) !== 0) vcpu.exception = null
     }
     if ((control & 0xc0000) === 0) return served(effect)
-    return { want: vcpu.exception === null ? null : vcpu.exception ? 'EBUSY' : 'ok', then: effect }
+    return { want: vcpu.exception === null ? null : vcpu.exception ? 'EBUSY' : 'ok', effect }
   },
   KVM_GET_MSRS: (_vm, _vcpu, { bytes }) => (u32(bytes as Uint8Array, 0) >= 256 ? no('E2BIG') : UNKNOWN),
   KVM_SET_MSRS: (_vm, vcpu, { bytes }) =>
-    u32(bytes as Uint8Array, 0) >= 256 ? no('E2BIG') : { want: null, then: () => ((vcpu.mpState = null), (vcpu.regs = null)) },
+    u32(bytes as Uint8Array, 0) >= 256 ? no('E2BIG') : { want: null, effect: () => ((vcpu.mpState = null), (vcpu.regs = null)) },
   KVM_GET_MP_STATE: (vm, vcpu) => {
     const state = vcpu.mpState
     return {
@@ -185,13 +185,13 @@ export const VCPU_RULES: Readonly<Partial<Record<Ask['name'], Rule>>> = {
     if (u32(bytes as Uint8Array, 0) >= 256) return no('EINVAL')
     if (vm.chip === 'full') return no('ENXIO')
     if (vm.chip === 'none') return OK
-    return { want: vcpu.vectorWaits === null ? null : vcpu.vectorWaits ? 'EEXIST' : 'ok', then: () => (vcpu.vectorWaits = true) }
+    return { want: vcpu.vectorWaits === null ? null : vcpu.vectorWaits ? 'EEXIST' : 'ok', effect: () => (vcpu.vectorWaits = true) }
   },
   KVM_NMI: ok,
-  KVM_SMI: (vm, vcpu) => (vm.sevEs || vm.type === 'tdx' ? no('ENOTTY') : served(() => (vcpu.exception = vcpu.exception))),
+  KVM_SMI: (vm) => (vm.sevEs || vm.type === 'tdx' ? no('ENOTTY') : OK),
   KVM_GET_LAPIC: lapic,
   KVM_SET_LAPIC: (vm, vcpu, ask) =>
-    lapic(vm, vcpu, ask).want === 'EINVAL' ? no('EINVAL') : { want: null, then: () => (vcpu.volatile = true) },
+    lapic(vm, vcpu, ask).want === 'EINVAL' ? no('EINVAL') : { want: null, effect: () => (vcpu.volatile = true) },
   KVM_SET_CPUID2: cpuid,
   KVM_GET_CPUID2: (_vm, vcpu, { bytes }) => {
     const b = bytes as Uint8Array
@@ -215,13 +215,13 @@ export const VCPU_RULES: Readonly<Partial<Record<Ask['name'], Rule>>> = {
     const banks = Number(cap & 0xffn)
     if (banks === 0 || banks > 32) return no('EINVAL')
     return cap >> 32n !== 0n || (cap & 0xfe00_0000n) !== 0n
-      ? { want: null, then: () => (vcpu.banks = banks) }
-      : { want: null, then: () => (vcpu.banks = banks) }
+      ? { want: null, effect: () => (vcpu.banks = banks) }
+      : { want: null, effect: () => (vcpu.banks = banks) }
   },
   KVM_X86_SET_MCE: (_vm, vcpu, { bytes }) => {
     const b = bytes as Uint8Array
     if (u64(b, 0) >> 63n === 0n) return no('EINVAL')
-    return vcpu.banks > 0 && u8(b, 32) >= vcpu.banks ? no('EINVAL') : { want: null, then: () => (vcpu.exception = null) }
+    return vcpu.banks > 0 && u8(b, 32) >= vcpu.banks ? no('EINVAL') : { want: null, effect: () => (vcpu.exception = null) }
   },
   KVM_SET_TSC_KHZ: (vm, vcpu, { value }) => {
     if (vm.type === 'tdx') return no('EINVAL')

@@ -153,7 +153,7 @@ function enableCap(vm: ModelVm, { bytes }: Ask): Verdict {
   if (cap === CAP.KVM_CAP_DIRTY_LOG_RING || cap === CAP.KVM_CAP_DIRTY_LOG_RING_ACQ_REL)
     return {
       want: null,
-      then: () => {
+      effect: () => {
         vm.ring = true
       },
     }
@@ -185,14 +185,14 @@ function enableCap(vm: ModelVm, { bytes }: Ask): Verdict {
     case CAP.KVM_CAP_X2APIC_API:
       return {
         want: (value & ~15n) !== 0n || (value & 12n) === 12n ? 'EINVAL' : null,
-        then: () => {
+        effect: () => {
           vm.wideIds ||= (value & 1n) !== 0n
         },
       }
     case CAP.KVM_CAP_VM_COPY_ENC_CONTEXT_FROM:
       return {
         want: null,
-        then: () => {
+        effect: () => {
           vm.mirror = true
           vm.init = true
         },
@@ -301,7 +301,7 @@ export const VM_RULES: Readonly<Partial<Record<Ask['name'], Rule>>> = {
   // An _IO request with a struct behind its argument.
   KVM_REINJECT_CONTROL: () => no('EFAULT'),
   KVM_GET_IRQCHIP: fullChip,
-  KVM_SET_IRQCHIP: (vm, ask) => ({ ...fullChip(vm, ask), then: () => (vm.volatile = true) }),
+  KVM_SET_IRQCHIP: (vm, ask) => ({ ...fullChip(vm, ask), effect: () => (vm.volatile = true) }),
   KVM_IRQ_LINE: hasChip,
   KVM_IRQ_LINE_STATUS: hasChip,
   KVM_SET_GSI_ROUTING: routing,
@@ -309,13 +309,13 @@ export const VM_RULES: Readonly<Partial<Record<Ask['name'], Rule>>> = {
     const b = bytes as Uint8Array
     if (vm.chip === 'none' || (u32(b, 12) & ~1) !== 0 || (vm.wideIds && (u32(b, 4) & 0xff) !== 0)) return no('EINVAL')
     // Nobody has a local APIC.
-    return vm.order.length === 0 ? no('EPERM') : { want: null, then: () => (vm.volatile ||= (u32(b, 8) & 0x700) !== 0) }
+    return vm.order.length === 0 ? no('EPERM') : { want: null, effect: () => (vm.volatile ||= (u32(b, 8) & 0x700) !== 0) }
   },
   KVM_IRQFD: irqfd,
   KVM_IOEVENTFD: (vm, ask) => {
     const verdict = ioeventfd(vm, ask)
     // What is deassigned is not followed.
-    return (u32(ask.bytes as Uint8Array, 24) & 4) !== 0 ? { ...verdict, then: () => vm.events.add('?') } : verdict
+    return (u32(ask.bytes as Uint8Array, 24) & 4) !== 0 ? { ...verdict, effect: () => vm.events.add('?') } : verdict
   },
   KVM_X86_SET_MSR_FILTER: msrFilter,
   KVM_SET_BOOT_CPU_ID: (vm, { value }) => {
