@@ -99,6 +99,8 @@ const AMD_MSRS: readonly Condition[] = [
   ...both('KVM_SET_MSRS', AMD, VCPU, one(0xda0), '=1', [], 'MSR_IA32_XSS ok'),
   // SEV_STATUS is no register of KVM's, before or after.
   ...both('KVM_GET_MSRS', AMD, VCPU, one(0xc0010131), '=0'),
+  row('KVM_GET_MSRS', AMD, VCPU, one(0xc0010130), '=0'),
+  row('KVM_SET_MSRS', AMD, VCPU, one(0xc0010130, '0x1000'), '=0'),
   ...PASSED.flatMap(([index, value]) => [
     row('KVM_SET_MSRS', AMD, VCPU, one(index, value), '=1', seen(index, value)),
     row('KVM_SET_MSRS', NOT_ES, SEALED, one(index, value), '=1', seen(index, value)),

@@ -2,6 +2,7 @@
 import { CloisterError } from '../errors.ts'
 import {
   CONDITIONS,
+  phaseOf,
   inherits,
   MAIL_NOTES,
   parseProfile,
@@ -198,9 +199,15 @@ function explain(values: Values): number {
       const words = line.detail === '' ? '' : `: ${line.detail}`
       print(`  ${line.type.padEnd(14)} ${line.phase.padEnd(6)}  ${answer(line).replace('?', '')}${condition}${words}${own}${from}\n`)
     }
-    for (const c of CONDITIONS.filter(
-      (one) => one.ioctl === entry.ioctl && (type === undefined || one.types.includes(type as PolicyType)),
-    )) {
+    const phase = values.text('phase')
+    const conditions = CONDITIONS.filter(
+      (one) =>
+        one.ioctl === entry.ioctl &&
+        (type === undefined || one.types.includes(type as PolicyType)) &&
+        (phase === undefined || phaseOf(one) === phase),
+    )
+    if (conditions.length > 0) print('  conditions (upstream, Linux 7.3), each a test:\n')
+    for (const c of conditions) {
       const after = c.setup.length === 0 ? 'after creation' : `after ${c.setup.join(', ')}`
       const call = c.call === '' ? 'zeros' : typeof c.call === 'number' ? `argument 0x${c.call.toString(16)}` : c.call
       const on = c.otherHost ? 'on a host of the other vendor, ' : ''

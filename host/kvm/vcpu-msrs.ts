@@ -81,6 +81,7 @@ function sealedRule(vcpu: VcpuFd, index: number): 0 | 1 | 2 {
 }
 
 const IA32_TSC = 0x10
+const SEV_ES_GHCB = 0xc0010130
 const SEV_STATUS = 0xc0010131
 const MC_CTL2 = 0x280
 const MCG_CMCI_P = 0x400n
@@ -88,8 +89,8 @@ const CTL2_WRITABLE = 0x40007fffn
 
 /** Registers that KVM keeps and the core does not know: null = not one of them, false = refused. */
 function ownMsr(vcpu: VcpuFd, index: number, value: bigint | null): bigint | boolean | null {
-  // The guest reads it from hardware; KVM has no such register.
-  if (index === SEV_STATUS) return false
+  // The guest has them in hardware; KVM knows neither, and passes the GHCB's on once the guest is sealed.
+  if (index === SEV_STATUS || (index === SEV_ES_GHCB && !vcpu.guestStateProtected)) return false
   if (index >= MC_CTL2 && index < MC_CTL2 + MAX_BANKS) {
     const cap = vcpu.cpu.getBigUint64(CPU_MCG_CAP, true)
     const bank = index - MC_CTL2

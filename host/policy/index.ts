@@ -2,6 +2,7 @@
 export {
   type Condition,
   CONDITIONS,
+  phaseOf,
   MAIL_NOTES,
   type MailNote,
   type Overlay,

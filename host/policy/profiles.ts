@@ -2,7 +2,7 @@
 import { PROFILE_TYPES, type Profile, type ProfileData } from '../generated/kvm-profiles.ts'
 import type { PolicyType } from '../generated/kvm-policy.ts'
 
-export { type Condition, CONDITIONS } from '../generated/kvm-conditions.ts'
+export { type Condition, CONDITIONS, phaseOf } from '../generated/kvm-conditions.ts'
 export {
   MAIL_NOTES,
   type MailNote,

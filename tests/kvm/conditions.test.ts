@@ -5,7 +5,7 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { existsSync, readFileSync } from 'node:fs'
-import { openKvm, policyLines, policyTable, POLICY_TYPES, type VmType } from 'cloister'
+import { openKvm, policyLines, policyTable, POLICY_TYPES, REQUEST, type VmType } from 'cloister'
 import { CONDITIONS, phaseOf, UNSHOWN } from '../../host/generated/kvm-conditions.ts'
 import { hostOf, NotReached, RawMachine } from './raw-machine.ts'
 import { Script } from './script.ts'
@@ -36,7 +36,12 @@ for (const type of POLICY_TYPES as readonly VmType[]) {
       const script = new Script(machine)
       try {
         const failed = script.run(one)
-        if (failed === null) held++
+        // No refusal may cost the VM: it and its vCPU still answer.
+        const lost =
+          kvm.ioctl(machine.vm, REQUEST.KVM_CHECK_EXTENSION, 235) < 0 ||
+          (machine.vcpu >= 0 && kvm.ioctl(machine.vcpu, REQUEST.KVM_GET_MP_STATE, new Uint8Array(4)) < 0)
+        if (lost) wrong.push(`${what}: the VM does not answer any more (${kvm.lastRefusal()?.reason})`)
+        else if (failed === null) held++
         else if (kvm.lastRefusal()?.unimplemented) gaps.add(one.ioctl)
         else wrong.push(`${what}: ${failed}`)
       } catch (error) {
