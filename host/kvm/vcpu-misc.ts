@@ -147,46 +147,9 @@ export const miscHandlers: readonly VcpuRow[] = [
   ],
   // NULL takes the mask away; the set follows the header.
   ['KVM_SET_SIGNAL_MASK', signalMask, { nullable: true, tail: () => 4 + SIGSET }],
-  ['KVM_GET_NESTED_STATE', getNestedState, { first: (vcpu: VcpuFd) => noNested(vcpu, 'KVM_GET_NESTED_STATE') }],
-  ['KVM_SET_NESTED_STATE', setNestedState, { first: (vcpu: VcpuFd) => noNested(vcpu, 'KVM_SET_NESTED_STATE') }],
   ['KVM_MEMORY_ENCRYPT_OP', tdxVcpuCommand, { row: 'KVM_MEMORY_ENCRYPT_OP@vcpu', size: 24, nullable: true, first: notATd }],
   ['KVM_PRE_FAULT_MEMORY', preFault, { before: preFaultRange }],
 ]
-
-/** struct kvm_nested_state: flags, format u16, size u32, header of 120 bytes. KVM_STATE_NESTED_FORMAT_SVM, _GIF_SET. */
-const NESTED_HEADER = 128
-const NESTED_SVM = 1
-const NESTED_GIF_SET = 0x100
-const NESTED_C = 'arch/x86/kvm/svm/nested.c'
-
-/** svm_get_nested_state of 6.12 for a vCPU that is not in a nested guest. */
-function getNestedState(vcpu: VcpuFd, bytes: Uint8Array): number {
-  const view = viewOf(bytes)
-  const room = view.getUint32(4, true)
-  if (room < NESTED_HEADER) {
-    view.setUint32(4, NESTED_HEADER, true)
-    return vcpu.kernel.refuse('E2BIG', 'KVM_GET_NESTED_STATE', `${room} bytes`, `${NESTED_C} svm_get_nested_state`)
-  }
-  bytes.fill(0, 0, NESTED_HEADER)
-  view.setUint16(0, NESTED_GIF_SET, true)
-  view.setUint16(2, NESTED_SVM, true)
-  view.setUint32(4, NESTED_HEADER, true)
-  return 0
-}
-
-/** svm_set_nested_state of 6.12: without EFER.SVME only "GIF set, no nested guest" is possible. */
-function setNestedState(vcpu: VcpuFd, bytes: Uint8Array): number {
-  const view = viewOf(bytes)
-  if (view.getUint16(2, true) === NESTED_SVM && view.getUint16(0, true) === NESTED_GIF_SET && view.getUint32(4, true) >= NESTED_HEADER)
-    return 0
-  return vcpu.kernel.refuse('EINVAL', 'KVM_SET_NESTED_STATE', 'a state of nested guests', `${NESTED_C} svm_set_nested_state`)
-}
-
-/** kvm_nested_ops.enabled: the modelled hosts have nested=0. 6.12 asks the SVM code all the same. */
-function noNested({ kernel }: VcpuFd, name: string): number {
-  if (kernel.options.linux === '6.12' && kernel.options.host === 'amd') return 0
-  return kernel.refuse('EINVAL', name, 'nested virtualisation is off', `${X86} kvm_arch_vcpu_ioctl`)
-}
 
 /** svm has no vcpu_mem_enc_ioctl; vt_vcpu_mem_enc_ioctl asks for a TD before it copies. */
 function notATd({ kernel, vm }: VcpuFd): number {

@@ -13,6 +13,7 @@ const FORMAT_SVM = 1
 const X86 = 'arch/x86/kvm/x86.c kvm_arch_vcpu_ioctl'
 const SVM = 'arch/x86/kvm/svm/nested.c svm_set_nested_state'
 
+/** Asked before the caller's memory is touched. */
 function off(vcpu: VcpuFd, name: string): number {
   const { linux, host } = vcpu.kernel.options
   if (linux === '6.12' && host === 'amd') return 0
@@ -21,8 +22,6 @@ function off(vcpu: VcpuFd, name: string): number {
 
 function getNested(vcpu: VcpuFd, bytes: Uint8Array): number {
   const name = 'KVM_GET_NESTED_STATE'
-  const refused = off(vcpu, name)
-  if (refused < 0) return refused
   const view = viewOf(bytes)
   if (view.getUint32(4, true) < HEADER) {
     view.setUint32(4, HEADER, true)
@@ -37,8 +36,6 @@ function getNested(vcpu: VcpuFd, bytes: Uint8Array): number {
 
 function setNested(vcpu: VcpuFd, bytes: Uint8Array): number {
   const name = 'KVM_SET_NESTED_STATE'
-  const refused = off(vcpu, name)
-  if (refused < 0) return refused
   const view = viewOf(bytes)
   const flags = view.getUint16(0, true)
   const refuse = (why: string, where = X86): number => vcpu.kernel.refuse('EINVAL', name, why, where)
@@ -51,6 +48,6 @@ function setNested(vcpu: VcpuFd, bytes: Uint8Array): number {
 }
 
 export const nestedHandlers: readonly VcpuRow[] = [
-  ['KVM_GET_NESTED_STATE', getNested],
-  ['KVM_SET_NESTED_STATE', setNested],
+  ['KVM_GET_NESTED_STATE', getNested, { first: (vcpu: VcpuFd) => off(vcpu, 'KVM_GET_NESTED_STATE') }],
+  ['KVM_SET_NESTED_STATE', setNested, { first: (vcpu: VcpuFd) => off(vcpu, 'KVM_SET_NESTED_STATE') }],
 ]
