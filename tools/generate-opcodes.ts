@@ -1,4 +1,6 @@
 /** Decode tables, handler ids, the cold table and the coverage document, all from the opcode map. */
+import { FEATURE_BITS } from '../spec/cpu-models.ts'
+import { featureOf } from '../spec/opcodes/features.ts'
 import { opcodes } from '../spec/opcodes/index.ts'
 import type { Opcode, PrefixClass, SizeRule } from '../spec/opcodes/index.ts'
 import { coldBase, hotIds } from './generate-execute.ts'
@@ -51,12 +53,29 @@ function flagsOf(o: Opcode): number {
   return f
 }
 
+/** Words of CPU_FEATURES (assembly/cpu/features.ts) by their names in spec/cpu-models.ts. */
+const featureWords = ['1.ecx', '1.edx', '7.ebx', '7.ecx', '7.edx', '80000001.ecx', '80000001.edx', '80000008.ebx', '', 'd.1.eax']
+
+/** 1 + word * 32 + bit of the CPUID feature that the row needs; 0 = none. */
+function needs(o: Opcode): number {
+  const feature = featureOf(o)
+  if (feature === undefined) return 0
+  for (const [word, names] of Object.entries(FEATURE_BITS)) {
+    const bit = names[feature]
+    if (bit === undefined) continue
+    const at = featureWords.indexOf(word)
+    if (at < 0) throw new Error(`no feature word ${word}`)
+    return 1 + at * 32 + bit
+  }
+  throw new Error(`opcode map: no CPUID feature ${feature}`)
+}
+
 function descriptor(o: Opcode): number[] {
   const branch = o.immediate === 'Jb' || o.immediate === 'Jz'
   const cold = coldIds.get(o.handler ?? (branch ? 'branchRelative' : 'undefinedOpcode')) ?? 0
   const handlers = sizes.flatMap((z) => [false, true].map((m) => hotIds.get(hotName(o, z, m) ?? '') ?? cold))
   const rule = typeof o.size === 'number' ? 16 + Math.log2(o.size) : sizeRules.indexOf(o.size)
-  return [flagsOf(o), immediates.indexOf(o.immediate) | (rule << 8), cold, 0, ...handlers]
+  return [flagsOf(o), immediates.indexOf(o.immediate) | (rule << 8), cold, needs(o), ...handlers]
 }
 
 const describe = (o: Opcode): string => o.text.split(' ').slice(0, 2).join(' ')
@@ -160,7 +179,7 @@ export function opcodesSource(files: ReadonlyMap<string, string>): string {
     `export const roots: usize = memory.data<u16>([${list(tables.roots)}])`,
     '/** u16 descriptor by group and ModRM slot (8 memory, 64 register). */',
     `export const groups: usize = memory.data<u16>([${list(tables.groups)}])`,
-    '/** 24 bytes each: flags, immediate kind, size rule, cold handler, handlers by size and form. */',
+    '/** 24 bytes each: flags, immediate kind, size rule, cold handler, CPUID feature, handlers by size and form. */',
     `export const descriptors: usize = memory.data<u16>([${list(tables.descriptors)}])`,
     ...coldNames.map((name, i) => `store<u32>(COLD_TABLE, load<u32>(changetype<usize>(${name})), ${i * 4})`),
   )

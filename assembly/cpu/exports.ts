@@ -1,5 +1,6 @@
 /** Exports of the privileged architecture for the host half. Values travel through STAGING. */
 import { CPU_MSR_VALUE, STAGING } from '../generated/layout'
+import { flushBlocks } from '../decode/cache'
 import { updateFeatures } from './features'
 import { lapicVersion } from '../kvm/lapic'
 import { msrRead, msrWrite } from './msr'
@@ -19,5 +20,7 @@ export function msrSet(s: usize, index: u32): bool {
 /** After the table in VCPU_CPUID changed (KVM_SET_CPUID2). */
 export function cpuidChanged(s: usize): void {
   updateFeatures(s)
+  // What is decoded depends on it.
+  flushBlocks(s)
   lapicVersion(s)
 }

@@ -3,6 +3,7 @@
  * (SDM vol 2, chapter 2 and appendix A.)
  */
 import {
+  CPU_FEATURES,
   EA_FLAT32,
   EA_FLAT64,
   EA_GENERAL,
@@ -190,12 +191,11 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
   const prefixClass: u32 = repeat == 0xf3 ? 2 : repeat == 0xf2 ? 3 : prefix66 ? 1 : 0
   // F3 90 is PAUSE only where 90 would be NOP: with REX.B it is XCHG (measured on Zen 4).
   const table: u32 = vex == 0 && map == 0 && byte == 0x90 && (rex & 1) != 0 ? 0 : map * 4 + prefixClass
-  let node = <u32>load<u16>(roots + ((table * 256 + byte) << 1))
   const modrm = <u32>load<u8>(p)
-  if (node >= 0x8000) {
-    // Group: 8 memory and 64 register descriptors, by ModRM.
-    const slot = modrm >= 0xc0 ? 8 + (modrm & 63) : (modrm >> 3) & 7
-    node = <u32>load<u16>(groups + (((node & 0x7fff) * 72 + slot) << 1))
+  let node = lookUp(table, byte, modrm)
+  if (!offered(s, node)) {
+    // TZCNT and LZCNT are BSF and BSR with a prefix to CPUs that do not know them.
+    node = table == 6 && (byte == 0xbc || byte == 0xbd) ? lookUp(4, byte, modrm) : 0
   }
   const d = descriptors + node * 24
   const bits = <u32>load<u16>(d)
@@ -399,6 +399,22 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
   if (vex == 0 && map == 0 && byte == 0x90 && (rex & 1) == 0 && repeat != 0xf3) id = H_NOP
   store<u8>(op, <u8>flags, OP_FLAGS)
   return finish(op, id, length, at, (bits & D_END) != 0 ? ENDS : 0)
+}
+
+/** Descriptor by map * 4 + prefix class, opcode and ModRM byte; 0 = undefined. */
+function lookUp(table: u32, byte: u32, modrm: u32): u32 {
+  const node = <u32>load<u16>(roots + ((table * 256 + byte) << 1))
+  if (node < 0x8000) return node
+  // Group: 8 memory and 64 register descriptors, by ModRM.
+  const slot = modrm >= 0xc0 ? 8 + (modrm & 63) : (modrm >> 3) & 7
+  return <u32>load<u16>(groups + (((node & 0x7fff) * 72 + slot) << 1))
+}
+
+/** Whether CPUID has the feature that an instruction belongs to; before KVM_SET_CPUID2 everything is there. */
+function offered(s: usize, node: u32): bool {
+  const need = <u32>load<u16>(descriptors + node * 24, 6)
+  if (need == 0 || load<u32>(s + CPU_FEATURES, 60) == 0) return true
+  return ((load<u32>(s + CPU_FEATURES + (((need - 1) >> 5) << 2)) >> ((need - 1) & 31)) & 1) != 0
 }
 
 function finish(op: usize, id: u32, length: u32, at: u32, ends: u32): u32 {

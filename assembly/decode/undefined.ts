@@ -16,6 +16,9 @@ export function undefinedEnd(p: usize, map: u32, byte: u32, addr: u32, opsize16:
     if (byte != 0x82 && byte != 0x8f && byte != 0xc6 && byte != 0xc7 && byte < 0xd8) return p
     if (byte != 0xfe && byte != 0xff && byte > 0xdf) return p
   }
+  // XOP (APM vol 3, 1.2.5): 8F with a map of 8 or more.
+  const xop = map == 0 && byte == 0x8f ? <u32>load<u8>(p) & 31 : 0
+  if (xop >= 8) p += 3
   const modrm = <u32>load<u8>(p++)
   const mod = modrm >> 6
   const rm = modrm & 7
@@ -28,6 +31,7 @@ export function undefinedEnd(p: usize, map: u32, byte: u32, addr: u32, opsize16:
       p += mod == 2 || none ? 4 : mod
     }
   }
+  if (xop >= 8) return p + (xop == 8 ? 1 : xop == 10 ? 4 : 0)
   if (map == 3 || (map == 0 && (byte == 0x82 || byte == 0xc6))) return p + 1
   if (map == 0 && byte == 0xc7) return p + (opsize16 ? 2 : 4)
   if (

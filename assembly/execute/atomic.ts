@@ -1,6 +1,7 @@
 /** XCHG XADD CMPXCHG CMPXCHG8B CMPXCHG16B (SDM vol. 2). One thread runs all vCPUs: a plain read-modify-write is atomic. Owns no state. */
-import { CPU_LEAVE, EXC_GP, LEAVE_NONE, OP_REG } from '../generated/layout'
-import { raiseError } from '../cpu/exceptions'
+import { CPU_LEAVE, EXC_GP, EXC_UD, LEAVE_NONE, OP_REG } from '../generated/layout'
+import { raise, raiseError } from '../cpu/exceptions'
+import { F_1_ECX, featureOrBare } from '../cpu/features'
 import { getFlags, setArithmetic } from '../cpu/flags'
 import { commitModify, leaving, modifyMem } from '../memory/access'
 import { addFlags, maskOf, subFlags } from './arith'
@@ -65,6 +66,7 @@ const ZF: u32 = 0x40
 /** CMPXCHG8B; with REX.W CMPXCHG16B, which wants alignment. Only ZF changes. */
 export function cmpxchgPair(s: usize, op: usize): u32 {
   const half: u32 = operandSize(op) == 8 ? 8 : 4
+  if (half == 8 && !featureOrBare(s, F_1_ECX, 13)) return raise(s, EXC_UD)
   const va = eaWrite(s, op, half << 1)
   if (leaving(s)) return load<u32>(s, CPU_LEAVE)
   if (half == 8 && (va & 15) != 0) return raiseError(s, EXC_GP, 0)

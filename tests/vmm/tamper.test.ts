@@ -112,9 +112,8 @@ needs(test, 'ovmf', 'OVMF: one flipped bit beside the reset vector, and nothing 
     firmware: ovmf(),
     memory: 64 << 20,
   })
-  // What 16 garbled bytes do is the cipher's choice; here they come to a halt soon, before the budget.
-  assert.not(result.status === 124)
-  assert.ok(result.report.instructions < 10_000_000)
+  // What 16 garbled bytes do is the cipher's choice: halt, fault for ever or run in circles.
+  assert.not(result.status === 0)
   assert.is(result.output, '')
 })
 
