@@ -1,5 +1,5 @@
 /**
- * Reads logs of `strace -f -e trace=ioctl,openat,mmap` (strace 4.26 to 6.x): process ids, timestamps, `-y` decorations,
+ * Reads logs of `strace -f -e trace=ioctl,openat,mmap` (strace 4.26 to 6.x): process ids, timestamps (-t, -r, -i), `-y` decorations,
  * unfinished and resumed calls, decoded, raw (`0xae01`) and `_IOC(...)` requests, structs in braces.
  */
 import { REQUEST } from '../generated/kvm-abi.ts'
@@ -31,7 +31,8 @@ export function isStruct(value: Value | undefined): value is Struct {
   return typeof value === 'object' && 'fields' in value
 }
 
-const PREFIX = /^(?:\[pid\s+(\d+)\]\s+|(\d+)\s+)?(?:(?:\d{2}:\d{2}:\d{2}(?:\.\d+)?|\d+\.\d{3,})\s+)?/
+const PREFIX =
+  /^(?:\[pid\s+(\d+)\]\s+|(\d+)\s+)?(?:(?:(?:\d{4}-\d{2}-\d{2}T)?\d{2}:\d{2}:\d{2}(?:\.\d+)?(?:[+-]\d{4})?|\d+\.\d{3,}|\d{9,})\s+)?(?:\(\+\s*[\d.]+\)\s+|\d+\.\d{6}\s+)?(?:\[(?:[0-9a-f]{8,16}|\s*\d+|\?+)\]\s+)*/
 const RESUMED = /^<\.\.\.\s+(\w+)\s+resumed>\s*,?\s*(.*)$/
 const UNFINISHED = /,?\s*<unfinished \.\.\.>\s*$/
 const RESULT = /^\s*=\s*(\?|-?\d+|0x[0-9a-f]+)(?:<[^>]*>)?(?:\s+(E[A-Z0-9]+)\b[^(]*)?(?:\s*\(([^)]*)\))?/

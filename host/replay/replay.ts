@@ -6,8 +6,10 @@
 import { CloisterError } from '../errors.ts'
 import { encodeCpuid } from '../cpuid/entries.ts'
 import { CAP, ERRNO, REQUEST, VM_TYPE } from '../generated/kvm-abi.ts'
+import { VKVM_INTERRUPT } from '../generated/layout.ts'
 import { type Kvm, openKvm } from '../kvm/kvm.ts'
 import type { Mapping } from '../kvm/mapping.ts'
+import { hold } from '../kvm/held-events.ts'
 import { VcpuFd } from '../kvm/vcpu.ts'
 import type { Linux, PolicyType, ProfileSource } from '../policy/index.ts'
 import { type Command, commandData, commandId, guessLaunch, initCommand } from './guess.ts'
@@ -98,6 +100,27 @@ const PAIRS: Readonly<Record<string, keyof typeof REQUEST>> = {
   KVM_SET_PIT2: 'KVM_GET_PIT2',
   KVM_SET_IRQCHIP: 'KVM_GET_IRQCHIP',
 }
+/** What a VM can enable (kvm_vm_ioctl_enable_cap). */
+const ENABLED: ReadonlySet<number> = new Set([
+  CAP.KVM_CAP_SPLIT_IRQCHIP,
+  CAP.KVM_CAP_EXIT_HYPERCALL,
+  CAP.KVM_CAP_X86_USER_SPACE_MSR,
+  CAP.KVM_CAP_EXCEPTION_PAYLOAD,
+  CAP.KVM_CAP_X86_TRIPLE_FAULT_EVENT,
+  CAP.KVM_CAP_X2APIC_API,
+  CAP.KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+  CAP.KVM_CAP_DIRTY_LOG_RING,
+  CAP.KVM_CAP_DIRTY_LOG_RING_ACQ_REL,
+  CAP.KVM_CAP_HALT_POLL,
+  CAP.KVM_CAP_MSR_PLATFORM_INFO,
+  CAP.KVM_CAP_DISABLE_QUIRKS,
+  CAP.KVM_CAP_DISABLE_QUIRKS2,
+  CAP.KVM_CAP_X86_DISABLE_EXITS,
+  CAP.KVM_CAP_X86_BUS_LOCK_EXIT,
+  CAP.KVM_CAP_MAX_VCPU_ID,
+  CAP.KVM_CAP_VM_COPY_ENC_CONTEXT_FROM,
+  CAP.KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM,
+])
 /** Without their contents there is nothing to ask. */
 const OPAQUE = new Set([
   'KVM_SET_USER_MEMORY_REGION',
@@ -124,6 +147,8 @@ export async function replay(text: string, options: ReplayOptions = {}): Promise
   const machine = new Replayer(kvm, calls, options)
   for (const call of calls) machine.step(call)
   const { report } = machine
+  if (report.length === 0)
+    throw new CloisterError('log', 'no KVM ioctl of this log can be placed: neither the opening of /dev/kvm nor KVM_CREATE_VM is in it')
   const summary: Record<Verdict, number> = { same: 0, value: 0, differs: 0, unknown: 0, unimplemented: 0, injected: 0 }
   for (const call of report) summary[call.verdict] += call.count
   const index = report.findIndex((call) => call.verdict === 'differs')
@@ -331,6 +356,8 @@ class Replayer {
     const result = vcpu instanceof VcpuFd ? vcpu.run(0) : -ERRNO.EBADF
     const entered = result === 0 || result === -ERRNO.EINTR
     const logged = call.errno
+    // The guest of the log took what was waiting for it.
+    if (entered && vcpu instanceof VcpuFd) takeEvents(vcpu)
     const ran = logged === null || logged === 'EINTR' || logged === 'EAGAIN' || logged.startsWith('ERESTART')
     if (entered) {
       const words = ran ? null : 'depends on what the guest did, and guests are not executed here'
@@ -492,6 +519,8 @@ class Replayer {
         if (asked === undefined) return null
         // Asking for the in-kernel irqchip and then enabling something is how the split one is chosen.
         const cap = asked === CAP.KVM_CAP_IRQCHIP ? CAP.KVM_CAP_SPLIT_IRQCHIP : asked
+        // Not asked for before it is enabled (KVM_CAP_MAX_VCPU_ID, for one): nobody can tell which it is.
+        if (!ENABLED.has(cap)) return null
         view.setUint32(0, cap, true)
         view.setBigUint64(8, cap === CAP.KVM_CAP_SPLIT_IRQCHIP ? 24n : cap === CAP.KVM_CAP_EXIT_HYPERCALL ? 0x1000n : 1n, true)
         const capName = Object.entries(CAP).find(([, n]) => n === cap)?.[0] ?? `capability ${cap}`
@@ -606,6 +635,12 @@ class Replayer {
       count: 1,
     })
   }
+}
+
+/** Vectors and exceptions that an executed guest would have taken. */
+function takeEvents(vcpu: VcpuFd): void {
+  vcpu.kvm.setUint32(VKVM_INTERRUPT, 0, true)
+  hold(vcpu, { exception: null, nmi: false, tripleFault: false })
 }
 
 const loggedText = (call: LoggedCall): string =>

@@ -77,6 +77,60 @@ test('an SEV-ES launch: commands by their place, the first difference', async ()
   assert.is(first?.line, 21)
 })
 
+// Recorded on this project's build host with strace 6.1 and QEMU 7.2, shortened to the calls on KVM.
+for (const [name, least] of [
+  ['qemu-q35-split-smp2', 200],
+  ['qemu-q35-Xraw', 50],
+  ['qemu-pc-ttt-i', 170],
+  ['qemu-pc-smp2-v-yy-tt', 220],
+  ['qemu-pc-user-irqchip', 130],
+] as const) {
+  test(`a real QEMU: ${name}`, async () => {
+    const report = await replay(log(name))
+    assert.is(report.firstDifference, null, JSON.stringify(report.calls[report.firstDifference ?? -1]))
+    assert.ok(report.summary.same >= least, JSON.stringify(report.summary))
+    assert.ok(report.summary.unknown <= 2 && report.summary.unimplemented === 0, JSON.stringify(report.summary))
+  })
+}
+
+test('a real QEMU as a protected guest: what it would have to change first', async () => {
+  const first = async (name: string, type: 'sev-es' | 'tdx'): Promise<string> => {
+    const report = await replay(log(name), { type, launch: true })
+    const call = report.calls[report.firstDifference ?? -1]
+    return `${call?.ioctl} ${call?.answer} ${call?.switch}`
+  }
+  assert.is(await first('qemu-q35-split-smp2', 'sev-es'), 'KVM_SET_USER_MEMORY_REGION -EINVAL has_protected_state')
+  assert.is(await first('qemu-pc-ttt-i', 'tdx'), 'KVM_CREATE_IRQCHIP -ENOTTY has_protected_eoi')
+})
+
+test('damaged logs: a report or one clear error, nothing else', async () => {
+  let seed = 20201120
+  const random = (n: number): number => {
+    seed = (Math.imul(seed, 1103515245) + 12345) >>> 0
+    return Math.floor((seed / 2 ** 32) * n)
+  }
+  const words = ['{', '}', '[', '"', '...', '=', ', ', '<unfinished ...>', '0x', 'KVM_RUN', '(', ')', '-1 E', '99999999999999999999', '\0']
+  for (let round = 0; round < 60; round++) {
+    const lines = log(['ordinary', 'sev-es', 'qemu-q35-Xraw', 'qemu-pc-ttt-i'][random(4)] as string).split('\n')
+    for (let n = 1 + random(12); n > 0; n--) {
+      const i = random(lines.length)
+      const line = lines[i] as string
+      const at = random(line.length + 1)
+      const kind = random(4)
+      if (kind === 0) lines[i] = line.slice(0, at)
+      else if (kind === 1) lines[i] = line.slice(0, at) + (words[random(words.length)] as string) + line.slice(at + random(3))
+      else if (kind === 2) lines.splice(i, 1)
+      else lines.splice(random(lines.length), 0, line)
+    }
+    try {
+      const report = await replay(lines.join('\n'), random(2) ? { type: 'sev-es', launch: true } : {})
+      assert.ok(report.calls.length > 0)
+    } catch (error) {
+      assert.is((error as { code?: string }).code, 'log', `round ${round}: ${(error as Error).stack}`)
+    }
+  }
+})
+
 test('the command: status, --json, bad input', () => {
   assert.is(cloister(['replay', path('ordinary')]).status, 0)
   const { status, stdout } = cloister(['replay', path('sev-es'), '--differences'])
