@@ -39,6 +39,7 @@ import {
   SEG_TR,
   STOP_EVENT,
   VKVM_BUFFER,
+  VKVM_HALT_EXITS,
   VKVM_INS_END,
   VKVM_INS_KEY,
   VKVM_INS_POS,
@@ -257,6 +258,7 @@ export function outs(s: usize, op: usize): u32 {
 /** HLT: with an APIC in the kernel the vCPU sleeps there, else userspace gets KVM_EXIT_HLT. */
 export function hlt(s: usize, op: usize): u32 {
   if (load<u32>(s, CPU_CPL) != 0) return raiseError(s, EXC_GP, 0)
+  if (!exitsDisabled(s, EXITS_HLT)) store<u64>(vkvm(s), load<u64>(vkvm(s), VKVM_HALT_EXITS) + 1, VKVM_HALT_EXITS)
   if (kernelApic(s) || exitsDisabled(s, EXITS_HLT)) {
     store<u32>(s, 3, CPU_HALTED)
     store<u32>(s, STOP_EVENT, CPU_STOP_REASON)

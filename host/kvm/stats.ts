@@ -4,6 +4,7 @@
  * machine does not do (shadow paging, halt polling, host state reloads) counts 0.
  */
 import { EXIT } from '../generated/kvm-abi.ts'
+import { VKVM_HALT_EXITS } from '../generated/layout.ts'
 import type { FileDescriptor, Kernel } from './kernel.ts'
 import type { VcpuFd } from './vcpu.ts'
 import type { VmFd } from './vm.ts'
@@ -134,7 +135,7 @@ export function vcpuStatistics(vcpu: VcpuFd): Statistic[] {
     count('signal_exits', exits(EXIT.KVM_EXIT_INTR)),
     count('irq_window_exits', exits(EXIT.KVM_EXIT_IRQ_WINDOW_OPEN)),
     ...zeros('nmi_window_exits l1d_flush'),
-    count('halt_exits', exits(EXIT.KVM_EXIT_HLT)),
+    count('halt_exits', () => vcpu.kvm.getBigUint64(VKVM_HALT_EXITS, true)),
     ...zeros('request_irq_exits irq_exits host_state_reload fpu_reload insn_emulation insn_emulation_fail'),
     count('hypercalls', exits(EXIT.KVM_EXIT_HYPERCALL)),
     ...zeros('irq_injections nmi_injections req_event nested_run directed_yield_attempted directed_yield_successful'),

@@ -104,6 +104,7 @@ export const vkvm = struct(
     ['PV_FEATURES', 'u32', "EAX of the guest's leaf of KVM features"],
     ['STEAL_PREEMPTED', 'u32', '1: the guest was told that this vCPU does not run'],
     ['TPR_REPORT', 'u32', 'KVM_TPR_ACCESS_REPORTING: 1 on; 2 an access waits to be reported'],
+    ['HALT_EXITS', 'u64', 'HLT instructions that left the guest (halt_exits)'],
     ['COUNT_USED', 'u32', 'rows of COUNTS in use', 1, 0x460],
     ['COUNT_LOST', 'u32', 'events without a row'],
     ['COUNTS', 'u64', 'GHCB events: code (bit 63: MSR protocol), count', 240, 0x470],

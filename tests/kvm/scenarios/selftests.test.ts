@@ -210,4 +210,18 @@ test('KVM_GET_REG_LIST: nothing without shadow stacks, and no such request in 6.
   assert.is(old.ioctl(old.createVm('default').createVcpu(0).fd, REQUEST.KVM_GET_REG_LIST, list), -ERRNO.EINVAL)
 })
 
+test('halt_exits counts HLT with the local APIC in the kernel too', async () => {
+  const { kvm, vcpu } = await realModeGuest([0xf4], { irqchip: true })
+  assert.is(vcpu.run().reason, 'KVM_EXIT_INTR')
+  const fd = kvm.ioctl(vcpu.fd, REQUEST.KVM_GET_STATS_FD, 0)
+  const bytes = new Uint8Array(0x4000)
+  const n = kvm.read(fd, bytes)
+  const view = new DataView(bytes.buffer)
+  const [entries, descriptors, data] = [8, 16, 20].map((at) => view.getUint32(at, true)) as [number, number, number]
+  const text = (at: number): string => new TextDecoder().decode(bytes.subarray(at, bytes.indexOf(0, at)))
+  const at = Array.from({ length: entries }, (_, i) => descriptors + i * 64).find((d) => text(d + 16) === 'halt_exits') as number
+  assert.is(view.getBigUint64(data + view.getUint32(at + 8, true), true), 1n)
+  assert.ok(n > data)
+})
+
 test.run()

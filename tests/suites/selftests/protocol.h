@@ -8,7 +8,8 @@ enum {
 	OP_IOCTL = 3,
 	OP_RUN = 4,       /* a = instructions; answer.value = 1: run again, 2: halted, run again a little later */
 	OP_MMAP = 5,      /* a = length, b = offset: segments relative to the mapping */
-	OP_CLAIM = 6,     /* a = address, b = length of client memory that becomes a slot: segments by address */
+	/* a = address, b = length of client memory that becomes a slot: segments by address; answer.value = 1: not all is shared */
+	OP_CLAIM = 6,
 	OP_UNCLAIM = 7,   /* a = address, b = length, spare = 1: keep the frames */
 	OP_FALLOCATE = 8, /* request = mode, a = offset, b = length: segments relative to the file */
 	OP_READ = 9,      /* a = address, b = length, c = offset or ~0 */

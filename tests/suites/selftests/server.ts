@@ -301,8 +301,10 @@ class Server {
       case 5:
         return this.#mmap(fd, a, b)
       case 6: {
+        const { unshared } = this.#space
         const segments = this.#space.claim(a, b)
         if (segments === null) return -ENOMEM
+        this.value = this.#space.unshared > unshared ? 1 : 0
         this.segments = segments
         return 0
       }

@@ -80,7 +80,7 @@ static volatile int on;
 static uint32_t next_ticket, serving;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t turn = PTHREAD_COND_INITIALIZER;
-static __thread int depth, cancel;
+static __thread int depth, cancel, cancel_type;
 
 static void die(const char *what)
 {
@@ -99,6 +99,7 @@ static void enter(sigset_t *old)
 		return;
 	/* A thread that is cancelled must not keep the turn. */
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+	pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, &cancel_type);
 	pthread_mutex_lock(&mutex);
 	for (uint32_t mine = next_ticket++; serving != mine;)
 		pthread_cond_wait(&turn, &mutex);
@@ -113,6 +114,8 @@ static void leave(const sigset_t *old)
 		pthread_cond_broadcast(&turn);
 		pthread_mutex_unlock(&mutex);
 		pthread_setcancelstate(cancel, NULL);
+		pthread_testcancel();
+		pthread_setcanceltype(cancel_type, NULL);
 	}
 	pthread_sigmask(SIG_SETMASK, old, NULL);
 }
@@ -381,7 +384,7 @@ static void move(const struct segment *s, const unsigned char *resident)
 static void claim(char *address, size_t length)
 {
 	struct segment *segment;
-	uint32_t count;
+	uint32_t count, unshared;
 	unsigned char *resident;
 	struct shared *file = shared_at(address);
 
@@ -390,7 +393,11 @@ static void claim(char *address, size_t length)
 		free(resident);
 		return; /* nothing there: Linux notices when it is used */
 	}
-	ask((struct request){ .op = OP_CLAIM, .a = (uint64_t)address, .b = length }, NULL, &segment, &count);
+	ask((struct request){ .op = OP_CLAIM, .a = (uint64_t)address, .b = length }, &unshared, &segment, &count);
+	if (unshared) {
+		claims = realloc(claims, (claim_count + 1) * sizeof(*claims));
+		claims[claim_count++] = (struct claim){ .address = address, .length = length };
+	}
 	for (uint32_t i = 0, next; i < count; i = next) {
 		struct claim *c;
 		char *first = (char *)segment[i].at, *end = first;

@@ -48,6 +48,8 @@ export class ClientSpace extends AddressSpace {
   readonly #claims: Mapping[] = []
   readonly #foreign: Foreign
   #filled = 0
+  /** Backings whose frames are not shared. */
+  readonly #lazy = new Set<number>()
   readonly #most: number
 
   /** At most `most` bytes of slots are filled eagerly. */
@@ -136,8 +138,10 @@ export class ClientSpace extends AddressSpace {
       const backing = this.#core.call.backingCreate((stop - at) / PAGE) >>> 0
       if (backing === 0) return null
       this.#claims.splice(i + 1, 0, new Mapping(this.#core, at, stop - at, backing))
-      if (this.#filled + stop - at > this.#most) this.unshared++
-      else {
+      if (this.#filled + stop - at > this.#most) {
+        this.unshared++
+        this.#lazy.add(backing)
+      } else {
         this.#filled += stop - at
         if (!this.#fill(backing, (stop - at) / PAGE)) return null
         for (const s of this.segments(backing, 0, stop - at)) segments.push({ ...s, at: s.at + at })
@@ -204,7 +208,7 @@ export class ClientSpace extends AddressSpace {
       if (at + claim.length <= start || at >= start + length) continue
       this.#claims.splice(i, 1)
       if (keep || at < start || at + claim.length > start + length) continue
-      this.#filled -= Math.min(this.#filled, claim.length)
+      if (!this.#lazy.delete(claim.backing)) this.#filled -= claim.length
       this.#core.call.backingFree(claim.backing)
     }
   }
