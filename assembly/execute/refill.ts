@@ -2,7 +2,8 @@
  * The way back into the fast loop after a TLB miss that memory/quick.ts does not know: the whole translation, and nothing else.
  * Faults, MMIO, page crossings and anything unusual are left to the slow function.
  */
-import { CPU_LEAVE, CPU_OP, CPU_SAVED_OP, CPU_STOP_REASON, CPU_TLB_BASE, STOP_NONE, TLB_READ, TLB_WRITE } from '../generated/layout'
+import { CPU_LEAVE, CPU_OP, CPU_SAVED_OP, CPU_STOP_REASON, CPU_TLB_BASE, STOP_NONE, STOP_RING_FULL, TLB_READ, TLB_WRITE } from '../generated/layout'
+import { ringAgain } from '../memory/dirty-ring'
 import { PLAIN, translate, truncate } from '../memory/translate'
 
 /** True if the L1 TLB now serves an access of `how` (size << 1 | write) to `va`. */
@@ -11,7 +12,8 @@ export function refill(s: usize, va: u64, how: u32): bool {
   store<u32>(s, load<u32>(s, CPU_SAVED_OP), CPU_OP)
   const write = how & 1
   if (translate(s, va, write) != PLAIN) {
-    // The slow function meets the same fault again and reports it.
+    // The slow function meets the same fault again and reports it; a ring that became full it would not see a second time.
+    if (load<u32>(s, CPU_STOP_REASON) == STOP_RING_FULL) ringAgain()
     store<u32>(s, 0, CPU_LEAVE)
     store<u32>(s, STOP_NONE, CPU_STOP_REASON)
     return false

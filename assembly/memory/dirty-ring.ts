@@ -73,6 +73,11 @@ export function ringNews(s: usize): bool {
   return true
 }
 
+/** Whoever was told so will ask again. */
+export function ringAgain(): void {
+  news = true
+}
+
 /** KVM_RESET_DIRTY_RINGS: entries that userspace has collected are free again, their pages write-protected. How many. */
 export function ringReset(vm: usize): i32 {
   const mask = load<u32>(vm, VM_RING_ENTRIES) - 1

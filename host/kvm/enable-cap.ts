@@ -125,7 +125,8 @@ export function enableCap(vm: VmFd, bytes: Uint8Array): number {
     }
     case CAP.KVM_CAP_X86_DISABLE_EXITS:
       if ((value & ~BigInt(disableExits(kernel))) !== 0n) return refuse(`exits above 0x${disableExits(kernel).toString(16)}`)
-      if (vm.vcpus.size > 0) return refuse('vCPUs exist already')
+      // 6.12 does not look.
+      if (vm.vcpus.size > 0 && kernel.options.linux !== '6.12') return refuse('vCPUs exist already')
       view.setUint32(VM_DISABLED_EXITS, view.getUint32(VM_DISABLED_EXITS, true) | Number(value), true)
       return 0
     case CAP.KVM_CAP_MAX_VCPU_ID:

@@ -50,6 +50,7 @@ const COMMON: Table = {
   ...all('skip', 'wants huge pages of this machine', 'dirty_log_page_splitting_test nx_huge_pages_test'),
   ...all('fail', 'the arenas of 1024 vCPUs do not fit into the 4 GiB of a device', 'kvm_create_max_vcpus recalc_apic_map_test'),
   ...all('fail', "compares the guest's TSC with the physical one: time is virtual", 'system_counter_offset_test'),
+  ...all('fail', 'wants as much stolen time as the thread really waited: nobody steals virtual time', 'steal_time'),
   ...all('fail', 'its guest executes AVX, which the CPU does not offer', 'state_test'),
   ...all('left-out', "kills vCPU threads to see the host's CPUs leave virtualisation; this machine's matter", 'hardware_disable_test'),
   ...all('left-out', 'protects client memory by mprotect, which reaches the kernel but no page of the core', 'mmu_stress_test'),
