@@ -154,6 +154,14 @@ export function msrKnown(s: usize, index: u32): bool {
   return row(index) >= 0 || (index & 0xffffff00) == 0x800 || bankAddress(s, index) != 0
 }
 
+/**
+ * SYSENTER_ESP and _EIP of an AMD guest: KVM's own accessors carry 32 bits (svm_get_msr, svm_set_msr), while the guest's accesses go to
+ * the CPU, unintercepted (svm_recalc_msr_intercepts), and keep 64 here, as kvm-unit-tests' msr wants.
+ */
+function lowHalf(s: usize, index: u32): bool {
+  return (index == 0x175 || index == 0x176) && featureWord(s, F_VENDOR) == 1
+}
+
 /** Reads an MSR into CPU_MSR_VALUE; false: #GP (unknown, or write-only). */
 export function msrRead(s: usize, index: u32, host: bool): bool {
   if (!host && (!offered(s, index) || (index == 0xce && load<u32>(load<u32>(s, CPU_VM), VM_NO_PLATFORM_INFO) != 0))) return false
@@ -162,7 +170,7 @@ export function msrRead(s: usize, index: u32, host: bool): bool {
     const at = MSR_ROWS + <usize>n * 24
     const kind = <u32>load<u8>(at, 4)
     if ((<u32>load<u8>(at, 5) & MSRF_WRITE_ONLY) != 0) return host ? found(s, 0) : false
-    if (kind == MSR_KIND_FIELD) return found(s, load<u64>(s + msrOffset(n)))
+    if (kind == MSR_KIND_FIELD) return found(s, load<u64>(s + msrOffset(n)) & (host && lowHalf(s, index) ? 0xffffffff : ~(<u64>0)))
     if (kind == MSR_KIND_CONSTANT) return found(s, load<u64>(at, 16))
     if (isPvMsr(index)) {
       if (pvMsrHas(s, index)) return found(s, pvMsrRead(s, index))
@@ -246,8 +254,7 @@ export function msrWrite(s: usize, index: u32, value: u64, host: bool): bool {
         const shift = 64 - registerBits(s)
         value = <u64>(((<i64>value) << shift) >> shift)
       }
-      // svm_set_msr: an AMD guest keeps the low half only
-      if ((index == 0x175 || index == 0x176) && featureWord(s, F_VENDOR) == 1) value &= 0xffffffff
+      if (host && lowHalf(s, index)) value &= 0xffffffff
       store<u64>(s + msrOffset(n), value)
       return true
     }
