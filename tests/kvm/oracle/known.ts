@@ -174,6 +174,13 @@ export const KNOWN: readonly Known[] = [
     when: names(0x277, 0x1d9),
     parts: true,
   },
+  {
+    why: 'no SVM on that host: it keeps the upper halves of SYSENTER_ESP and _EIP',
+    whose: 'host',
+    names: ['KVM_GET_MSRS'],
+    bytes: [[0, 56]],
+    when: names(0x175, 0x176),
+  },
   { why: 'no SVM on that host: VM_HSAVE_PA', whose: 'host', names: ['KVM_GET_MSRS'], bytes: [[0, 56]], when: names(0xc0010117) },
   {
     why: 'IA32_MISC_ENABLE of PVM: fast strings instead of BTS and PEBS unavailable',
