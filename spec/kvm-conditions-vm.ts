@@ -349,6 +349,13 @@ const REST: readonly Condition[] = [
   ...both('KVM_X86_SET_MSR_FILTER', ALL, [], 'u32@8=1 u32@12=8 u64@24=$wild', 'EFAULT'),
   row('KVM_X86_SET_MSR_FILTER', ALL, [], 'u32@8=4 u32@12=8 u64@24=$buf', 'EINVAL'),
   row('KVM_X86_SET_MSR_FILTER', ALL, [], 'u32@8=1 u32@12=0x3001 u64@24=$buf', 'EINVAL'),
+  // Action, number of events, flags; masked entries (flag 1) have bits that must not be set.
+  ...both('KVM_SET_PMU_EVENT_FILTER', ALL, [], 'u32@4=2 u64@32=0xc0 u64@40=0x3c', 'ok'),
+  ...both('KVM_SET_PMU_EVENT_FILTER', ALL, [], 'u32@0=1', 'ok'),
+  ...both('KVM_SET_PMU_EVENT_FILTER', ALL, [], 'u32@0=2', 'EINVAL'),
+  ...both('KVM_SET_PMU_EVENT_FILTER', ALL, [], 'u32@12=2', 'EINVAL'),
+  ...both('KVM_SET_PMU_EVENT_FILTER', ALL, [], 'u32@4=301', 'E2BIG'),
+  ...both('KVM_SET_PMU_EVENT_FILTER', ALL, [], 'u32@4=1 u32@12=1 u64@32=0x10000', 'EINVAL'),
   ...both('KVM_GET_STATS_FD', ALL, [], 0, 'ok', [], 'returns fd'),
   // Registered regions.
   ...both(

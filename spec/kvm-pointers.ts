@@ -62,4 +62,5 @@ export const TAILS: readonly (readonly [ioctl: string, header: string])[] = [
   ['KVM_SET_CPUID2', 'u32@0=1'],
   ['KVM_GET_CPUID2', 'u32@0=256'],
   ['KVM_SET_SIGNAL_MASK', 'u32@0=8'],
+  ['KVM_SET_PMU_EVENT_FILTER', 'u32@4=1'],
 ]

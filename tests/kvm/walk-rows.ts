@@ -87,6 +87,9 @@ function registers(name: string, size: number): Readonly<Record<string, Walk>> {
   }
 }
 
+/** Their memory and state stay readable. */
+const OPEN: readonly VmType[] = ['default', 'sev-legacy', 'sev']
+
 const REGISTERS: Readonly<Record<string, Walk>> = {
   ...registers('REGS', 144),
   ...registers('SREGS', 312),
@@ -323,9 +326,22 @@ const VCPU: Readonly<Record<string, Walk>> = {
     sees: ({ linux }) => (linux === '6.12' ? ['=> u16@0=0x100 u16@2=1 u32@4=128'] : []),
   },
   KVM_SET_NESTED_STATE: { call: 'u32@4=128', sees: [] },
-  KVM_TPR_ACCESS_REPORTING: { needs: ['irqchip'], call: '', sees: [] },
-  KVM_SET_VAPIC_ADDR: { needs: ['irqchip'], call: '', sees: [] },
-  KVM_KVMCLOCK_CTRL: { call: 0, sees: [] },
+  KVM_TPR_ACCESS_REPORTING: { needs: ['irqchip'], call: 'u32@0=1', sees: [] },
+  // KVM writes the task priority there before each entry.
+  KVM_SET_VAPIC_ADDR: {
+    needs: ['irqchip', 'slot'],
+    early: [...AT_ZERO, 'KVM_SET_LAPIC@vcpu <KVM_GET_LAPIC u32@128=0x20'],
+    call: 'u64@0=0x800',
+    sees: ({ type }) => (OPEN.includes(type) ? ['entered => u8@1=0', 'mem => u8@2048=0x20'] : []),
+  },
+  // PVCLOCK_GUEST_STOPPED in the flags of the guest's clock page.
+  KVM_KVMCLOCK_CTRL: {
+    needs: ['slot'],
+    early: AT_ZERO,
+    ready: ['KVM_SET_MSRS@vcpu u32@0=1 u32@8=0x4b564d01 u64@16=0x801'],
+    call: 0,
+    sees: ({ type }) => (OPEN.includes(type) ? ['entered => u8@1=0', 'mem => u8@2077>=2'] : []),
+  },
   KVM_SET_SIGNAL_MASK: { call: 'u32@0=8', sees: [] },
   'KVM_ENABLE_CAP@vcpu': { call: 'u32@0=190 u64@8=1', sees: [] },
 }
@@ -336,8 +352,9 @@ export const WALK: Readonly<Record<string, Walk>> = { ...SYSTEM, ...VM, ...REGIS
 export const NO_EFFECT: Readonly<Record<string, string>> = {
   KVM_X86_SET_MSR_FILTER: 'decides what a guest reads and writes: tests/kvm/api/msr-filter.test.ts',
   KVM_SET_PMU_EVENT_FILTER: 'decides what the counters of a guest count, and the PMU is off',
-  KVM_TPR_ACCESS_REPORTING: 'decides which accesses of a guest exit',
-  KVM_SET_VAPIC_ADDR: 'address 0 takes the page away that nothing set',
+  KVM_TPR_ACCESS_REPORTING: 'decides which accesses of a guest exit: tests/kvm/api/pv.test.ts',
+  KVM_SET_VAPIC_ADDR: 'a guest that is not run here, or whose memory reads as ciphertext',
+  KVM_KVMCLOCK_CTRL: 'a guest that is not run here, or whose memory reads as ciphertext',
   KVM_SET_SIGNAL_MASK: 'there are no signals but kick()',
   'KVM_ENABLE_CAP@vcpu': 'decides what a guest may use: tests/kvm/api/pv.test.ts',
   KVM_SIGNAL_MSI: "a TD's virtual APIC page is the module's",
