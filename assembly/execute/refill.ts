@@ -2,7 +2,17 @@
  * The way back into the fast loop after a TLB miss that memory/quick.ts does not know: the whole translation, and nothing else.
  * Faults, MMIO, page crossings and anything unusual are left to the slow function.
  */
-import { CPU_LEAVE, CPU_OP, CPU_SAVED_OP, CPU_STOP_REASON, CPU_TLB_BASE, STOP_NONE, STOP_RING_FULL, TLB_READ, TLB_WRITE } from '../generated/layout'
+import {
+  CPU_LEAVE,
+  CPU_OP,
+  CPU_SAVED_OP,
+  CPU_STOP_REASON,
+  CPU_TLB_BASE,
+  STOP_NONE,
+  STOP_RING_FULL,
+  TLB_READ,
+  TLB_WRITE,
+} from '../generated/layout'
 import { ringAgain } from '../memory/dirty-ring'
 import { PLAIN, translate, truncate } from '../memory/translate'
 
