@@ -38,6 +38,9 @@ const probes = {
     const words = new Set(readFileSync('/proc/cpuinfo', 'utf8').split(/\s+/))
     return ['AuthenticAMD', 'sse4a', 'sha_ni', 'aes', 'pclmulqdq', 'xsavec', 'misalignsse'].every((w) => words.has(w))
   },
+  /** What the shim of tests/suites/selftests wants: Linux on x86-64, gcc, objdump, and no rule against reading a child's memory. */
+  shimHost: () =>
+    process.platform === 'linux' && process.arch === 'x64' && onPath('gcc') && onPath('objdump') && existsSync('/usr/include/linux/kvm.h'),
   bochs: () => existsSync('/usr/bin/bochs'),
 } as const
 
