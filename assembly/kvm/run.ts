@@ -22,6 +22,9 @@ import {
   CPU_STOP_NAME,
   CPU_TRIPLE_FAULT,
   EVENT_KICK,
+  PENDING_MMIO_MORE,
+  PENDING_MMIO_WRITE,
+  PENDING_NONE,
   EXITS_HLT,
   EVENT_SMI,
   EXC_GP,
@@ -62,6 +65,7 @@ import { apReset } from './ap'
 import { ringSync } from './coalesced'
 import { complete } from './complete'
 import { eventsBlocked, exitStep, singleStepping } from './debug'
+import { finishWrite, nextPiece } from './posted'
 import { injectHeld } from './held'
 import { acceptInit, expireTimers, injected, injectedEvents, nearestDeadline, REPLAY_ALONE, rearm, wakes } from './events'
 import {
@@ -306,7 +310,10 @@ export function vcpuRun(s: usize, maxInstructions: u64): i32 {
   if (singleStepping(s) && maxInstructions != 0) store<u64>(s, icount + 1, CPU_SLICE_END)
   let result: i32 = userCr8(s) ? esEnter(s) : EINVAL
   if (result == 0) {
-    result = load<u32>(k, VKVM_PENDING) != 0 ? complete(s) : 1
+    if (load<u32>(k, VKVM_PENDING) == PENDING_MMIO_MORE) {
+      store<u32>(k, PENDING_NONE, VKVM_PENDING)
+      result = nextPiece(s) ? 0 : 1
+    } else result = load<u32>(k, VKVM_PENDING) != 0 ? complete(s) : 1
     if (result > 0) {
       if (immediate) {
         // wants_to_run is 0: the instruction whose access was completed ends, then -EINTR, and exit_reason stays what it was
@@ -318,6 +325,7 @@ export function vcpuRun(s: usize, maxInstructions: u64): i32 {
     // What VMRUN refuses comes after the events: an SMI without a save area kills the VM first.
     result = !immediate && smiDue(s) && !enterSmm(s) ? EIO : 0
   }
+  if (result == 0 && load<u32>(k, VKVM_PENDING) == PENDING_MMIO_WRITE) finishWrite(s)
   pvLeave(s)
   saveRunState(s)
   esLeave(s)
