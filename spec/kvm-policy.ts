@@ -239,7 +239,7 @@ export const POLICY: readonly PolicyRow[] = [
     scope: 'vm',
     struct: 'kvm_dirty_log',
     switch: null,
-    source: 'virt/kvm/kvm_main.c',
+    source: 'virt/kvm/kvm_main.c kvm_get_dirty_log_protect',
     cells: 'ok?; ok for slots with LOG_DIRTY, else -ENOENT',
   },
   {
@@ -248,7 +248,7 @@ export const POLICY: readonly PolicyRow[] = [
     scope: 'vm',
     struct: 'kvm_clear_dirty_log',
     switch: null,
-    source: 'virt/kvm/kvm_main.c',
+    source: 'virt/kvm/kvm_main.c kvm_clear_dirty_log_protect',
     cells: 'ok?; ok for slots with LOG_DIRTY, else -ENOENT',
   },
   {
@@ -309,7 +309,7 @@ export const POLICY: readonly PolicyRow[] = [
     scope: 'vm',
     struct: 'kvm_irqchip',
     switch: 'has_protected_eoi',
-    source: 'arch/x86/kvm/x86.c',
+    source: 'arch/x86/kvm/x86.c kvm_arch_vm_ioctl, irqchip_full; arch/x86/kvm/irq.c kvm_vm_ioctl_get_irqchip',
     cells: [
       'ok?; ok with full in-kernel irqchip else -ENXIO',
       'ok?; ok with full in-kernel irqchip else -ENXIO',
@@ -326,7 +326,7 @@ export const POLICY: readonly PolicyRow[] = [
     scope: 'vm',
     struct: 'kvm_irqchip',
     switch: 'has_protected_eoi',
-    source: 'arch/x86/kvm/x86.c',
+    source: 'arch/x86/kvm/x86.c kvm_arch_vm_ioctl, irqchip_full; arch/x86/kvm/irq.c kvm_vm_ioctl_set_irqchip',
     cells: [
       'ok?; ok with full in-kernel irqchip else -ENXIO',
       'ok?; ok with full in-kernel irqchip else -ENXIO',
@@ -343,7 +343,7 @@ export const POLICY: readonly PolicyRow[] = [
     scope: 'vm',
     struct: 'kvm_pit_config',
     switch: 'has_protected_eoi',
-    source: 'arch/x86/kvm/x86.c',
+    source: 'arch/x86/kvm/x86.c kvm_arch_vm_ioctl, pic_in_kernel; arch/x86/kvm/i8254.c kvm_create_pit',
     cells: [
       'ok?; ok with in-kernel PIC else -ENOENT; -EEXIST second time',
       'ok?; ok with in-kernel PIC else -ENOENT; -EEXIST second time',
@@ -360,7 +360,7 @@ export const POLICY: readonly PolicyRow[] = [
     scope: 'vm',
     struct: 'kvm_pit_state2',
     switch: 'has_protected_eoi',
-    source: 'arch/x86/kvm/x86.c',
+    source: 'arch/x86/kvm/x86.c kvm_arch_vm_ioctl; arch/x86/kvm/i8254.c kvm_vm_ioctl_get_pit2',
     cells: [
       'ok?; ok else -ENXIO',
       'ok?; ok else -ENXIO',
@@ -377,7 +377,7 @@ export const POLICY: readonly PolicyRow[] = [
     scope: 'vm',
     struct: 'kvm_pit_state2',
     switch: 'has_protected_eoi',
-    source: 'arch/x86/kvm/x86.c',
+    source: 'arch/x86/kvm/x86.c kvm_arch_vm_ioctl; arch/x86/kvm/i8254.c kvm_vm_ioctl_set_pit2',
     cells: [
       'ok?; ok else -ENXIO',
       'ok?; ok else -ENXIO',
@@ -457,7 +457,7 @@ export const POLICY: readonly PolicyRow[] = [
     scope: 'vm',
     struct: 'kvm_ioeventfd',
     switch: null,
-    source: 'virt/kvm/eventfd.c',
+    source: 'virt/kvm/eventfd.c kvm_ioeventfd, kvm_assign_ioeventfd',
     cells: 'ok',
   },
   {
@@ -466,7 +466,7 @@ export const POLICY: readonly PolicyRow[] = [
     scope: 'vm',
     struct: null,
     switch: null,
-    source: 'arch/x86/kvm/x86.c',
+    source: 'arch/x86/kvm/x86.c kvm_arch_vm_ioctl',
     cells: 'ok?; ok; -EBUSY once vCPUs exist',
   },
   {
@@ -475,7 +475,7 @@ export const POLICY: readonly PolicyRow[] = [
     scope: 'vm',
     struct: 'kvm_clock_data',
     switch: null,
-    source: 'arch/x86/kvm/x86.c',
+    source: 'arch/x86/kvm/x86.c kvm_vm_ioctl_set_clock',
     cells: 'ok',
   },
   {
@@ -484,7 +484,7 @@ export const POLICY: readonly PolicyRow[] = [
     scope: 'vm',
     struct: 'kvm_clock_data',
     switch: null,
-    source: 'arch/x86/kvm/x86.c',
+    source: 'arch/x86/kvm/x86.c kvm_vm_ioctl_get_clock',
     cells: 'ok',
   },
   {
@@ -503,7 +503,7 @@ export const POLICY: readonly PolicyRow[] = [
     scope: 'vm',
     struct: null,
     switch: null,
-    source: 'arch/x86/kvm/x86.c',
+    source: 'arch/x86/kvm/x86.c kvm_arch_vm_ioctl',
     cells: 'ok?; ok; returns kHz',
   },
   {
@@ -531,7 +531,7 @@ export const POLICY: readonly PolicyRow[] = [
     scope: 'vm',
     struct: 'kvm_msr_filter',
     switch: null,
-    source: 'arch/x86/kvm/x86.c',
+    source: 'arch/x86/kvm/x86.c kvm_arch_vm_ioctl; arch/x86/kvm/msrs.c kvm_vm_ioctl_set_msr_filter',
     notes: 'TDX: no hardware intercept change, filter is applied when the TDVMCALL RDMSR/WRMSR is handled (vt_recalc_intercepts)',
     cells: 'ok',
   },
@@ -541,7 +541,7 @@ export const POLICY: readonly PolicyRow[] = [
     scope: 'vm',
     struct: 'kvm_pmu_event_filter',
     switch: null,
-    source: 'arch/x86/kvm/x86.c',
+    source: 'arch/x86/kvm/x86.c kvm_arch_vm_ioctl; arch/x86/kvm/pmu.c kvm_vm_ioctl_set_pmu_event_filter',
     cells: 'ok',
   },
   {
@@ -550,7 +550,7 @@ export const POLICY: readonly PolicyRow[] = [
     scope: 'vm',
     struct: 'kvm_create_device',
     switch: null,
-    source: 'virt/kvm/kvm_main.c',
+    source: 'virt/kvm/kvm_main.c kvm_ioctl_create_device',
     cells: 'ok?; ok per device type',
   },
   {
@@ -1236,7 +1236,7 @@ export const POLICY: readonly PolicyRow[] = [
     scope: 'vcpu',
     struct: null,
     switch: null,
-    source: 'arch/x86/kvm/x86.c',
+    source: 'arch/x86/kvm/x86.c kvm_arch_vcpu_ioctl',
     cells: 'ok?; ok; returns kHz',
   },
   {
@@ -1299,7 +1299,7 @@ export const POLICY: readonly PolicyRow[] = [
     scope: 'vcpu',
     struct: 'kvm_nested_state',
     switch: null,
-    source: 'arch/x86/kvm/x86.c',
+    source: 'arch/x86/kvm/x86.c kvm_arch_vcpu_ioctl (kvm_nested_ops)',
     cells: [
       'ok?; ok when nested enabled, else -EINVAL; buffer short -E2BIG',
       'ok?; ok when nested enabled, else -EINVAL; buffer short -E2BIG',
@@ -1316,7 +1316,7 @@ export const POLICY: readonly PolicyRow[] = [
     scope: 'vcpu',
     struct: 'kvm_nested_state',
     switch: null,
-    source: 'arch/x86/kvm/x86.c',
+    source: 'arch/x86/kvm/x86.c kvm_arch_vcpu_ioctl (kvm_nested_ops)',
     cells: [
       'ok?; ok when nested enabled, else -EINVAL',
       'ok?; ok when nested enabled, else -EINVAL',
@@ -1333,7 +1333,7 @@ export const POLICY: readonly PolicyRow[] = [
     scope: 'vcpu',
     struct: 'kvm_tpr_access_ctl',
     switch: null,
-    source: 'arch/x86/kvm/x86.c',
+    source: 'arch/x86/kvm/x86.c vcpu_ioctl_tpr_access_reporting',
     cells: 'ok?; ok; flags!=0 -EINVAL',
   },
   {
@@ -1342,7 +1342,7 @@ export const POLICY: readonly PolicyRow[] = [
     scope: 'vcpu',
     struct: 'kvm_vapic_addr',
     switch: null,
-    source: 'arch/x86/kvm/x86.c',
+    source: 'arch/x86/kvm/x86.c kvm_arch_vcpu_ioctl; arch/x86/kvm/lapic.c kvm_lapic_set_vapic_addr',
     cells: 'ok?; ok; -EINVAL without in-kernel LAPIC',
   },
   {
@@ -1351,7 +1351,7 @@ export const POLICY: readonly PolicyRow[] = [
     scope: 'vcpu',
     struct: null,
     switch: null,
-    source: 'arch/x86/kvm/x86.c',
+    source: 'arch/x86/kvm/x86.c kvm_set_guest_paused',
     cells: 'ok?; ok if pv clock active else -EINVAL',
   },
   {
@@ -1360,7 +1360,7 @@ export const POLICY: readonly PolicyRow[] = [
     scope: 'vcpu',
     struct: 'kvm_signal_mask',
     switch: null,
-    source: 'virt/kvm/kvm_main.c',
+    source: 'virt/kvm/kvm_main.c kvm_vcpu_ioctl, kvm_vcpu_ioctl_set_sigmask',
     cells: 'ok?; ok; len != 8 -EINVAL',
   },
   {
@@ -1378,7 +1378,7 @@ export const POLICY: readonly PolicyRow[] = [
     scope: 'vm+vcpu',
     struct: null,
     switch: null,
-    source: 'virt/kvm/kvm_main.c',
+    source: 'virt/kvm/kvm_main.c kvm_vm_ioctl_get_stats_fd, kvm_vcpu_ioctl_get_stats_fd',
     cells: 'ok?; ok; returns fd',
   },
   {
@@ -1405,7 +1405,7 @@ export const POLICY: readonly PolicyRow[] = [
     scope: 'system',
     struct: null,
     switch: null,
-    source: 'host oracle 6.18',
+    source: 'virt/kvm/kvm_main.c kvm_dev_ioctl, arch/x86/kvm/x86.c kvm_arch_dev_ioctl default; host oracle',
     cells: 'error:EINVAL',
   },
   {

@@ -63,6 +63,9 @@ export function ioctlTable<T>(
   )
 }
 
+/** Source of the refusal of a request that a file descriptor does not have. */
+export const UNKNOWN_IOCTL = 'arch/x86/kvm/x86.c kvm_arch_vm_ioctl, kvm_arch_vcpu_ioctl, kvm_arch_dev_ioctl (default)'
+
 const NONE = new Uint8Array(0)
 
 /** The steps of HandlerOptions with the table's own target. */
@@ -94,7 +97,7 @@ export function dispatch<T extends Target>(
       unknown,
       `0x${(request >>> 0).toString(16)}`,
       'no such request on this kind of file descriptor',
-      'unknown ioctl',
+      UNKNOWN_IOCTL,
     )
   }
   const { kernel } = target

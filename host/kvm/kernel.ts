@@ -78,7 +78,7 @@ export class Kernel {
   }
 
   badPointer(ioctl: string, what = 'the argument does not point into a mapping'): number {
-    return this.refuse('EFAULT', ioctl, what, 'copy_from_user / copy_to_user')
+    return this.refuse('EFAULT', ioctl, what, 'include/linux/uaccess.h copy_from_user, copy_to_user')
   }
 
   /** The lowest free number, as open(2) gives. */

@@ -1,6 +1,6 @@
 /** KVM_GET_ONE_REG, KVM_SET_ONE_REG, KVM_GET_REG_LIST on x86 (Linux 7.x arch/x86/kvm/x86.c kvm_get_set_one_reg): MSRs by id. */
 import { REQUEST } from '../generated/kvm-abi.ts'
-import { viewOf } from './dispatch.ts'
+import { UNKNOWN_IOCTL, viewOf } from './dispatch.ts'
 import type { VcpuRow } from './vcpu-ioctls.ts'
 import type { VcpuFd } from './vcpu.ts'
 
@@ -35,7 +35,7 @@ function oneReg(vcpu: VcpuFd, name: 'KVM_GET_ONE_REG' | 'KVM_SET_ONE_REG', bytes
 /** kvm_get_reg_list: the one register of this kind is the shadow stack pointer, and no shadow stacks are offered. */
 function regList(vcpu: VcpuFd, bytes: Uint8Array): number {
   if (vcpu.kernel.options.linux === '6.12')
-    return vcpu.kernel.refuse('EINVAL', 'KVM_GET_REG_LIST', 'no such request on x86 before 6.18', 'unknown ioctl')
+    return vcpu.kernel.refuse('EINVAL', 'KVM_GET_REG_LIST', 'no such request on x86 before 6.18', UNKNOWN_IOCTL)
   viewOf(bytes).setBigUint64(0, 0n, true)
   return 0
 }

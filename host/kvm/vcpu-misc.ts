@@ -40,7 +40,12 @@ function setCpuid2(vcpu: VcpuFd, bytes: Uint8Array): number {
   const { kernel } = vcpu
   const count = viewOf(bytes).getUint32(0, true)
   if (count > MAX_CPUID_ENTRIES)
-    return kernel.refuse('E2BIG', 'KVM_SET_CPUID2', `${count} entries (at most ${MAX_CPUID_ENTRIES})`, 'arch/x86/kvm/cpuid.c')
+    return kernel.refuse(
+      'E2BIG',
+      'KVM_SET_CPUID2',
+      `${count} entries (at most ${MAX_CPUID_ENTRIES})`,
+      'arch/x86/kvm/cpuid.c kvm_vcpu_ioctl_set_cpuid2',
+    )
   const size = count * CPUID_ENTRY_SIZE
   if (bytes.length < 8 + size) return kernel.badPointer('KVM_SET_CPUID2', 'the entries run over the end of the buffer')
   const entries = new Uint8Array(bytes.subarray(8, 8 + size))

@@ -146,7 +146,15 @@ function signalMsi(vm: VmFd, bytes: Uint8Array): number {
   if (vm.irqchip === 'none') return refuse('no interrupt controller in the kernel')
   if ((view.getUint32(12, true) & ~1) !== 0) return refuse('flags other than KVM_MSI_VALID_DEVID')
   if ((vm.x2apicApi & 1) !== 0 && (view.getUint32(4, true) & 0xff) !== 0) return refuse('address_hi bits 7:0 with 32-bit APIC ids')
-  return vm.kernel.core.call.signalMsi(view.getUint32(0, true), view.getUint32(4, true), view.getUint32(8, true), vm.address)
+  const result = vm.kernel.core.call.signalMsi(view.getUint32(0, true), view.getUint32(4, true), view.getUint32(8, true), vm.address)
+  return result >= 0
+    ? result
+    : vm.kernel.refuse(
+        'EPERM',
+        'KVM_SIGNAL_MSI',
+        'no vCPU has a local APIC that could take the message',
+        'arch/x86/kvm/lapic.c kvm_irq_delivery_to_apic',
+      )
 }
 
 export const irqHandlers: readonly VmRow[] = [

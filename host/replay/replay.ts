@@ -9,6 +9,7 @@ import { CAP, ERRNO, REQUEST, VM_TYPE } from '../generated/kvm-abi.ts'
 import { VKVM_INTERRUPT } from '../generated/layout.ts'
 import { type Kvm, openKvm } from '../kvm/kvm.ts'
 import type { Mapping } from '../kvm/mapping.ts'
+import { UNKNOWN_IOCTL } from '../kvm/dispatch.ts'
 import { hold } from '../kvm/held-events.ts'
 import { VcpuFd } from '../kvm/vcpu.ts'
 import type { Linux, PolicyType, ProfileSource } from '../policy/index.ts'
@@ -580,7 +581,7 @@ class Replayer {
     const kind = file.kind === 'other' ? 'device' : file.kind
     const refusal = result < 0 ? this.#kvm.lastRefusal() : null
     let verdict: Verdict
-    if (refusal !== null && (refusal.unimplemented || refusal.source === 'unknown ioctl')) verdict = 'unimplemented'
+    if (refusal !== null && (refusal.unimplemented || refusal.source === UNKNOWN_IOCTL)) verdict = 'unimplemented'
     else if (call.result === null) verdict = 'unknown'
     else if (call.errno !== null) {
       const same = result < 0 && knownErrno(call.errno) && result === -ERRNO[call.errno as keyof typeof ERRNO]

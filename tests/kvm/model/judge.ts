@@ -1,11 +1,15 @@
 /** Holds a real VM against the model: one call at a time, errno and values. */
-import { ERRNO, type Kvm, REQUEST } from 'cloister'
+import { ERRNO, type Kvm, type Refusal, REQUEST } from 'cloister'
 import type { RawMachine } from '../raw-machine.ts'
 import { type Ask, ModelVm, type Name, no, UNKNOWN, type Verdict } from './state.ts'
 import { VCPU_RULES } from './vcpu.ts'
 import { VM_RULES } from './vm.ts'
 
 const NAMES: Readonly<Record<number, string>> = Object.fromEntries(Object.entries(ERRNO).map(([name, n]) => [-n, name]))
+
+/** A reason in words, and a source that names a kernel function (file and name), a mail, or Cloister's own rule. */
+export const explained = ({ reason, source }: Refusal): boolean =>
+  reason.length > 4 && (/[\w-]+\.[ch] .*[a-z_]{4}/.test(source) || /mail 00\d/.test(source) || source === 'cloister')
 
 export interface Judged {
   readonly result: number
@@ -54,7 +58,8 @@ export class Judge {
     else if (got === 'ok') {
       const differs = verdict.check?.(result, after) ?? null
       if (differs !== null) wrong = `served, but ${differs}`
-    } else if (refusal !== null && (refusal.reason === '' || refusal.source === '')) wrong = `${got} without a reason`
+    } else if (refusal !== null && !explained(refusal))
+      wrong = `${got} without a reason that names who decides: ${refusal.reason} (${refusal.source})`
     if (got === 'ok') verdict.effect?.(result, after)
     else verdict.failed?.()
     return { result, wrong: wrong === null ? null : `${name}${vcpu === null ? '' : `@${vcpu}`}: ${wrong}`, judged: verdict.want !== null }

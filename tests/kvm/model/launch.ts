@@ -129,7 +129,10 @@ function sevCommand(vm: ModelVm, ask: Ask): Verdict {
       for (const vcpu of vm.order) {
         if (vcpu.debugregs !== null && (vm.volatile || vcpu.volatile)) return unsure(vm)
         const dr7 = vcpu.debugregs === null ? 0x400n : u64(vcpu.debugregs, 40)
-        if (vcpu.sealed || vcpu.debug || dr7 !== 0x400n) return { want: 'EINVAL', failed: () => sealUntil(vm, vcpu, false) }
+        if (vcpu.sealed || vcpu.debug || (dr7 & ~0x400n) !== 0n) return { want: 'EINVAL', failed: () => sealUntil(vm, vcpu, false) }
+        // snp_launch_update_vmsa issues its firmware command on the descriptor of this call.
+        if (!isSev) return no('EBADF')
+        if (vm.snp === 'finished') return no('EIO')
       }
       const all = (): void => {
         for (const vcpu of vm.order) seal(vcpu, false)
@@ -191,6 +194,7 @@ function snpUpdate(vm: ModelVm, ask: Ask, at: (n: number) => Uint8Array | null):
   if (length !== 0x1000n) return UNKNOWN
   if (!vm.privateFrames.has(gpa >> 12n) || vm.snpPages.has(gpa) || vm.snp === 'finished') return no('EIO')
   if (type !== 3 && ask.read(address, 4096) === null) return no('EIO')
+  if (ask.kind(u32(ask.bytes as Uint8Array, 20) | 0) !== 'sev') return no('EIO')
   return {
     want: 'ok',
     effect: () => vm.snpPages.add(gpa),

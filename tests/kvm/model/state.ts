@@ -63,6 +63,8 @@ export interface ModelVcpu {
   vectorWaits: boolean | null
   /** INIT may be on its way (events, local APIC): what it resets is not followed. */
   volatile: boolean
+  /** A triple fault may be waiting, which counts as a pending exception. */
+  shutting: boolean
 }
 
 export class ModelVm {

@@ -62,6 +62,7 @@ const events: Rule = (vm, vcpu, { bytes }) => {
     vcpu.vectorWaits = null
     if ((flags & 8) !== 0 || (flags & 0x20) !== 0) {
       vcpu.volatile = true
+      vcpu.shutting ||= (flags & 0x20) !== 0
       vcpu.exception = null
       vcpu.mpState = null
       vcpu.regs = null
@@ -159,7 +160,7 @@ export const VCPU_RULES: Readonly<Partial<Record<Ask['name'], Rule>>> = {
       if ((control & 0xc0000) !== 0) vcpu.exception = null
     }
     if ((control & 0xc0000) === 0) return served(effect)
-    return { want: vcpu.exception === null ? null : vcpu.exception ? 'EBUSY' : 'ok', effect }
+    return { want: vcpu.exception === null || vcpu.shutting ? null : vcpu.exception ? 'EBUSY' : 'ok', effect }
   },
   KVM_GET_MSRS: (_vm, _vcpu, { bytes }) => (u32(bytes as Uint8Array, 0) >= 256 ? no('E2BIG') : UNKNOWN),
   KVM_SET_MSRS: (_vm, vcpu, { bytes }) =>
@@ -221,7 +222,7 @@ export const VCPU_RULES: Readonly<Partial<Record<Ask['name'], Rule>>> = {
   KVM_X86_SET_MCE: (_vm, vcpu, { bytes }) => {
     const b = bytes as Uint8Array
     if (u64(b, 0) >> 63n === 0n) return no('EINVAL')
-    return vcpu.banks > 0 && u8(b, 32) >= vcpu.banks ? no('EINVAL') : { want: null, effect: () => (vcpu.exception = null) }
+    return vcpu.banks > 0 && u8(b, 32) >= vcpu.banks ? no('EINVAL') : { want: null, effect: () => (vcpu.shutting = true) }
   },
   KVM_SET_TSC_KHZ: (vm, vcpu, { value }) => {
     if (vm.type === 'tdx') return no('EINVAL')

@@ -38,6 +38,7 @@ function createVcpu(vm: ModelVm, { value: id }: Ask): Verdict {
       ran: false,
       vectorWaits: false,
       volatile: false,
+      shutting: false,
     }
     vm.maxIds ||= MAX_IDS
     vm.vcpus.set(id, vcpu)
