@@ -114,3 +114,25 @@ export const SNP_ID = {
   SIGNATURE_SIZE: 512,
   KEY_SIZE: 1028,
 } as const
+
+/**
+ * CPUID page of SNP_LAUNCH_UPDATE: count u32, 12 reserved bytes, then entries of 48 bytes (EAX_IN, ECX_IN, XCR0_IN, XSS_IN u64,
+ * EAX, EBX, ECX, EDX, reserved u64). `REFUSED`: features that the firmware does not let a guest be told of, as far as a VMM has
+ * learnt (QEMU 9.2 target/i386/sev.c sev_snp_mask_cpuid_features): leaf, subleaf, offset in the entry, bits. The rest of the
+ * firmware's own policy is not public in what was read.
+ */
+export const SNP_CPUID = {
+  COUNT_MAX: 64,
+  HEADER: 16,
+  ENTRY: 48,
+  REFUSED: [
+    // TSC_DEADLINE
+    [0x1, 0, 32, 0x0100_0000],
+    // TSC_ADJUST
+    [0x7, 0, 28, 0x0000_0002],
+    // SPEC_CTRL, STIBP, FLUSH_L1D, ARCH_CAPABILITIES, CORE_CAPABILITY, SSBD
+    [0x7, 0, 36, 0xfc00_0000],
+    // VIRT_SSBD
+    [0x8000_0008, 0, 28, 0x0200_0000],
+  ],
+} as const

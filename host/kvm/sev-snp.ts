@@ -115,6 +115,8 @@ function launchUpdate(call: SevCall, info: SevInfo, snp: SnpInfo): number {
     else {
       status = snp.guest.update(type, at, page)
       failed = firmware(call, status, populate)
+      // The firmware's corrected page goes back to where it came from.
+      if (type === SNP_PAGE.CPUID && status === FW.INVALID_PARAM && page !== null) memory.copyOut(address + done, page)
     }
     if (failed !== 0) break
     snp.pages.add(at)

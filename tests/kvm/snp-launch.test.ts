@@ -220,11 +220,40 @@ test('LAUNCH_UPDATE: order of checks, partial progress, page types', async () =>
   expects(w, 'KVM_SEV_SNP_LAUNCH_UPDATE', update(0x10d000, at, PAGE, NORMAL), 'EIO', FW.INVALID_GUEST_STATE, 'finished')
 })
 
+test('a CPUID page that the firmware refuses comes back corrected', async () => {
+  const w = await world(LOW, 0)
+  expects(w, 'KVM_SEV_SNP_LAUNCH_START', start(POLICY), 0, 0, 'start')
+  const page = new Uint8Array(PAGE)
+  const view = new DataView(page.buffer)
+  view.setUint32(0, 2, true)
+  // Leaf 1 with TSC_DEADLINE and SSE3, leaf 7 with SPEC_CTRL, TSC_ADJUST and FSGSBASE.
+  view.setUint32(16, 1, true)
+  view.setUint32(16 + 32, 0x0100_0001, true)
+  view.setUint32(64, 7, true)
+  view.setUint32(64 + 28, 3, true)
+  view.setUint32(64 + 36, 0x0400_0010, true)
+  w.source.write(0, page)
+  const command = update(0x100000, w.source.address, PAGE, 6)
+  const digest = w.vm.launchDigest()
+  expects(w, 'KVM_SEV_SNP_LAUNCH_UPDATE', command, 'EIO', FW.INVALID_PARAM, 'refused')
+  assert.is(w.vm.launchDigest(), digest, 'nothing was measured')
+  const back = new DataView(w.source.read(0, PAGE).buffer)
+  assert.equal(
+    [16 + 32, 64 + 28, 64 + 36].map((at) => back.getUint32(at, true)),
+    [1, 1, 0x10],
+  )
+  expects(w, 'KVM_SEV_SNP_LAUNCH_UPDATE', command, 0, 0, 'the corrected page')
+  view.setUint32(0, 65, true)
+  w.source.write(0, page)
+  expects(w, 'KVM_SEV_SNP_LAUNCH_UPDATE', update(0x101000, w.source.address, PAGE, 6), 'EIO', FW.INVALID_PARAM, '65 entries')
+})
+
 test('the digest: what counts and what does not', async () => {
   const digest = async (type: number, fill: number, gpa = 0x100000): Promise<string | null> => {
     const w = await world(LOW, 0)
     expects(w, 'KVM_SEV_SNP_LAUNCH_START', start(POLICY), 0, 0, 'start')
-    w.source.write(0, new Uint8Array(PAGE).fill(fill))
+    // Without CPUID entries, which the firmware would look at.
+    w.source.write(0, new Uint8Array(PAGE).fill(fill, 16))
     expects(w, 'KVM_SEV_SNP_LAUNCH_UPDATE', update(gpa, w.source.address, PAGE, type), 0, 0, 'update')
     return w.vm.launchDigest()
   }

@@ -6,7 +6,7 @@
 import { type Point, fromBytes, onCurve, verify } from '../../crypto/p384.ts'
 import { sha384 } from '../../crypto/sha384.ts'
 import { equalBytes } from '../../crypto/sha256.ts'
-import { FIRMWARE_STATUS as FW, SNP_API, SNP_ID, SNP_PAGE } from '../../generated/psp.ts'
+import { FIRMWARE_STATUS as FW, SNP_API, SNP_CPUID, SNP_ID, SNP_PAGE } from '../../generated/psp.ts'
 import { decodeSignature } from './certificate.ts'
 
 const DIGEST = 48
@@ -51,9 +51,13 @@ export class SnpGuest {
     return this.#digest
   }
 
-  /** SNP_LAUNCH_UPDATE: every page counts with type and address, contents only of normal and VMSA pages. */
+  /**
+   * SNP_LAUNCH_UPDATE: every page counts with type and address, contents only of normal and VMSA pages. A CPUID page that
+   * the firmware does not like is corrected in place and refused with INVALID_PARAM.
+   */
   update(type: number, gpa: bigint, page: Uint8Array | null): number {
     if (this.finished) return FW.INVALID_GUEST_STATE
+    if (type === SNP_PAGE.CPUID && page !== null && !checkCpuid(page)) return FW.INVALID_PARAM
     const info = new Uint8Array(PAGE_INFO)
     const view = new DataView(info.buffer)
     info.set(this.#digest)
@@ -103,6 +107,25 @@ export class SnpGuest {
     this.identity = { block: block.slice(), idKeyDigest: sha384(idKeyBytes), authorKeyDigest }
     return FW.SUCCESS
   }
+}
+
+/** False: the page has too many entries, or features that were cleared now. */
+function checkCpuid(page: Uint8Array): boolean {
+  const view = viewOf(page)
+  const count = view.getUint32(0, true)
+  if (count > SNP_CPUID.COUNT_MAX) return false
+  let good = true
+  for (let i = 0; i < count; i++) {
+    const at = SNP_CPUID.HEADER + i * SNP_CPUID.ENTRY
+    for (const [leaf, subleaf, register, bits] of SNP_CPUID.REFUSED) {
+      if (view.getUint32(at, true) !== leaf || view.getUint32(at + 4, true) !== subleaf) continue
+      const value = view.getUint32(at + register, true)
+      if ((value & bits) === 0) continue
+      view.setUint32(at + register, (value & ~bits) >>> 0, true)
+      good = false
+    }
+  }
+  return good
 }
 
 /** curve u32, x and y of 72 bytes each, little endian. */
