@@ -9,7 +9,7 @@ export interface Case {
   note: string
   /** Units per call. */
   units: number
-  start(): Promise<{ step(): void; close(): void }>
+  start(): Promise<{ step(): void; close(): void /** A line of its own, after the measurement. */; compare?(): string }>
 }
 
 const SLICE = 1_000_000

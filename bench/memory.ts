@@ -3,7 +3,11 @@
  * subtract `memory-hit`. Figures to compare with come from prototypes: miss 40-70 ns, granule 15 ns (one block
  * operation) and 30 ns (two), conversion of a page 3-4 us, flush of three L1 arrays 0.6 us.
  */
-import { readFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import {
   BACKING_FRAMES,
   CPU_BUDGET,
@@ -52,7 +56,8 @@ interface Machine {
     | 'pspDecrypt'
     | 'pspEncrypt'
     | 'cpuModeChanged'
-    | 'execute',
+    | 'execute'
+    | 'benchLoads',
     Call
   >
   readonly view: DataView
@@ -117,6 +122,43 @@ function machine(pages: number, encrypted: boolean): Machine {
   view.setBigUint64(s + CPU_CR3, BigInt(root * 4096) | c, true)
   x.flushTlb(s)
   return { x, view, s, vm, backing }
+}
+
+const WALK = 1_000_000
+const MARK = 1.3
+
+/** Random loads over 256 MiB by the translation path alone (assembly/memory/bench.ts), and the same in C (translation.c) by turns. */
+function translation(): Case['start'] {
+  return async () => {
+    const pages = 65536
+    const { x, s } = machine(pages, false)
+    for (let i = 0; i < pages; i++) check(x.writeBytes(s, OP, BigInt(i) * 4096n, STAGING, 8))
+    const loads = (n: number): void => void x.benchLoads(s, 0n, pages * 4096 - 8, n)
+    const ours = (): number => {
+      const before = process.cpuUsage()
+      loads(5 * WALK)
+      const { user, system } = process.cpuUsage(before)
+      return ((user + system) * 1000) / (5 * WALK)
+    }
+    const median = (values: number[]): number => values.toSorted((a, b) => a - b)[values.length >> 1] ?? Number.NaN
+    const compare = (): string => {
+      const work = mkdtempSync(join(tmpdir(), 'cloister-walk-'))
+      try {
+        const program = join(work, 'translation')
+        const source = fileURLToPath(new URL('../../bench/translation.c', import.meta.url))
+        const gcc = spawnSync('gcc', ['-O2', '-o', program, source], { encoding: 'utf8' })
+        if (gcc.error) return 'not compared: no gcc'
+        if (gcc.status !== 0) throw new Error(gcc.stderr)
+        const rounds = Array.from({ length: 7 }, () => [ours(), Number(spawnSync(program, ['5'], { encoding: 'utf8' }).stdout)] as const)
+        const [us, c] = [median(rounds.map(([a]) => a)), median(rounds.map(([, b]) => b))]
+        const ratio = median(rounds.map(([a, b]) => a / b))
+        return `CPU time by turns ${us.toFixed(0)} ns, in C ${c.toFixed(0)} ns: ratio ${ratio.toFixed(2)} (mark ${MARK}: ${ratio <= MARK ? 'met' : 'MISSED'})`
+      } finally {
+        rmSync(work, { recursive: true, force: true })
+      }
+    }
+    return { step: () => loads(WALK), close: () => {}, compare }
+  }
 }
 
 function check(status: number): void {
@@ -209,6 +251,13 @@ export const memoryCases: readonly Case[] = [
   },
   { name: 'memory-miss-64M', unit: 'calls', note: 'random loads over 64 MiB of 4 KiB pages', units: CALLS, start: reads(16384) },
   { name: 'memory-miss-256M', unit: 'calls', note: 'random loads over 256 MiB', units: CALLS, start: reads(65536) },
+  {
+    name: 'memory-walk',
+    unit: 'loads',
+    note: 'random loads over 256 MiB in 4 KiB pages, by the translation path alone',
+    units: WALK,
+    start: translation(),
+  },
   { name: 'memory-wrong-read', unit: 'calls', note: 'load through the view that is not stored', units: CALLS, start: wrongView(false) },
   { name: 'memory-wrong-write', unit: 'calls', note: 'partial store through it', units: CALLS, start: wrongView(true) },
   {

@@ -28,7 +28,7 @@ function commit(): string {
 }
 
 async function measure(one: Case): Promise<Result> {
-  const { step, close } = await one.start()
+  const { step, close, compare } = await one.start()
   try {
     // V8 swaps tiers at entry: warm up first.
     const warm = performance.now() + 300
@@ -36,7 +36,8 @@ async function measure(one: Case): Promise<Result> {
     const bench = new Benchmark(one.name, step, { maxTime: 1.5, minSamples: 10 })
     bench.run()
     if (bench.error) throw bench.error
-    return { name: one.name, opsPerSecond: bench.hz * one.units, rme: bench.stats.rme, unit: one.unit, note: one.note }
+    const note = compare ? `${one.note}; ${compare()}` : one.note
+    return { name: one.name, opsPerSecond: bench.hz * one.units, rme: bench.stats.rme, unit: one.unit, note }
   } finally {
     close()
   }
@@ -66,7 +67,7 @@ for (const one of chosen) {
     results.push(result)
     const each = 1e9 / result.opsPerSecond
     process.stdout.write(
-      `${one.name.padEnd(18)}${`${rate(result.opsPerSecond)}${one.unit}/s`.padStart(26)}  ±${result.rme.toFixed(1)} %  ${each.toFixed(each < 10 ? 2 : 0)} ns each  (${one.note})\n`,
+      `${one.name.padEnd(18)}${`${rate(result.opsPerSecond)}${one.unit}/s`.padStart(26)}  ±${result.rme.toFixed(1)} %  ${each.toFixed(each < 10 ? 2 : 0)} ns each  (${result.note})\n`,
     )
   } catch (error) {
     failed++

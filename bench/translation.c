@@ -14,7 +14,6 @@ typedef uint32_t u32;
 typedef uint64_t u64;
 
 enum { PAGES = 65536, VALID = 1, W = 2, U = 4, X = 8, LARGE = 0x10, PRIVATE = 0x20, STORE = 0x40, GLOBAL = 0x100, LEVEL2 = 0x200 };
-#define VPN_MASK ((1ull << 45) - 1)
 #define NONE (~0ull)
 #define INFO_MASK (0x2ffffull << 32)
 #define INFO_DIRTY (1ull << 56)
@@ -27,28 +26,50 @@ static u8 *memory;
 enum { INFO = 0x100000, VCPU = 0x1200000, TABLES = 0x1400000, HEAP = 0x1600000 };
 
 struct vcpu {
-	u32 tlb_base, used, write_count, units, now, data;
-	u64 half, high, psc, local, global, mask, want, info, large_base, large_mask, allow[4];
-	u32 write_list[900];
+	u32 tlb_base, used, fills, units, now, data, clean, pad;
+	u64 psc, local, global, mask, want, info, large_base, large_mask, allow[4];
+	u32 fill_list[900];
 	struct { u64 tag; u32 table, word; } pscs[512];
-	struct { u64 tag; u32 data, pad; } l2[8192];
+	struct { u64 tag; union { u64 word; u32 data; }; } l2[65536];
 	struct { u64 read, write, exec, addend; } l1[1024];
 };
 
-static __attribute__((noinline)) int fill(u32 s, u64 va, u32 how)
+_Static_assert(sizeof(struct vcpu) < TABLES - VCPU, "the vCPU fits");
+
+static inline int install(u32 s, u64 va, u32 data, u32 how)
 {
 	struct vcpu *v = (struct vcpu *)(memory + s);
-	if ((va + v->half) & v->high)
+	u32 has = (u32)(AT(u64, v->now) >> ((data << 1) & 28)) & (5 | ((data & STORE) >> 5));
+	if (!(has & (1 + (how & 1))))
 		return 0;
 	if (((u32)va & 0xfff) + (how >> 1) > 0x1000)
 		return 0;
+	u64 page = va & ~0xfffull;
+	u32 e = v->tlb_base + ((u32)(va >> 7) & 0x7fe0);
+	AT(u64, e) = page;
+	AT(u64, e + 8) = has & 2 ? page : NONE;
+	AT(u64, e + 16) = has & 4 ? page : NONE;
+	AT(u64, e + 24) = (u32)((data & ~0xfffu) - (u32)page);
+	u32 fills = v->fills;
+	if (fills <= 900) {
+		if (fills < 900)
+			v->fill_list[fills] = e;
+		v->fills = fills + 1;
+		v->used |= fills == 900 ? 7 : (u32)(AT(u64, v->now) >> 32);
+	}
+	return 1;
+}
+
+static __attribute__((noinline)) int walk(u32 s, u64 va, u32 how)
+{
+	struct vcpu *v = (struct vcpu *)(memory + s);
 	u64 vpn = va >> 12;
-	u32 l2 = (vpn ^ (vpn >> 13)) & 8191;
-	u64 kept = v->l2[l2].tag ^ (vpn & VPN_MASK);
+	u32 l2 = (vpn ^ (vpn >> 16)) & 65535;
+	u64 context = v->l2[l2].tag ^ vpn;
 	u32 want = v->data, data = v->l2[l2].data;
-	if ((kept != v->local && kept != v->global) || (data & (VALID | PRIVATE)) != want) {
+	if ((context != v->local && context != v->global) || (data & (VALID | PRIVATE)) != want) {
 		u32 psc = (va >> 21) & 511;
-		if (v->pscs[psc].tag != (((va >> 21) & 0xfffffffff) | v->psc))
+		if (v->pscs[psc].tag != ((va >> 21) | v->psc))
 			return 0;
 		u32 word = v->pscs[psc].word, table = v->pscs[psc].table, at;
 		u64 entry;
@@ -72,37 +93,34 @@ static __attribute__((noinline)) int fill(u32 s, u64 va, u32 how)
 		if (!frame)
 			return 0;
 		data |= frame | ((((u32)entry & (VALID | W | U | STORE | GLOBAL)) | ((u32)(~entry >> 60) & X)) & word);
-	} else
-		how |= 0x100;
+	}
 	u64 info = AT(u64, INFO + ((data >> 8) & ~15u));
 	if ((info & INFO_MASK) != v->info)
 		return 0;
-	u64 allow = AT(u64, v->now);
-	u32 has = (u32)(allow >> ((data << 1) & 28)) & (5 | ((data & STORE) >> 5));
-	if (!(has & (1 + (how & 1))))
-		return 0;
-	if ((has & 2) && (info & (INFO_DIRTY | INFO_CODE)) != INFO_DIRTY)
-		return 0;
-	u64 page = va & ~0xfffull;
-	u32 e = v->tlb_base + ((u32)(va >> 7) & 0x7fe0);
-	AT(u64, e) = page;
-	AT(u64, e + 8) = has & 2 ? page : NONE;
-	AT(u64, e + 16) = has & 4 ? page : NONE;
-	AT(u64, e + 24) = (u32)((data & ~0xfffu) - (u32)page);
-	v->used |= (u32)(allow >> 32);
-	if (how < 0x100) {
-		v->l2[l2].tag = (vpn & VPN_MASK) | (data & GLOBAL ? v->global : v->local);
-		v->l2[l2].data = data;
+	u64 tag = vpn | (data & GLOBAL ? v->global : v->local);
+	if ((info & (INFO_DIRTY | INFO_CODE)) == INFO_DIRTY) {
+		v->l2[l2].tag = tag;
+		v->l2[l2].word = data | (u64)v->clean << 32;
+		return install(s, va, data, how);
 	}
-	if (has & 2) {
-		u32 count = v->write_count;
-		if (count <= 900) {
-			if (count < 900)
-				v->write_list[count] = e;
-			v->write_count = count + 1;
-		}
-	}
-	return 1;
+	if ((data & (STORE | W)) == (STORE | W))
+		return 0;
+	v->l2[l2].tag = tag;
+	v->l2[l2].word = data;
+	return install(s, va, data & ~STORE, how);
+}
+
+static __attribute__((noinline)) int fill(u32 s, u64 va, u32 how)
+{
+	struct vcpu *v = (struct vcpu *)(memory + s);
+	u64 vpn = va >> 12;
+	u32 l2 = (vpn ^ (vpn >> 16)) & 65535;
+	u64 context = v->l2[l2].tag ^ vpn, word = v->l2[l2].word;
+	if (context != v->local && context != v->global)
+		return walk(s, va, how);
+	if ((u32)(word >> 32) != v->clean)
+		return walk(s, va, how);
+	return install(s, va, word, how);
 }
 
 static u64 loads(u32 s, u64 base, u32 mask, u32 n)
@@ -131,16 +149,14 @@ int main(int argc, char **argv)
 	struct vcpu *v = (struct vcpu *)(memory + VCPU);
 	memset(v->l1, 0xff, sizeof v->l1);
 	v->tlb_base = (u8 *)v->l1 - memory;
-	v->half = 1ull << 47;
-	v->high = ~((1ull << 48) - 1);
 	v->mask = 0x21 | 0x000ffffe00000000;
 	v->want = 0x21;
 	v->info = 0x20000ull << 32;
 	v->data = VALID;
+	v->clean = 1;
 	v->large_base = NONE;
-	v->local = 1ull << 58;
-	v->global = (1ull << 58) | (1ull << 57);
-	v->psc = 1ull << 58;
+	v->local = v->psc = 1ull << 52;
+	v->global = 2ull << 52;
 	v->now = (u8 *)&v->allow[1] - memory;
 	v->allow[1] = 0x77333333 | (2ull << 32);
 	/* Frame map, its units, page tables: TABLES + 0, + 1 MiB, + 1.5 MiB. */

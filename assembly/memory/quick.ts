@@ -26,8 +26,6 @@ import {
   MMU_QUICK_ALLOW,
   MMU_QUICK_DATA,
   MMU_QUICK_GLOBAL,
-  MMU_QUICK_HALF,
-  MMU_QUICK_HIGH,
   MMU_QUICK_INFO,
   MMU_QUICK_LOCAL,
   MMU_QUICK_MASK,
@@ -74,12 +72,10 @@ import {
   SUPERVISOR,
   USABLE,
   USER,
-  VPN_MASK,
 } from './tlb'
 
 const NONE: u64 = ~0
 const CR0_PG: u64 = 1 << 31
-const CR4_LA57: u64 = 1 << 12
 const CR4_PKE: u64 = 1 << 22
 const CR4_PKS: u64 = 1 << 24
 const EFER_LMA: u64 = 1 << 10
@@ -131,9 +127,6 @@ export function quickPrepare(s: usize): void {
   let mask = PTE_USED | (ADDRESS & ~physical) | (ADDRESS & BEYOND)
   if ((efer & EFER_NXE) == 0) mask |= PTE_NX
   if (user || supervisor) mask |= PTE_KEY
-  const half: u64 = (cr4 & CR4_LA57) != 0 ? 1 << 56 : 1 << 47
-  store<u64>(s, half, M + MMU_QUICK_HALF)
-  store<u64>(s, ~(half * 2 - 1), M + MMU_QUICK_HIGH)
   store<u64>(s, mask, M + MMU_QUICK_MASK)
   store<u64>(s, key != 0 ? PTE_USED | cBit : PTE_USED, M + MMU_QUICK_WANT)
   store<u64>(s, (<u64>(key | (FRAME_TOUCHED << 16))) << 32, M + MMU_QUICK_INFO)
@@ -162,19 +155,52 @@ export function writeProtectionChanged(s: usize): void {
 
 /** Fills the L1 entry of `va` in the current array; true if an access of `how` (size << 1 | write) hits it now. */
 export function quickFill(s: usize, va: u64, how: u32): bool {
-  if (((va + load<u64>(s, M + MMU_QUICK_HALF)) & load<u64>(s, M + MMU_QUICK_HIGH)) != 0) return false
-  if ((<u32>va & 0xfff) + (how >> 1) > 0x1000) return false
   const vpn = va >> 12
-  const l2 = s + ((<usize>((vpn ^ (vpn >> 16)) & 65535)) << 4)
-  const kept = load<u64>(l2, VCPU_TLB2) ^ (vpn & VPN_MASK)
-  const clean = load<u32>(s, M + MMU_CLEAN)
-  let data = load<u32>(l2, VCPU_TLB2 + 8)
-  const known = kept == load<u64>(s, M + MMU_QUICK_LOCAL) || kept == load<u64>(s, M + MMU_QUICK_GLOBAL)
-  const trusted = known && load<u32>(l2, VCPU_TLB2 + 12) == clean
+  const l2 = s + ((<usize>(vpn ^ (vpn >> 16)) & 65535) << 4)
+  const context = load<u64>(l2, VCPU_TLB2) ^ vpn
+  const word = load<u64>(l2, VCPU_TLB2 + 8)
+  if (context != load<u64>(s, M + MMU_QUICK_LOCAL)) {
+    if (context != load<u64>(s, M + MMU_QUICK_GLOBAL)) return quickWalk(s, va, how)
+  }
+  if (<u32>(word >> 32) != load<u32>(s, M + MMU_CLEAN)) return quickWalk(s, va, how)
+  return install(s, va, <u32>word, how)
+}
+
+function install(s: usize, va: u64, data: u32, how: u32): bool {
+  const has = <u32>(load<u64>(<usize>load<u32>(s, M + MMU_QUICK_NOW)) >> <u64>((data << 1) & 28)) & (5 | ((data & L2_STORE) >> 5))
+  if ((has & (1 + (how & 1))) == 0) return false
+  if ((<u32>va & 0xfff) + (how >> 1) > 0x1000) return false
+  const page = va & ~0xfff
+  const e = <usize>load<u32>(s, CPU_TLB_BASE) + (<usize>(va >> 7) & 0x7fe0)
+  store<u64>(e, page, TLB_READ)
+  store<u64>(e, has & 2 ? page : NONE, TLB_WRITE)
+  store<u64>(e, has & 4 ? page : NONE, TLB_EXEC)
+  // TLB_CODE behind it is 0.
+  store<u64>(e, <u64>((data & ~0xfff) - <u32>page), TLB_ADDEND)
+  const fills = load<u32>(s, M + MMU_FILLS)
+  if (fills <= FILL_LIST_MAX) note(s, e, fills)
+  return true
+}
+
+/** For flushes: with a full list every array counts as used. */
+function note(s: usize, e: usize, fills: u32): void {
+  if (fills < FILL_LIST_MAX) store<u32>(s + ((<usize>fills) << 2), <u32>e, M + MMU_FILL_LIST)
+  store<u32>(s, fills + 1, M + MMU_FILLS)
+  const used = fills == FILL_LIST_MAX ? 7 : <u32>(load<u64>(<usize>load<u32>(s, M + MMU_QUICK_NOW)) >> 32)
+  store<u32>(s, load<u32>(s, M + MMU_USED) | used, M + MMU_USED)
+}
+
+/** The L2 TLB does not know the page, or its frame has to be looked at. */
+function quickWalk(s: usize, va: u64, how: u32): bool {
+  const vpn = va >> 12
+  const l2 = s + ((<usize>(vpn ^ (vpn >> 16)) & 65535) << 4)
+  const context = load<u64>(l2, VCPU_TLB2) ^ vpn
   const want = load<u32>(s, M + MMU_QUICK_DATA)
+  let data = load<u32>(l2, VCPU_TLB2 + 8)
+  const known = context == load<u64>(s, M + MMU_QUICK_LOCAL) || context == load<u64>(s, M + MMU_QUICK_GLOBAL)
   if (!known || (data & (L2_VALID | L2_PRIVATE)) != want) {
     const psc = s + (<usize>(va >> 17) & 0x1ff0)
-    if (load<u64>(psc, VCPU_PSC) != (((va >> 21) & 0xfffffffff) | load<u64>(s, M + MMU_QUICK_PSC))) return false
+    if (load<u64>(psc, VCPU_PSC) != ((va >> 21) | load<u64>(s, M + MMU_QUICK_PSC))) return false
     const word = load<u32>(psc, VCPU_PSC + 12)
     const table = <usize>load<u32>(psc, VCPU_PSC + 8)
     let entry: u64
@@ -197,31 +223,17 @@ export function quickFill(s: usize, va: u64, how: u32): bool {
     if (frame == 0) return false
     data |= frame | (((<u32>entry & (L2_VALID | L2_W | L2_U | L2_STORE | L2_GLOBAL)) | (<u32>(~entry >> 60) & L2_X)) & word)
   }
-  const allow = load<u64>(<usize>load<u32>(s, M + MMU_QUICK_NOW))
-  const has = <u32>(allow >> <u64>((data << 1) & 28)) & (5 | ((data & L2_STORE) >> 5))
-  if ((has & (1 + (how & 1))) == 0) return false
-  if (!trusted) {
-    const info = load<u64>(FRAME_INFO + (<usize>(data >> 8) & ~15))
-    if ((info & INFO_MASK) != load<u64>(s, M + MMU_QUICK_INFO)) return false
-    const plain = (info & (INFO_DIRTY | INFO_CODE)) == INFO_DIRTY
-    // No write tag where there is code, or where a store would be the first since a snapshot: translate() knows what to do.
-    if (!plain && (has & 2) != 0) return false
-    const tag = data & L2_GLOBAL ? load<u64>(s, M + MMU_QUICK_GLOBAL) : load<u64>(s, M + MMU_QUICK_LOCAL)
-    store<u64>(l2, (vpn & VPN_MASK) | tag, VCPU_TLB2)
-    store<u64>(l2, <u64>data | (plain ? (<u64>clean) << 32 : 0), VCPU_TLB2 + 8)
+  const info = load<u64>(FRAME_INFO + (<usize>(data >> 8) & ~15))
+  if ((info & INFO_MASK) != load<u64>(s, M + MMU_QUICK_INFO)) return false
+  const tag = vpn | (data & L2_GLOBAL ? load<u64>(s, M + MMU_QUICK_GLOBAL) : load<u64>(s, M + MMU_QUICK_LOCAL))
+  if ((info & (INFO_DIRTY | INFO_CODE)) == INFO_DIRTY) {
+    store<u64>(l2, tag, VCPU_TLB2)
+    store<u64>(l2, <u64>data | ((<u64>load<u32>(s, M + MMU_CLEAN)) << 32), VCPU_TLB2 + 8)
+    return install(s, va, data, how)
   }
-  const page = va & ~0xfff
-  const e = <usize>load<u32>(s, CPU_TLB_BASE) + (<usize>(va >> 7) & 0x7fe0)
-  store<u64>(e, page, TLB_READ)
-  store<u64>(e, has & 2 ? page : NONE, TLB_WRITE)
-  store<u64>(e, has & 4 ? page : NONE, TLB_EXEC)
-  // TLB_CODE behind it is 0.
-  store<u64>(e, <u64>((data & ~0xfff) - <u32>page), TLB_ADDEND)
-  store<u32>(s, load<u32>(s, M + MMU_USED) | <u32>(allow >> 32), M + MMU_USED)
-  const fills = load<u32>(s, M + MMU_FILLS)
-  if (fills <= FILL_LIST_MAX) {
-    if (fills < FILL_LIST_MAX) store<u32>(s + ((<usize>fills) << 2), <u32>e, M + MMU_FILL_LIST)
-    store<u32>(s, fills + 1, M + MMU_FILLS)
-  }
-  return true
+  // No write tag where there is code, or where a store would be the first since a snapshot: translate() knows what to do.
+  if ((data & (L2_STORE | L2_W)) == (L2_STORE | L2_W)) return false
+  store<u64>(l2, tag, VCPU_TLB2)
+  store<u64>(l2, <u64>data, VCPU_TLB2 + 8)
+  return install(s, va, data & ~L2_STORE, how)
 }

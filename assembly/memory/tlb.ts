@@ -3,10 +3,10 @@
  * A tag exists only where an access of that kind needs nothing but the bytes: page walk, slot, encryption view, code lines
  * and dirty log are all decided at fill. Owns VCPU_TLB_*, VCPU_TLB2, VCPU_PSC, the MMU structure, CPU_TLB_BASE.
  *
- * A context is a number (19 bits, never 0) that stands for one PCID since it was last flushed, or for all global entries since they
+ * A context is a number (12 bits, never 0) that stands for one PCID since it was last flushed, or for all global entries since they
  * were: a flush gives out a new one.
- * L2 entry (16 bytes): u64 tag {44:0 virtual page, 63:45 context}, u32 data (L2_*), u32 MMU_CLEAN when quick.ts had checked the frame.
- * PSC entry (16 bytes): u64 tag {35:0 VA >> 21, 44:36 PSC generation, 63:45 context}, u32 address of the table that the walk goes
+ * L2 entry (16 bytes): u64 tag {51:0 virtual page, 63:52 context}, u32 data (L2_*), u32 MMU_CLEAN when quick.ts had checked the frame.
+ * PSC entry (16 bytes): u64 tag {42:0 VA >> 21, 51:43 PSC generation, 63:52 context}, u32 address of the table that the walk goes
  * on in, u32 rights so far and level.
  */
 import {
@@ -93,8 +93,7 @@ export const L2_GLOBAL: u32 = 0x100
 export const PSC_LEVEL2: u32 = 0x200
 
 const NONE: u64 = ~0
-export const VPN_MASK: u64 = (1 << 45) - 1
-const CONTEXT_MAX: u32 = 0x7ffff
+const CONTEXT_MAX: u32 = 0xfff
 export const FILL_LIST_MAX: u32 = 900
 /** Up to here entries are emptied one by one: the fill of an array takes as long as some 60. */
 const FLUSH_SINGLY: u32 = 64
@@ -272,7 +271,7 @@ export function flushPcids(s: usize): void {
 /** Tag of an L2 entry. */
 export function l2Tag(s: usize, va: u64, isGlobal: bool): u64 {
   const context = isGlobal ? load<u32>(s, VCPU_MMU + MMU_GLOBAL_CONTEXT) : load<u32>(s, CPU_TLB_CONTEXT)
-  return ((va >> 12) & VPN_MASK) | ((<u64>context) << 45)
+  return (va >> 12) | ((<u64>context) << 52)
 }
 
 export function l2Entry(s: usize, va: u64): usize {
@@ -285,9 +284,7 @@ function pcid(s: usize): u64 {
 }
 
 export function pscTag(s: usize, va: u64): u64 {
-  return (
-    ((va >> 21) & 0xfffffffff) | ((<u64>load<u32>(s, VCPU_MMU + MMU_PSC_GENERATION)) << 36) | ((<u64>load<u32>(s, CPU_TLB_CONTEXT)) << 45)
-  )
+  return (va >> 21) | ((<u64>load<u32>(s, VCPU_MMU + MMU_PSC_GENERATION)) << 43) | ((<u64>load<u32>(s, CPU_TLB_CONTEXT)) << 52)
 }
 
 export function pscEntry(s: usize, va: u64): usize {

@@ -13,7 +13,7 @@ export const mmu = struct(
     ['FLUSHES', 'u64', 'whole-L1 flushes since creation'],
     ['FILLS', 'u32', 'length of FILL_LIST; beyond its size the list is incomplete'],
     ['PSC_GENERATION', 'u32', 'second generation (9 bits) in the tags of the paging-structure cache: INVLPG empties all of it'],
-    ['CONTEXTS', 'u32', 'the last context that was given out (19 bits)'],
+    ['CONTEXTS', 'u32', 'the last context that was given out (12 bits)'],
     ['PCIDS', 'u32', '1 = contexts other than that of PCID 0 may be in use'],
     ['CLEAN', 'u32', 'in an L2 entry: its frame is stored in the view of the VM, dirty and without code; counts frames that get code'],
     ['CLEAN_PAD', 'u32', ''],
@@ -21,8 +21,6 @@ export const mmu = struct(
     // What memory/quick.ts needs at every miss, prepared; see quickPrepare.
     ['QUICK', 'u32', '0 = to be prepared again'],
     ['QUICK_NOW', 'u32', 'address of the QUICK_ALLOW of the current L1 array'],
-    ['QUICK_HALF', 'u64', 'half of the canonical range: (va + HALF) & HIGH is 0 for canonical addresses'],
-    ['QUICK_HIGH', 'u64', ''],
     ['QUICK_PSC', 'u64', 'tag of a PSC entry without its address bits'],
     ['QUICK_LOCAL', 'u64', 'tag of an L2 entry without its page'],
     ['QUICK_GLOBAL', 'u64', 'the same of a global one'],
