@@ -20,7 +20,7 @@ function loop(machine: Machine, vm: Vm, cpu: RunningCpu, maxInstructions: number
     cpus: [cpu],
     board: machine.board,
     maxInstructions,
-    deadline: performance.now() + 120_000,
+    deadline: performance.now() + 300_000,
     now: () => Number(vm.file.view.getBigUint64(VM_CLOCK, true)),
     arm: (ns) => vm.kvm.kernel.core.call.setUserDeadline(vm.file.address, ns < 2 ** 62 ? BigInt(Math.ceil(ns)) : -1n),
     resume: () => false,
@@ -65,7 +65,7 @@ needs(test, 'ovmf', 'OVMF goes to another platform in the middle of its boot and
   const source = machine.vcpus[0] as Vcpu
   machine.launch()
   // In the middle of the DXE phase: devices, timer and DMA buffers are in use.
-  const first = loop(machine, vm, new RunningCpu(source), 540_000_000).run(120_000)
+  const first = loop(machine, vm, new RunningCpu(source), 540_000_000).run(300_000)
   assert.is(first?.reason, 'budget-instructions', String(first?.detail))
   assert.is(output, '')
 
@@ -145,7 +145,7 @@ needs(
     const { kvm, vm } = machine
     const source = machine.vcpus[0] as Vcpu
     machine.launch()
-    const first = loop(machine, vm, new RunningCpu(source), 540_000_000).run(120_000)
+    const first = loop(machine, vm, new RunningCpu(source), 540_000_000).run(300_000)
     assert.is(first?.reason, 'budget-instructions', String(first?.detail))
     assert.is(output, '')
 
