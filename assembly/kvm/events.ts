@@ -42,8 +42,8 @@ import {
   VKVM_SIPI_VECTOR,
   VKVM_TPR_REPORT,
 } from '../generated/layout'
-import { KVM_EXIT_TPR_ACCESS, RUN_REQUEST_INTERRUPT_WINDOW } from '../generated/kvm'
-import { exitEoi, exitWindow, stopForExit, windowOpen } from './exits'
+import { KVM_EXIT_TPR_ACCESS } from '../generated/kvm'
+import { exitEoi, exitWindow, stopForExit, windowOpen, windowWanted } from './exits'
 import { apReset, apSipi } from './ap'
 import { lapicAccept, lapicAcceptsPic, lapicHasInterrupt } from './lapic'
 import { heldWakes } from './held'
@@ -53,7 +53,7 @@ import { timerExpire } from './lapic-timer'
 import { picOutput, picRead } from './pic'
 import { pitExpire } from './pit'
 import { eventsBlocked } from './debug'
-import { chipOf, clearEvent, kernelApic, lapicOf, NEVER, runOf, vkvm, vmOf } from './state'
+import { chipOf, clearEvent, kernelApic, lapicOf, NEVER, vkvm, vmOf } from './state'
 import { now } from './time'
 
 const IF: u64 = 0x200
@@ -237,7 +237,7 @@ export function pollEvents(s: usize): u32 {
       const stop = inject(s)
       if (stop) return stop
     }
-    if ((event & EVENT_WINDOW) != 0 && load<u8>(runOf(s), RUN_REQUEST_INTERRUPT_WINDOW) != 0 && windowOpen(s)) {
+    if ((event & EVENT_WINDOW) != 0 && windowWanted(s) && windowOpen(s)) {
       clearEvent(s, EVENT_WINDOW)
       exitWindow(s)
       return STOP_EXIT

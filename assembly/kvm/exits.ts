@@ -41,6 +41,7 @@ import {
   RUN_MMIO_IS_WRITE,
   RUN_MMIO_LENGTH,
   RUN_READY_FOR_INTERRUPT_INJECTION,
+  RUN_REQUEST_INTERRUPT_WINDOW,
   RUN_SYSTEM_DATA,
   RUN_SYSTEM_NDATA,
   RUN_SYSTEM_TYPE,
@@ -48,7 +49,11 @@ import {
 import {
   CPU_APIC_BASE,
   CPU_CR8,
+  APIC_LVT0,
+  CPU_INDEX,
   CPU_INTERRUPT_SHADOW,
+  VCPU_LAPIC,
+  VKVM_HELD,
   CPU_STOP_REASON,
   STOP_EXIT,
   VKVM_IF_FLAG,
@@ -164,7 +169,21 @@ export function exitSevTerm(s: usize, value: u64): void {
 
 /** kvm_vcpu_ready_for_interrupt_injection, for an interrupt controller in userspace. */
 export function windowOpen(s: usize): bool {
-  return (getFlags(s) & 0x200) != 0 && load<u32>(s, CPU_INTERRUPT_SHADOW) == 0 && load<u32>(vkvm(s), VKVM_INTERRUPT) == 0
+  if ((getFlags(s) & 0x200) == 0 || load<u32>(s, CPU_INTERRUPT_SHADOW) != 0) return false
+  const k = vkvm(s)
+  return load<u32>(k, VKVM_INTERRUPT) == 0 && load<u32>(k, VKVM_HELD) == 0 && acceptsExtint(s)
+}
+
+/** kvm_apic_accept_pic_intr: with the local APIC in the kernel an ExtINT comes through an LVT0 that is not masked. */
+function acceptsExtint(s: usize): bool {
+  if (!kernelApic(s)) return true
+  if ((load<u64>(s, CPU_APIC_BASE) & 0x800) == 0) return load<u32>(s, CPU_INDEX) == 0
+  return (load<u32>(s + VCPU_LAPIC + APIC_LVT0) & 0x10700) == 0x700
+}
+
+/** dm_request_for_irq_injection: userspace asks, and the PIC is its own. */
+export function windowWanted(s: usize): bool {
+  return load<u8>(runOf(s), RUN_REQUEST_INTERRUPT_WINDOW) != 0 && load<u32>(vmOf(s), VM_IRQCHIP) != 1
 }
 
 /** post_kvm_run_save: the fields every return of KVM_RUN updates. */

@@ -5,7 +5,7 @@
 import { deliverAgain, deliverException } from '../cpu/exceptions'
 import { getFlags } from '../cpu/flags'
 import { execute } from '../generated/execute'
-import { RUN_CR8, RUN_EXIT_REASON, RUN_IMMEDIATE_EXIT, RUN_REQUEST_INTERRUPT_WINDOW } from '../generated/kvm'
+import { RUN_CR8, RUN_EXIT_REASON, RUN_IMMEDIATE_EXIT } from '../generated/kvm'
 import {
   CHIP_HOST_WORK,
   CHIP_RUNNING,
@@ -78,6 +78,7 @@ import {
   saveRunState,
   userApic,
   windowOpen,
+  windowWanted,
 } from './exits'
 import { exitEmulation } from './emulation'
 import { unmapGhcb } from './ghcb'
@@ -207,7 +208,7 @@ function loop(s: usize, started: u64): i32 {
       exitRingFull(s)
       return 0
     }
-    if (load<u8>(runOf(s), RUN_REQUEST_INTERRUPT_WINDOW) != 0 && userApic(s)) {
+    if (windowWanted(s)) {
       if (windowOpen(s)) {
         exitWindow(s)
         return 0
