@@ -372,11 +372,11 @@ export const KNOWN: readonly Known[] = [
     parts: true,
   },
   {
-    why: 'RIP after an exit for OUT or a store: their emulator has advanced it; SVM and Cloister advance over OUT at the next KVM_RUN, Cloister over the store too',
-    whose: 'ours',
+    why: 'RIP after an exit for OUT: their emulator has advanced it; SVM and Cloister advance over it at the next KVM_RUN',
+    whose: 'host',
     names: ['KVM_GET_REGS'],
     bytes: [[128, 129]],
-    when: (_, ours, theirs) => [2, 3].includes((theirs.bytes?.[128] ?? 0) - (ours.bytes?.[128] ?? 0)) && ours.bytes?.[129] === 0x10,
+    when: (_, ours, theirs) => (theirs.bytes?.[128] ?? 0) - (ours.bytes?.[128] ?? 0) === 2 && ours.bytes?.[129] === 0x10,
   },
   {
     why: 'an address outside every mapping: Linux finds out at the first access, Cloister (the contract) at once',
