@@ -33,6 +33,7 @@ const createVcpu: VmRow = [
     const s = kernel.core.call.vcpuCreate(vm.address, id) >>> 0
     if (s === 0) return kernel.refuse('ENOMEM', 'KVM_CREATE_VCPU', 'no memory left for a vCPU arena', 'cloister')
     const vcpu = new VcpuFd(vm, id, s)
+    if (kernel.options.host === 'intel') setMsr(vcpu, UCODE_REV, INTEL_UCODE_REV)
     if ((vm.view.getUint32(VM_DISABLED_QUIRKS, true) & QUIRK_STUFF_FEATURE_MSRS) !== 0) clearFeatureMsrs(vcpu)
     vm.vcpus.set(id, vcpu)
     vm.retain()
@@ -42,11 +43,17 @@ const createVcpu: VmRow = [
 ]
 
 /** Without KVM_X86_QUIRK_STUFF_FEATURE_MSRS the feature MSRs start as 0: microcode revision, PLATFORM_INFO. */
-function clearFeatureMsrs({ kernel, s }: VcpuFd): void {
-  for (const index of [0x8b, 0xce]) {
-    kernel.core.stagingView.setBigUint64(0, 0n, true)
-    kernel.core.call.msrSet(s, index)
-  }
+function clearFeatureMsrs(vcpu: VcpuFd): void {
+  for (const index of [UCODE_REV, 0xce]) setMsr(vcpu, index, 0n)
+}
+
+/** IA32_UCODE_REV, and what vmx_vcpu_create puts there; the table has that of svm_vcpu_create. */
+const UCODE_REV = 0x8b
+const INTEL_UCODE_REV = 0x100000000n
+
+function setMsr({ kernel, s }: VcpuFd, index: number, value: bigint): void {
+  kernel.core.stagingView.setBigUint64(0, value, true)
+  kernel.core.call.msrSet(s, index)
 }
 
 const statsFd: VmRow = ['KVM_GET_STATS_FD', (vm) => vm.kernel.install(new StatsFd(vm.kernel, 'kvm-1', vmStatistics(vm)))]

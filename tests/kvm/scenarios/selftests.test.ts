@@ -224,4 +224,16 @@ test('halt_exits counts HLT with the local APIC in the kernel too', async () => 
   assert.ok(n > data)
 })
 
+test('the microcode revision of a new vCPU is that of the host vendor', async () => {
+  for (const [host, revision] of [
+    ['amd', 0x1000065n],
+    ['intel', 0x100000000n],
+  ] as const) {
+    const kvm = await openKvm({ memory: 64 << 20, host })
+    const bytes = featureMsrs(0x8b)
+    assert.is(kvm.ioctl(kvm.createVm('default').createVcpu(0).fd, REQUEST.KVM_GET_MSRS, bytes), 1)
+    assert.is(new DataView(bytes.buffer).getBigUint64(16, true), revision, host)
+  }
+})
+
 test.run()
