@@ -124,6 +124,8 @@ export class Machine {
       this.vm.createPit2()
     }
     const multiboot = options.kernel !== undefined && detect(options.kernel) === 'multiboot'
+    // An EFI application that firmware starts ("MZ", but no Linux): kvm-unit-tests come in that form too, and want their device.
+    const application = options.kernel?.[0] === 0x4d && options.kernel[1] === 0x5a && detect(options.kernel) === 'unknown'
     if (multiboot && options.irqchip) applyBiosState(this.vm)
     this.#mapMemory()
     const entry = options.image || (options.kernel && !firmware) ? this.#loadImage() : null
@@ -137,7 +139,7 @@ export class Machine {
       cpus: options.smp,
       epoch: options.epoch,
       chipset,
-      testDevice: multiboot,
+      testDevice: multiboot || application,
       space: this.space,
       now: () => this.#now(),
       irqLine: (gsi, level) => this.vm.irqLine(gsi, level),
