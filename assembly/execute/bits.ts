@@ -158,13 +158,13 @@ function doubleShift(s: usize, op: usize, amount: u32, right: bool): u32 {
   let r: u64
   let out: u64
   if (size == 2) {
-    // 48 bits: a, b, a for counts beyond 16.
+    // 48 bits: a shifts towards b twice, as on Zen 4 (counts beyond 16 are undefined).
     if (right) {
-      const all = (a << 32) | (b << 16) | a
+      const all = (b << 32) | (b << 16) | a
       r = (all >> n) & 0xffff
       out = all >> (n - 1)
     } else {
-      const all = (a << 32) | (b << 16) | a
+      const all = (a << 32) | (b << 16) | b
       r = ((all << n) >> 32) & 0xffff
       out = all >> (48 - n)
     }
@@ -183,7 +183,8 @@ function doubleShift(s: usize, op: usize, amount: u32, right: bool): u32 {
   if (aborted(code)) return code
   // OF is defined for a count of one, where the sign changed; beyond, and for AF, as on Zen 4.
   const last = right ? r ^ (r << 1) : r ^ (out << (width - 1))
-  const flags = resultFlags(r, shift) | (<u32>out & CF) | AF | ((last >> (width - 1)) & 1 ? OF : 0)
+  const carry: u32 = n > width ? 0 : <u32>out & CF
+  const flags = resultFlags(r, shift) | carry | AF | ((last >> (width - 1)) & 1 ? OF : 0)
   setArithmetic(s, flags)
   return code
 }

@@ -188,7 +188,7 @@ function fxAddress(s: usize, op: usize, write: bool): u64 {
   // The last page is written to even if only reserved bytes lie there (measured on Zen 4).
   if (!areaCanonical(s, op, va, 512)) return va
   const page = (va + 511) & ~(<u64>4095)
-  if (write && page > va && writable(s, op, va, 1)) writable(s, op, page, 1)
+  if (write && page > va && writable(s, op, va + 511, 1)) writable(s, op, va, 1)
   return va
 }
 function savesXmm(s: usize): bool {

@@ -127,7 +127,7 @@ function returnTo(s: usize, size: u32, selector: u32, rip: u64, release: u64, in
   const cpl = load<u32>(s, CPU_CPL)
   const rpl = selector & 3
   const error = selector & 0xfffc
-  if (rpl != cpl && !interrupt) {
+  if (rpl != cpl && !(interrupt && code64(s))) {
     // The outer stack is read before the selector is looked at (measured on Zen 4).
     stackRead(s, release + <u64>size, size)
     if (!left(s)) stackRead(s, release, size)

@@ -13,7 +13,7 @@ import {
   mmxUsable,
   put,
   source,
-  sourceOf,
+  sourceLow,
   sseUsable,
   xmmReg,
   xmmRm,
@@ -97,7 +97,7 @@ export function insertps(s: usize, op: usize): u32 {
 }
 
 export function unpcklpd(s: usize, op: usize): u32 {
-  const p = halfUsed(s, op, 0x14) ? sourceOf(s, op, 8) : source(s, op)
+  const p = halfUsed(s, op, 0x14) ? sourceLow(s, op) : source(s, op)
   return p ? put(s, op, v128.shuffle<i64>(first(s, op), v128.load(p), 0, 2)) : left(s)
 }
 export function unpckhpd(s: usize, op: usize): u32 {

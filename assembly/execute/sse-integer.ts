@@ -15,7 +15,7 @@ import {
   put,
   putMmx,
   source,
-  sourceOf,
+  sourceLow,
   sseUsable,
   xmmRm,
 } from './sse-operands'
@@ -279,7 +279,7 @@ function packed38(opcode: u32, a: v128, b: v128): v128 {
 }
 
 export function sseAlu(s: usize, op: usize): u32 {
-  const p = halfUsed(s, op, opcodeOf(op)) ? sourceOf(s, op, 8) : source(s, op)
+  const p = halfUsed(s, op, opcodeOf(op)) ? sourceLow(s, op) : source(s, op)
   return p ? put(s, op, packed(opcodeOf(op), first(s, op), v128.load(p))) : left(s)
 }
 

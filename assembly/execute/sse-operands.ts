@@ -17,6 +17,7 @@ import {
   EXC_GP,
   EXC_MF,
   EXC_NM,
+  EXC_SS,
   EXC_UD,
   LEAVE_NEXT,
   OP_MODRM,
@@ -27,9 +28,11 @@ import {
   OP_SEG,
   SEG_BASE,
   SEG_FS,
+  SEG_SS,
 } from '../generated/layout'
 import { raise, raiseError } from '../cpu/exceptions'
 import { leaving, plainRead, plainWrite, slowRead, writeBytes, writeMem } from '../memory/access'
+import { canonical } from '../memory/translate'
 import { ea, eaWrite, effectiveOffset, isMemory } from './operands'
 
 // SDM vol 3, 2.5 "control registers".
@@ -134,6 +137,18 @@ export function halfUsed(s: usize, op: usize, opcode: u32): bool {
   if ((load<u32>(s, CPU_MXCSR) & MXCSR_MM) == 0 || !isMemory(op) || ((segmentBase(s, op) + effectiveOffset(s, op)) & 15) == 0) return false
   if (opcode >= 0xd1) return opcode <= 0xd3 || opcode == 0xe1 || opcode == 0xe2 || (opcode >= 0xf1 && opcode <= 0xf3)
   return (opcode >= 0x60 && opcode <= 0x62) || opcode == 0x6c || opcode == 0x14
+}
+
+/** The low half of a 16-byte operand, whose segment and canonical form are checked for all of it. */
+export function sourceLow(s: usize, op: usize): usize {
+  if (!sseUsable(s)) return 0
+  const va = ea(s, op, 16)
+  if (leaving(s)) return 0
+  if (!canonical(s, va) || !canonical(s, va + 15)) {
+    raiseError(s, load<u8>(op, OP_SEG) == <u8>SEG_SS ? EXC_SS : EXC_GP, 0)
+    return 0
+  }
+  return readable(s, op, va, 8)
 }
 
 /** As source, for instructions whose memory operand has `n` bytes at any alignment. */

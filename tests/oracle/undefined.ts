@@ -121,6 +121,6 @@ function architectural(c: Case): number {
 
 /** True if the destination is undefined too. */
 export function undefinedResult(c: Case): boolean {
-  if (c.row.mnemonic === 'SHLD' || c.row.mnemonic === 'SHRD') return shiftCount(c) > c.size * 8
+  if (!zen4 && (c.row.mnemonic === 'SHLD' || c.row.mnemonic === 'SHRD')) return shiftCount(c) > c.size * 8
   return c.row.mnemonic === 'BSWAP' && c.size === 2
 }

@@ -31,7 +31,7 @@ export const gdt = new Map<number, Descriptor>([
   [0x20, { base: 0, limit: 0xffffffff, attrib: 0xcfb }],
   [0x28, { base: 0, limit: 0xffffffff, attrib: 0xcf3 }],
   [0x30, { base: 0, limit: 0xffffffff, attrib: 0xafb }],
-  [0x78, { base: 0, limit: 1, attrib: 0x4f5 }],
+  [0x78, { base: 0, limit: 0, attrib: 0x4f5 }],
 ])
 
 export const LDT_ENTRIES = 32

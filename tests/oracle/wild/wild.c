@@ -9,6 +9,7 @@
 #define _GNU_SOURCE
 #include <asm/ldt.h>
 #include <immintrin.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -165,6 +166,11 @@ static void first(int sig, siginfo_t *info, void *context) {
 }
 
 int main(void) {
+  /* The limit of segment 7b is the CPU's number. */
+  cpu_set_t cpu;
+  CPU_ZERO(&cpu);
+  CPU_SET(0, &cpu);
+  sched_setaffinity(0, sizeof cpu, &cpu);
   int fixed = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;
   memset(mmap((void *)(uintptr_t)CODE, CODE_SIZE, 7, fixed, -1, 0), 0xcc, CODE_SIZE);
   data = mmap((void *)(uintptr_t)DATA, 0x3000, 3, fixed, -1, 0);
