@@ -191,7 +191,8 @@ test('an image that runs into a missing page changes nothing', () => {
   for (let i = 0; i < 256; i += 8) m.poke(0x1fff00 + i, 0x5a5a5a5a5a5a5a5an)
   m.setReg(6, 0x1fff00n)
   assert.is(outcome(m, ...FXSAVE), 14)
-  assert.is(m.u64(L.CPU_CR2), 0x200000n)
+  // The last byte is touched first (measured on Zen 4).
+  assert.is(m.u64(L.CPU_CR2), 0x2000ffn)
   for (let i = 0; i < 256; i += 8) assert.is(m.peek(0x1fff00 + i), 0x5a5a5a5a5a5a5a5an)
 })
 test.run()
