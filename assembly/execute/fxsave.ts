@@ -32,7 +32,7 @@ import {
 } from '../generated/layout'
 import { raise, raiseError } from '../cpu/exceptions'
 import { intelCompatible } from '../cpu/features'
-import { leaving, plainRead, plainWrite, readBytes, writable, writeBytes } from '../memory/access'
+import { leaving, plainRead, plainWrite, readBytes, readMem, writable, writeBytes } from '../memory/access'
 import { alignmentChecked } from '../memory/tlb'
 import { canonical } from '../memory/translate'
 import { ea, eaWrite, getRm, operandSize, setRm } from './operands'
@@ -188,6 +188,7 @@ function fxAddress(s: usize, op: usize, write: bool): u64 {
   // The last page is written to even if only reserved bytes lie there (measured on Zen 4).
   if (!areaCanonical(s, op, va, 512)) return va
   const page = (va + 511) & ~(<u64>4095)
+  if (page > va && !write) readMem(s, op, va + 511, 1)
   if (write && page > va && writable(s, op, va + 511, 1)) writable(s, op, va, 1)
   return va
 }

@@ -14,6 +14,7 @@ import {
   CPU_XMM,
   CPU_FTAG,
   CPU_FTOP,
+  EXC_AC,
   EXC_GP,
   EXC_MF,
   EXC_NM,
@@ -32,6 +33,7 @@ import {
 } from '../generated/layout'
 import { raise, raiseError } from '../cpu/exceptions'
 import { leaving, plainRead, plainWrite, slowRead, writeBytes, writeMem } from '../memory/access'
+import { alignmentChecked } from '../memory/tlb'
 import { canonical } from '../memory/translate'
 import { ea, eaWrite, effectiveOffset, isMemory } from './operands'
 
@@ -144,8 +146,14 @@ export function sourceLow(s: usize, op: usize): usize {
   if (!sseUsable(s)) return 0
   const va = ea(s, op, 16)
   if (leaving(s)) return 0
-  if (!canonical(s, va) || !canonical(s, va + 15)) {
+  const legacy = (load<u32>(s, CPU_MODE) & MODE_CS_MASK) != MODE_CS64
+  if (!canonical(s, va) || !canonical(s, va + 15) || (legacy && va + 15 > 0xffffffff)) {
     raiseError(s, load<u8>(op, OP_SEG) == <u8>SEG_SS ? EXC_SS : EXC_GP, 0)
+    return 0
+  }
+  // It is misaligned, or it would not be read by halves.
+  if (alignmentChecked(s)) {
+    raiseError(s, EXC_AC, 0)
     return 0
   }
   return readable(s, op, va, 8)
