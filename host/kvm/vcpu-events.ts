@@ -36,7 +36,7 @@ const QUEUED = 0x100
 /** It came by KVM_SET_VCPU_EVENTS or KVM_SET_SREGS: vcpu->arch.interrupt, not pending_external_vector. */
 export const INJECTED = 0x200
 /** A software interrupt: it happens again by itself, and KVM_GET_VCPU_EVENTS does not show it. */
-const SOFT = 0x400
+export const SOFT = 0x400
 
 /** svm_get_interrupt_shadow: the VMCB does not tell STI from MOV SS. */
 const AMD_SHADOW = 3

@@ -60,7 +60,9 @@ function enableCap(vcpu: VcpuFd, bytes: Uint8Array): number {
 
 /** kvm_set_guest_paused: the guest's watchdogs learn that time passed without it. */
 function kvmclockCtrl(vcpu: VcpuFd): number {
-  if ((vcpu.kvm.getBigUint64(VKVM_PV_CLOCK, true) & 1n) === 0n)
+  const msr = vcpu.kvm.getBigUint64(VKVM_PV_CLOCK, true)
+  // kvm_gpc_activate refuses a structure of 32 bytes that crosses its page.
+  if ((msr & 1n) === 0n || (msr & 0xffen) > 0x1000n - 32n)
     return vcpu.kernel.refuse('EINVAL', 'KVM_KVMCLOCK_CTRL', 'the guest has no kvmclock active', `${X86} kvm_set_guest_paused`)
   vcpu.kvm.setUint32(VKVM_PV_STOPPED, 1, true)
   vcpu.kvm.setUint32(VKVM_PV_CLOCK_STALE, 1, true)

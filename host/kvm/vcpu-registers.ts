@@ -19,7 +19,7 @@ import { CR0_PG, CR4_PAE, EFER_LMA, getRegs, getSregs, REGS_RFLAGS, REGS_RIP, se
 import { trackedControl } from './sev-vm.ts'
 import { GUESTDBG } from './vcpu-debug.ts'
 import { heldEvents, hold } from './held-events.ts'
-import { INJECTED } from './vcpu-events.ts'
+import { INJECTED, SOFT } from './vcpu-events.ts'
 import type { VcpuRow } from './vcpu-ioctls.ts'
 import type { SealedCopies, VcpuFd } from './vcpu.ts'
 
@@ -100,9 +100,9 @@ function loadSregs(vcpu: VcpuFd, bytes: Uint8Array, size: number): number {
   }
   getSregs(vcpu.cpu, out)
   if (size === SREGS_SIZE) {
-    // The one interrupt that is injected and not yet delivered.
+    // The one hardware interrupt that is injected and not yet delivered.
     const queued = vcpu.kvm.getUint32(VKVM_INTERRUPT, true)
-    if (queued !== 0 && (vcpu.vm.irqchip !== 'split' || (queued & INJECTED) !== 0))
+    if (queued !== 0 && (queued & SOFT) === 0 && (vcpu.vm.irqchip !== 'split' || (queued & INJECTED) !== 0))
       out.setUint8(SREGS.INTERRUPT_BITMAP + ((queued & 0xff) >> 3), 1 << (queued & 7))
   }
   return 0

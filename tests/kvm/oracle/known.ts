@@ -275,6 +275,29 @@ export const KNOWN: readonly Known[] = [
     parts: true,
   },
   {
+    why: 'a vector of KVM_INTERRUPT takes the place of an injected one (split irqchip): no longer shown',
+    whose: 'ours',
+    names: ['KVM_GET_VCPU_EVENTS'],
+    bytes: [[8, 10]],
+    when: (_, ours, theirs) => ours.bytes?.[8] === 0 && theirs.bytes?.[8] === 1,
+    parts: true,
+  },
+  {
+    why: 'a vector of KVM_INTERRUPT takes the place of an injected one (split irqchip): no longer shown',
+    whose: 'ours',
+    names: ['KVM_GET_SREGS', 'KVM_GET_SREGS2'],
+    bytes: [[280, 312]],
+    when: (_, ours, theirs) => ours.bytes?.subarray(280, 312).every((byte) => byte === 0) === true && theirs.bytes !== null,
+    parts: true,
+  },
+  {
+    why: 'an access that userspace answered ends by executing its instruction again, with the segments of now: a fault shuts down',
+    whose: 'ours',
+    names: ['KVM_RUN'],
+    results: [[0, -4]],
+    parts: true,
+  },
+  {
     why: 'exits that PVM cannot leave out',
     whose: 'host',
     names: ['KVM_ENABLE_CAP'],
@@ -330,7 +353,8 @@ export const KNOWN: readonly Known[] = [
     whose: 'host',
     names: ['read'],
     bytes: [[40, 48]],
-    when: (c, _, theirs) => c.do === 'read' && typeof c.area === 'number' && theirs.bytes?.[8] === 6 && theirs.bytes[52] === 0,
+    when: (c, _, theirs) =>
+      c.do === 'read' && typeof c.area === 'number' && [6, 10].includes(theirs.bytes?.[8] ?? 0) && theirs.bytes?.[52] === 0,
   },
   {
     why: 'bytes of kvm_run behind the data of a store',

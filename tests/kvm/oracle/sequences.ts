@@ -122,6 +122,8 @@ const PROGRAMS: readonly (readonly number[])[] = [
 export class Sequences {
   readonly #r: Random
   readonly #requests: typeof REQUEST
+  /** vCPUs of this VM that ran a program. */
+  readonly #ran = new Set<number>()
 
   constructor(seed: number, requests: typeof REQUEST) {
     this.#r = new Random(seed)
@@ -136,6 +138,7 @@ export class Sequences {
   next(length: number): Command[] {
     const r = this.#r
     const out: Command[] = [{ do: 'fresh', type: 0 }]
+    this.#ran.clear()
     const chip = r.below(3)
     if (chip === 1) out.push(this.#call('v', 'KVM_CREATE_IRQCHIP'))
     if (chip === 2) out.push(this.#call('v', 'KVM_ENABLE_CAP', { u32: { 0: CAP.KVM_CAP_SPLIT_IRQCHIP }, u64: { 8: 24 } }))
@@ -441,12 +444,15 @@ export class Sequences {
     return r.below(2) || moving ? [get] : [this.#call(on, 'KVM_SET_MSRS', { length, u32, u64 }), get]
   }
 
+  /** immediate_exit completes what the last run left open. */
+  #complete(on: number): Command[] {
+    return [write(on, 1, Uint8Array.of(1)), this.#call(on, 'KVM_RUN'), write(on, 1, Uint8Array.of(0))]
+  }
+
   /** A fresh program at 0x1000 in real mode, entered with registers as they are. */
   #run(on: number): Command[] {
     const r = this.#r
-    // immediate_exit completes what the last run left open.
-    const complete = [write(on, 1, Uint8Array.of(1)), this.#call(on, 'KVM_RUN'), write(on, 1, Uint8Array.of(0))]
-    if (r.below(3) === 0) return complete
+    if (r.below(3) === 0) return this.#complete(on)
     const program = Uint8Array.from(r.pick(PROGRAMS))
     const regs = this.#call(on, 'KVM_GET_REGS')
     const sregs = this.#call(on, 'KVM_GET_SREGS')
@@ -457,7 +463,8 @@ export class Sequences {
       this.#call(on, 'KVM_SET_MP_STATE'),
     ]
     return [
-      ...complete,
+      // The program's place is every vCPU's: nobody's instruction is open while it changes.
+      ...[...this.#ran.add(on)].flatMap((vcpu) => this.#complete(vcpu)),
       ...quiet,
       write('M', 0x1000, program),
       sregs,
