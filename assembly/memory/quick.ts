@@ -163,7 +163,21 @@ export function quickFill(s: usize, va: u64, how: u32): bool {
     if (context != load<u64>(s, M + MMU_QUICK_GLOBAL)) return quickWalk(s, va, how)
   }
   if (<u32>(word >> 32) != load<u32>(s, M + MMU_CLEAN)) return quickWalk(s, va, how)
-  return install(s, va, <u32>word, how)
+  // As install(), which is not inlined.
+  const data = <u32>word
+  const has = <u32>(load<u64>(<usize>load<u32>(s, M + MMU_QUICK_NOW)) >> <u64>((data << 1) & 28)) & (5 | ((data & L2_STORE) >> 5))
+  if ((has & (1 + (how & 1))) == 0) return false
+  if ((<u32>va & 0xfff) + (how >> 1) > 0x1000) return false
+  const page = va & ~0xfff
+  const e = <usize>load<u32>(s, CPU_TLB_BASE) + (<usize>(va >> 7) & 0x7fe0)
+  store<u64>(e, page, TLB_READ)
+  store<u64>(e, has & 2 ? page : NONE, TLB_WRITE)
+  store<u64>(e, has & 4 ? page : NONE, TLB_EXEC)
+  // TLB_CODE behind it is 0.
+  store<u64>(e, <u64>((data & ~0xfff) - <u32>page), TLB_ADDEND)
+  const fills = load<u32>(s, M + MMU_FILLS)
+  if (fills <= FILL_LIST_MAX) note(s, e, fills)
+  return true
 }
 
 function install(s: usize, va: u64, data: u32, how: u32): bool {
