@@ -6,8 +6,9 @@ import { Machine } from '../../host/vmm/index.ts'
 const LOAD = 0x200000
 const DESCRIPTOR = LOAD + 0x1800
 
-const le32 = (value: number): number[] => [0, 8, 16, 24].map((shift) => (value >>> shift) & 0xff)
-const be32 = (value: number): number[] => le32(value).reverse()
+const bytesOf = (value: number, shifts: readonly number[]): number[] => shifts.map((shift) => (value >>> shift) & 0xff)
+const le32 = (value: number): number[] => bytesOf(value, [0, 8, 16, 24])
+const be32 = (value: number): number[] => bytesOf(value, [24, 16, 8, 0])
 
 /**
  * Calls `mov al, 0x11; ret` at `where` five times, lets fw_cfg copy the first byte of its signature ("QEMU") over the
