@@ -14,6 +14,7 @@ import {
   CPU_XMM,
   CPU_FTAG,
   CPU_FTOP,
+  EA_FLAT32,
   EXC_AC,
   EXC_GP,
   EXC_MF,
@@ -21,6 +22,7 @@ import {
   EXC_SS,
   EXC_UD,
   LEAVE_NEXT,
+  OP_EA,
   OP_MODRM,
   OP_REG,
   OP_RM,
@@ -146,8 +148,8 @@ export function sourceLow(s: usize, op: usize): usize {
   if (!sseUsable(s)) return 0
   const va = ea(s, op, 16)
   if (leaving(s)) return 0
-  const legacy = (load<u32>(s, CPU_MODE) & MODE_CS_MASK) != MODE_CS64
-  if (!canonical(s, va) || !canonical(s, va + 15) || (legacy && va + 15 > 0xffffffff)) {
+  const flat = (load<u32>(s, CPU_MODE) & MODE_CS_MASK) != MODE_CS64 && load<u8>(op, OP_EA) == <u8>EA_FLAT32
+  if (!canonical(s, va) || !canonical(s, va + 15) || (flat && va + 15 > 0xffffffff)) {
     raiseError(s, load<u8>(op, OP_SEG) == <u8>SEG_SS ? EXC_SS : EXC_GP, 0)
     return 0
   }
