@@ -88,6 +88,11 @@ export function arithmetic(s: usize): u32 {
   return carry(s) | adjust(s) | (parity(s) ? PF : 0) | (zero(s) ? ZF : 0) | (sign(s) ? SF : 0) | (overflow(s) ? OF : 0)
 }
 
+/** The bits of RFLAGS that are never lazy: TF, IF, DF, IOPL and above. */
+export function controlFlags(s: usize): u64 {
+  return load<u64>(s, CPU_EFLAGS) & ~(<u64>ARITHMETIC)
+}
+
 /** RFLAGS with all lazy bits computed. */
 export function getFlags(s: usize): u64 {
   return (load<u64>(s, CPU_EFLAGS) & ~(<u64>ARITHMETIC)) | <u64>arithmetic(s) | 2

@@ -3,7 +3,7 @@
  * kvm_fast_pio and the emulator of Linux 7.3 arch/x86/kvm/{x86,emulate}.c.
  */
 import { raiseError } from '../cpu/exceptions'
-import { getFlags } from '../cpu/flags'
+import { controlFlags } from '../cpu/flags'
 import {
   CPU_CPL,
   CPU_CR0,
@@ -64,7 +64,7 @@ const DF: u64 = 0x400
 /** IOPL, or the I/O permission bitmap of the TSS (SDM vol 1, 19.5.2). Raises #GP(0). */
 function permitted(s: usize, port: u32, size: u32): bool {
   if ((load<u64>(s, CPU_CR0) & 1) == 0) return true
-  const flags = getFlags(s)
+  const flags = controlFlags(s)
   const v86 = (flags & 0x20000) != 0
   if (!v86 && load<u32>(s, CPU_CPL) <= (<u32>(flags >> 12) & 3)) return true
   const tr = s + CPU_SEGMENTS + ((<usize>SEG_TR) << 4)
@@ -177,7 +177,7 @@ export function ins(s: usize, op: usize): u32 {
   const k = vkvm(s)
   const mask = addressMask(op)
   const repeat = (load<u8>(op, OP_FLAGS) & (OPF_REP | OPF_REPNE)) != 0
-  const down = (getFlags(s) & DF) != 0
+  const down = (controlFlags(s) & DF) != 0
   const step: i64 = down ? -(<i64>size) : <i64>size
   const key = (rip(s, op) << 16) | <u64>port
   const kernel = inKernelPort(s, port)
@@ -232,7 +232,7 @@ export function outs(s: usize, op: usize): u32 {
   if (isSevEs(s)) return raiseError(s, EXC_VC, SVM_EXIT_IOIO)
   const mask = addressMask(op)
   const repeat = (load<u8>(op, OP_FLAGS) & (OPF_REP | OPF_REPNE)) != 0
-  const step: i64 = (getFlags(s) & DF) != 0 ? -(<i64>size) : <i64>size
+  const step: i64 = (controlFlags(s) & DF) != 0 ? -(<i64>size) : <i64>size
   const kernel = inKernelPort(s, port)
   pollEnd(s)
   while (true) {

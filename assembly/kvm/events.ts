@@ -3,7 +3,7 @@
  * PIC's ExtINT, then the local APIC. The owner re-arms the budget before it re-reads the event word (design).
  */
 import { deliverInterrupt, deliverNmi } from '../cpu/exceptions'
-import { getFlags } from '../cpu/flags'
+import { controlFlags } from '../cpu/flags'
 import {
   CHIP_HOST_WORK,
   CHIP_PIT_DEADLINE,
@@ -121,7 +121,7 @@ export function wakes(s: usize): bool {
   if ((event & (EVENT_INIT | EVENT_SIPI)) != 0 && !inSmm(s)) return true
   if (smiDue(s) || heldWakes(s) || load<u32>(vkvm(s), VKVM_PV_UNHALTED) != 0) return true
   if (load<u32>(vkvm(s), VKVM_NMI_PENDING) != 0 && load<u32>(s, CPU_NMI_BLOCKED) == 0) return true
-  return (getFlags(s) & IF) != 0 && interruptPending(s)
+  return (controlFlags(s) & IF) != 0 && interruptPending(s)
 }
 
 /** INIT and SIPI (kvm_apic_accept_events). */
@@ -159,7 +159,7 @@ function inject(s: usize): u32 {
     if (left == 0) clearEvent(s, EVENT_NMI)
     return deliverNmi(s)
   }
-  if ((getFlags(s) & IF) == 0) return 0
+  if ((controlFlags(s) & IF) == 0) return 0
   if (!interruptPending(s)) {
     clearEvent(s, EVENT_INTERRUPT)
     return 0

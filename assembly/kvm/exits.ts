@@ -1,5 +1,5 @@
 /** Exits to userspace: the bytes of struct kvm_run (Linux 7.3 uapi/linux/kvm.h; offsets in spec/exits.ts). */
-import { getFlags } from '../cpu/flags'
+import { controlFlags } from '../cpu/flags'
 import {
   KVM_EXIT_DIRTY_RING_FULL,
   KVM_EXIT_FAIL_ENTRY,
@@ -169,7 +169,7 @@ export function exitSevTerm(s: usize, value: u64): void {
 
 /** kvm_vcpu_ready_for_interrupt_injection, for an interrupt controller in userspace. */
 export function windowOpen(s: usize): bool {
-  if ((getFlags(s) & 0x200) == 0 || load<u32>(s, CPU_INTERRUPT_SHADOW) != 0) return false
+  if ((controlFlags(s) & 0x200) == 0 || load<u32>(s, CPU_INTERRUPT_SHADOW) != 0) return false
   const k = vkvm(s)
   return load<u32>(k, VKVM_INTERRUPT) == 0 && load<u32>(k, VKVM_HELD) == 0 && acceptsExtint(s)
 }
@@ -190,7 +190,7 @@ export function windowWanted(s: usize): bool {
 export function saveRunState(s: usize): void {
   const run = runOf(s)
   const open = load<u32>(vmOf(s), VM_IRQCHIP) == 1 || windowOpen(s)
-  store<u8>(run, isSevEs(s) ? <u8>load<u32>(vkvm(s), VKVM_IF_FLAG) : (getFlags(s) & 0x200) != 0 ? 1 : 0, RUN_IF_FLAG)
+  store<u8>(run, isSevEs(s) ? <u8>load<u32>(vkvm(s), VKVM_IF_FLAG) : (controlFlags(s) & 0x200) != 0 ? 1 : 0, RUN_IF_FLAG)
   store<u64>(run, load<u64>(s, CPU_CR8), RUN_CR8)
   store<u64>(run, load<u64>(s, CPU_APIC_BASE), RUN_APIC_BASE)
   store<u8>(run, open ? 1 : 0, RUN_READY_FOR_INTERRUPT_INJECTION)

@@ -3,7 +3,7 @@
  * Linux 7.3 arch/x86/kvm/x86.c). Blocking is virtual: a halted vCPU lets time jump to the next deadline.
  */
 import { deliverAgain, deliverException } from '../cpu/exceptions'
-import { getFlags } from '../cpu/flags'
+import { controlFlags } from '../cpu/flags'
 import { execute } from '../generated/execute'
 import { RUN_CR8, RUN_EXIT_REASON, RUN_IMMEDIATE_EXIT } from '../generated/kvm'
 import {
@@ -126,7 +126,7 @@ function othersDeadline(s: usize): u64 {
   const count = load<u32>(vm, VM_VCPU_COUNT)
   for (let i: u32 = 0; i < count; i++) {
     const other: usize = load<u32>(vm + VM_VCPUS + (i << 2))
-    if (!other || other == s || load<u32>(other, CPU_HALTED) != 3 || (getFlags(other) & IF) == 0) continue
+    if (!other || other == s || load<u32>(other, CPU_HALTED) != 3 || (controlFlags(other) & IF) == 0) continue
     const mine = nearestDeadline(other)
     if (mine < at) at = mine
   }
@@ -169,7 +169,7 @@ function block(s: usize): i32 {
     // with IF clear no timer of its own wakes it
     const chip = chipOf(vmOf(s))
     const user = chip ? load<u64>(chip, CHIP_USER_DEADLINE) : NEVER
-    const own = state == 3 && (getFlags(s) & IF) != 0 ? nearestDeadline(s) : user
+    const own = state == 3 && (controlFlags(s) & IF) != 0 ? nearestDeadline(s) : user
     const others = othersDeadline(s)
     if (own == NEVER && others == NEVER)
       return interrupted(s, othersRunnable(s) ? WHY_BLOCKED : state == 3 ? WHY_HALTED_FOREVER : WHY_WAIT_SIPI)
