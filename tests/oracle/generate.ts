@@ -386,7 +386,9 @@ export function generate(r: Random, row: Opcode, claims: Claims, bits: Bits, wit
           useMod = 1
         } else {
           const i = fullIndex === 4 || !sib ? 0n : (gpr[fullIndex] as bigint)
-          setAddress(fullBase, based - BigInt(disp) - (i << BigInt(scale)))
+          // POP computes its address with RSP behind what it popped.
+          const popped = row.mnemonic === 'POP' && fullBase === RSP ? BigInt(size) : 0n
+          setAddress(fullBase, based - BigInt(disp) - (i << BigInt(scale)) - popped)
         }
         if (sib) tail.push((useMod << 6) | (regField << 3) | 4, (scale << 6) | (index << 3) | base)
         else tail.push((useMod << 6) | (regField << 3) | base)
