@@ -300,7 +300,7 @@ function build(hot: boolean): ReadonlyMap<string, string> {
     const viaCold = (handler: string): string =>
       `store<u32>(s, <u32>op, CPU_OP); const l = ${handler}(s, op); if (l) { store<u32>(s, l, CPU_LEAVE); break } ${done}`
     const sp = z === 8 ? 'load<u64>(s, 32)' : '<u64>load<u32>(s, 32)'
-    const down = z === 8 ? `const va: u64 = ${sp} - 8;` : `const va: u64 = <u64>(load<u32>(s, 32) - 4);`
+    const down = z === 8 ? `const va: u64 = ${sp} - 8;` : `const va: u64 = (load<u64>(s, 32) - 4) & 0xffffffff;`
     const push = (value: string): string =>
       `${down} const v: ${u} = ${value}; ${entry} ${hot ? '' : 'let c: u32 = 0;'} if (load<u64>(t, TLB_WRITE) == ${page(z)}) store<${u}>(${host}, v); else ${hot ? missed(z, true) : `{ ${noteOp} c = slowWrite(s, STACK_OP, va, ${z}, <u64>v); if (c && c != LEAVE_NEXT) break }`} store<u64>(s, va, 32);`
     put(`PUSH_r_${z}`, flat(viaCold('pushRegister')), push(`load<${u}>(${rm})`), committed)

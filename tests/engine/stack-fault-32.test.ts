@@ -204,4 +204,19 @@ for (const f of forms) {
   })
 }
 
+test('a push at ESP 0 goes to the top of 4 GiB, and ESP has 32 bits', () => {
+  const m = prepare()
+  const TOP = 0x62000
+  m.poke(DIRECTORY + 1023 * 4, BigInt(TOP) | 7n, 4)
+  m.poke(TOP + 1023 * 4, BigInt(PAGE) | 7n, 4)
+  call(m.core, 'flushTlb', m.s)
+  m.code([0x51, 0xf4])
+  m.set64(L.CPU_RIP, BigInt(CODE))
+  m.setReg(1, 0x12345678n)
+  m.setReg(4, 0n)
+  m.run(10)
+  assert.is(m.reg(4), 0xfffffffcn)
+  assert.is(m.peek(PAGE + 0xffc, 4), 0x12345678n)
+})
+
 test.run()
