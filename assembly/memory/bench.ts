@@ -1,4 +1,4 @@
-/** The translation path alone, as a benchmark calls it (bench/translation.ts): no part of the emulator. */
+/** The translation path alone, as a benchmark calls it (bench/memory.ts, beside bench/translation.c): no part of the emulator. */
 import { CPU_TLB_BASE, TLB_ADDEND, TLB_READ } from '../generated/layout'
 import { quickFill } from './quick'
 import { PLAIN, translate } from './translate'
