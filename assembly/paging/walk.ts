@@ -1,8 +1,10 @@
 /**
  * The guest's page walk: no paging, 32-bit with PSE, PAE, 4 and 5 levels (SDM vol 3 chapter 4, APM vol 2 chapter 5),
  * reserved bits as an AMD processor has them. In an encrypted VM tables are read through the private view (APM 15.34.5).
- * Entries are read through the paging-structure cache; A and D are set by compare-exchange. The result is in
- * the walk* globals; owns no state.
+ * Entries are read through the paging-structure cache; A and D are set by compare-exchange once the walk has succeeded, so that
+ * a fault leaves every A as it was. The manuals leave this open (SDM vol 3, 4.8); processors and KVM do it so ("KVM: MMU: Update
+ * accessed and dirty bits after guest pagetable walk", Linux 3.7; Xen's guest_walk.c). The result is in the walk* globals; owns
+ * no state.
  */
 import {
   CPU_CR0,
@@ -58,9 +60,9 @@ export const WALK_MEMORY: u32 = 2
 export const WALK_MISSING: u32 = 5
 export let walkMissing: u64 = 0
 
-// Another processor changed an entry that needed A or D; the second time without the paging-structure cache.
+// Another processor changed an entry that needed A or D; the walk succeeds, but entries on its way need A or D.
 const AGAIN: u32 = 3
-const AGAIN_UNCACHED: u32 = 4
+const AGAIN_MARKING: u32 = 4
 
 /** Guest-physical address of the 4 KiB page, C-bit removed. */
 export let walkGpa: u64 = 0
@@ -207,15 +209,18 @@ export function walk(s: usize, va: u64, access: u32, user: bool, smap: bool, qui
   let always = ADDRESS & ~physical & ~cBit
   if ((efer & EFER_NXE) == 0) always |= PTE_NX
 
-  let usePsc = true
+  let marking = false
   while (true) {
-    const result = attempt(s, vm, va, access, user, smap, quiet, physical, always, usePsc)
+    const result = attempt(s, vm, va, access, user, smap, quiet, physical, always, marking)
     if (result < AGAIN || result == WALK_MISSING) return result
-    if (result == AGAIN_UNCACHED) usePsc = false
+    if (result == AGAIN_MARKING) marking = true
   }
 }
 
-/** One pass over the levels of a PAE or long-mode walk. `physical`: address bits without C; `always`: bits reserved at every level. */
+/**
+ * One pass over the levels of a PAE or long-mode walk. `physical`: address bits without C; `always`: bits reserved at every level;
+ * `marking`: from the top, setting the A bits that are missing, as the pass before has reached a page.
+ */
 function attempt(
   s: usize,
   vm: usize,
@@ -226,7 +231,7 @@ function attempt(
   quiet: bool,
   physical: u64,
   always: u64,
-  usePsc: bool,
+  marking: bool,
 ): u32 {
   const cr4 = load<u64>(s, CPU_CR4)
   const long = (load<u64>(s, CPU_EFER) & EFER_LMA) != 0
@@ -237,8 +242,10 @@ function attempt(
   let table: usize = 0
   let rights: u32 = L2_W | L2_U | L2_X
   let cached = false
+  // An entry above lacks A: nothing below it may be cached (SDM vol 3, 4.10.3.1).
+  let stale = false
   const psc = pscEntry(s, va)
-  if (usePsc && load<u32>(psc, 8) != 0 && load<u64>(psc) == pscTag(s, va)) {
+  if (!marking && load<u32>(psc, 8) != 0 && load<u64>(psc) == pscTag(s, va)) {
     table = <usize>load<u32>(psc, 8)
     const word = load<u32>(psc, 12)
     rights = word & (L2_W | L2_U | L2_X)
@@ -252,7 +259,7 @@ function attempt(
       if (table == 2) return WALK_MISSING
       if (table == 0) return fault(s, ERROR_P | ERROR_RSVD, access, user) // reads as all ones
       table += <usize>(tableGpa & 0xfff) // PAE: 32-byte aligned PDPT
-      if (level <= 2 && !quiet) {
+      if (level <= 2 && !quiet && !stale) {
         store<u64>(psc, pscTag(s, va))
         store<u32>(psc, <u32>table, 8)
         const word = rights | L2_VALID | L2_STORE | ((cr4 & CR4_PGE) != 0 ? L2_GLOBAL : 0)
@@ -284,9 +291,11 @@ function attempt(
       if (error != 0) return fault(s, error, access, user)
       if (access == WRITE) need |= PTE_D
     }
-    if ((entry & need) != need && !quiet) {
-      if (cached) return AGAIN_UNCACHED // the dirty log needs the table's guest-physical address
-      if (tableStore(vm, tableGpa, at) && atomic.cmpxchg<u64>(at, entry, entry | need) != entry) return AGAIN
+    if (!quiet && ((entry & need) != need || stale)) {
+      // The dirty log needs the table's guest-physical address, which the cache does not have.
+      if (leaf && (cached || stale)) return AGAIN_MARKING
+      if (!leaf && !marking) stale = true
+      else if (tableStore(vm, tableGpa, at) && atomic.cmpxchg<u64>(at, entry, entry | need) != entry) return AGAIN
     }
     if (leaf) {
       const size: u64 = 1 << (12 + 9 * <u64>(level - 1))
@@ -307,6 +316,11 @@ function attempt(
   }
 }
 
+/** Sets bits of a 4-byte entry of the table in the page of `gpa`; false = it has changed. */
+function mark32(vm: usize, gpa: u64, at: usize, entry: u32, bits: u32): bool {
+  return !tableStore(vm, gpa & 0xfffff000, at) || atomic.cmpxchg<u32>(at, entry, entry | bits) == entry
+}
+
 /** Two levels of 4-byte entries; 4 MiB pages with CR4.PSE, their address bits 39:32 in entry bits 20:13. */
 function walk32(s: usize, vm: usize, va: u64, access: u32, user: bool, smap: bool, quiet: bool): u32 {
   const key = load<u32>(vm, VM_ASID)
@@ -319,6 +333,8 @@ function walk32(s: usize, vm: usize, va: u64, access: u32, user: bool, smap: boo
     let tableGpa = load<u64>(s, CPU_CR3) & 0xfffff000
     let rights: u32 = L2_W | L2_U | L2_X
     let level: u32 = 2
+    let directory: usize = 0
+    let directoryEntry: u32 = 0
     let retry = false
     while (!retry) {
       const table = tableFrame(vm, tableGpa, key)
@@ -340,13 +356,20 @@ function walk32(s: usize, vm: usize, va: u64, access: u32, user: bool, smap: boo
         if (error != 0) return fault(s, error, access, user)
         if (access == WRITE) need |= <u32>PTE_D
       }
-      if ((entry & need) != need && !quiet) {
-        if (tableStore(vm, tableGpa, at) && atomic.cmpxchg<u32>(at, entry, entry | need) != entry) {
+      if (leaf && !quiet) {
+        // The directory first: in case its entry has changed nothing is marked.
+        if (
+          directory != 0 &&
+          (directoryEntry & <u32>PTE_A) == 0 &&
+          !mark32(vm, load<u64>(s, CPU_CR3), directory, directoryEntry, <u32>PTE_A)
+        )
           retry = true
-          continue
-        }
+        else if ((entry & need) != need && !mark32(vm, tableGpa, at, entry, need)) retry = true
+        if (retry) continue
       }
       if (!leaf) {
+        directory = at
+        directoryEntry = entry
         tableGpa = <u64>(entry & 0xfffff000)
         level = 1
         continue

@@ -103,18 +103,21 @@ function run(seed: number, style: Style, steps: number): void {
   /** What must happen, and the changes to the tables. */
   const model = (va: bigint, kind: Kind): { result: string; changes: Map<number, bigint> } => {
     const changes = new Map<number, bigint>()
+    // A walk that faults sets no A.
+    const untouched = new Map<number, bigint>()
     const implicit = kind === 'sr' || kind === 'sw'
     const user = state.cpl === 3 && !implicit
     const write = kind === 'w' || kind === 'sw'
     const pf = (p: number, rsvd: number): { result: string; changes: Map<number, bigint> } => {
       const id = kind === 'x' && (state.smep || (style !== 'legacy' && state.nxe)) ? 16 : 0
-      return { result: `#PF ${p | (write ? 2 : 0) | (user ? 4 : 0) | rsvd | id}`, changes }
+      return { result: `#PF ${p | (write ? 2 : 0) | (user ? 4 : 0) | rsvd | id}`, changes: untouched }
     }
     let [w, u, x] = [true, true, true]
     let at = table(top)
     for (let level = top; ; level--) {
       const where = at + index(va, level) * size
       const entry = changes.get(where) ?? peek(where)
+      untouched.set(where, peek(where))
       if (!(entry & 1n)) return pf(0, 0)
       const pdpte = style === 'pae' && level === 3
       const large = level > 1 && (entry & 0x80n) !== 0n

@@ -197,6 +197,14 @@ test('5 levels', () => {
 
 test('accessed and dirty bits', () => {
   const g = setUp({ kind: 'r', result: '' }, long, 4)
+  // A walk that faults leaves the way there alone, too, and caches nothing of it.
+  g.poke(0x4030, 0x9000n | P | U)
+  assert.is(g.access('r', 0x7000n), '#PF(pwuri)')
+  assert.is(g.access('w', 0x6000n), '#PF(PWuri)')
+  assert.equal(
+    [0x1000, 0x2000, 0x3000].map((at) => g.peek(at) & A),
+    [0n, 0n, 0n],
+  )
   assert.is(g.access('r', 0x5000n), 'ok')
   assert.is(g.peek(0x1000), 0x2000n | all | A)
   assert.is(g.peek(0x2000), 0x3000n | all | A)
