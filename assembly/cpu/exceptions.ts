@@ -189,7 +189,8 @@ export function deliverNmi(s: usize): u32 {
 
 /** Injection by the host (KVM_SET_VCPU_EVENTS, event injection of VMRUN). */
 export function deliverException(s: usize, vector: u32, hasError: bool, error: u32): u32 {
-  return deliverEvent(s, vector, error, hasError ? EXCF_ERROR : 0, load<u64>(s, CPU_RIP))
+  // RF is set for faults, and KVM takes no #DB for one (kvm_check_and_inject_events).
+  return deliverEvent(s, vector, error, hasError ? EXCF_ERROR : vector == EXC_DB ? EXCF_TRAP : 0, load<u64>(s, CPU_RIP))
 }
 
 /** The trap-class #DB (single step, data breakpoints), adding `bits` to DR6. 0, or STOP_*. */

@@ -39,6 +39,7 @@ import {
   VKVM_REPLAY_RCX,
   VKVM_REPLAY_RIP,
 } from '../generated/layout'
+import { singleStepping } from './debug'
 import { completeGhcbMsr } from './ghcb'
 import { completeGhcbIn, completeGhcbMmio, completeGhcbString } from './ghcb-io'
 import { completeHypercall } from './hypercall'
@@ -53,7 +54,8 @@ export function skipInstruction(s: usize): void {
   store<u64>(s, load<u64>(vkvm(s), VKVM_NEXT_RIP), CPU_RIP)
   store<u64>(s, load<u64>(s, CPU_ICOUNT) + 1, CPU_ICOUNT)
   store<u32>(s, 0, CPU_INTERRUPT_SHADOW)
-  if (load<u64>(s, CPU_EFLAGS) & 0x100) store<u32>(s, load<u32>(s, CPU_PENDING_DB) | 0x4000, CPU_PENDING_DB)
+  // A debugger's step is an exit of its own (kvm_vcpu_do_singlestep).
+  if ((load<u64>(s, CPU_EFLAGS) & TF) != 0 && !singleStepping(s)) store<u32>(s, load<u32>(s, CPU_PENDING_DB) | 0x4000, CPU_PENDING_DB)
 }
 
 /** Executes the instruction at RIP again before any event. A new instruction (or iteration) starts a new log. */

@@ -32,6 +32,7 @@ import {
   STOP_EVENT,
   STOP_EXIT,
   VKVM_EOI_EXIT,
+  VKVM_HELD,
   VKVM_INTERRUPT,
   VKVM_NMI_PENDING,
   VKVM_REPLAY,
@@ -198,6 +199,8 @@ export function pollEvents(s: usize): u32 {
     const alone = load<u32>(k, VKVM_REPLAY) == REPLAY_ALONE
     store<u32>(k, 0, VKVM_REPLAY)
     if (alone && icount >= load<u64>(s, CPU_SLICE_END)) return STOP_BUDGET
+    // What userspace injected waited for its end.
+    if (load<u32>(k, VKVM_HELD) != 0) return STOP_EVENT
   }
   const user = expireTimers(s)
   rearm(s)

@@ -10,6 +10,7 @@ import {
   CHIP_HOST_WORK,
   CHIP_RUNNING,
   CHIP_USER_DEADLINE,
+  CPU_BUDGET,
   CPU_CR8,
   CPU_EVENT,
   CPU_HALTED,
@@ -43,6 +44,7 @@ import {
   VKVM_AGAIN,
   VKVM_BLOCKED_AT,
   VKVM_BLOCKED_ONCE,
+  VKVM_HELD,
   VKVM_INJECT_GP,
   VKVM_PENDING,
   VKVM_PROTECTED,
@@ -231,7 +233,10 @@ function loop(s: usize, started: u64): i32 {
       stop = deliverException(s, EXC_GP, true, 0)
     }
     if (stop == 0 && load<u32>(k, VKVM_AGAIN)) stop = deliverAgain(s)
-    if (stop == 0) {
+    if (load<u32>(k, VKVM_REPLAY) != 0) {
+      // complete_userspace_io comes before all that is injected at the entry: pollEvents sees to both.
+      if (load<u32>(k, VKVM_HELD) != 0) atomic.store<u64>(s + CPU_BUDGET, 0)
+    } else if (stop == 0) {
       const held = injectHeld(s)
       if (held > 1) stop = held - 2
     }

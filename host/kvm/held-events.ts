@@ -1,5 +1,7 @@
 /** Events that wait in the core for the next KVM_RUN (assembly/kvm/held.ts): a view on VKVM_HELD*. */
 import {
+  CPU_DR6,
+  CPU_PENDING_DB,
   HELD_ERROR,
   HELD_EXCEPTION,
   HELD_NMI,
@@ -58,4 +60,23 @@ export function hold(vcpu: VcpuFd, change: Partial<HeldEvents>): void {
     kvm.setBigUint64(VKVM_HELD_PAYLOAD, exception.payload ?? 0n, true)
   }
   kvm.setUint32(VKVM_HELD, held, true)
+}
+
+/** A single-step trap that waits for the boundary is a queued exception to KVM (kvm_inject_emulated_db). */
+export function holdTrap(vcpu: VcpuFd): void {
+  const bits = vcpu.cpu.getUint32(CPU_PENDING_DB, true)
+  if (bits === 0 || vcpu.guestStateProtected || heldEvents(vcpu).exception !== null) return
+  vcpu.cpu.setUint32(CPU_PENDING_DB, 0, true)
+  hold(vcpu, { exception: { vector: 1, error: null, pending: true, payload: BigInt(bits) } })
+}
+
+/** kvm_handle_exception_payload_quirk: without the capability DR6 changes when somebody looks, not when the #DB is injected. */
+export function earlyPayload(vcpu: VcpuFd): void {
+  const { exception } = heldEvents(vcpu)
+  if (vcpu.vm.exceptionPayload || !exception?.pending || exception.payload === null) return
+  if (exception.vector === 1) {
+    const dr6 = vcpu.cpu.getBigUint64(CPU_DR6, true)
+    vcpu.cpu.setBigUint64(CPU_DR6, (dr6 & ~15n) | exception.payload, true)
+  }
+  hold(vcpu, { exception: { ...exception, payload: null } })
 }

@@ -114,6 +114,7 @@ const SEGMENT_ORDER = [
 const KVM_SEGMENT = 24
 /** Offsets in struct kvm_sregs; sregs2 has flags and pdptrs from INTERRUPT_BITMAP on. */
 export const SREGS = {
+  CS: 0,
   GDT: 192,
   IDT: 208,
   CR0: 224,

@@ -1,7 +1,7 @@
 /** KVM_GET/SET_DEBUGREGS and KVM_SET_GUEST_DEBUG (arch/x86/kvm/x86.c). */
 import { CPU_DR, CPU_DR6, CPU_DR7, VKVM_DEBUG_DR, VKVM_DEBUG_DR7, VKVM_GUEST_DEBUG } from '../generated/layout.ts'
 import { viewOf } from './dispatch.ts'
-import { heldEvents, hold } from './held-events.ts'
+import { earlyPayload, heldEvents, hold, holdTrap } from './held-events.ts'
 import type { VcpuRow } from './vcpu-ioctls.ts'
 import type { VcpuFd } from './vcpu.ts'
 
@@ -23,6 +23,8 @@ function getDebugregs(vcpu: VcpuFd, bytes: Uint8Array): number {
     bytes.set(vcpu.sealed.debug.subarray(0, 48))
     return 0
   }
+  holdTrap(vcpu)
+  earlyPayload(vcpu)
   const out = viewOf(bytes)
   for (let i = 0; i < 4; i++) out.setBigUint64(i * 8, vcpu.cpu.getBigUint64(CPU_DR + i * 8, true), true)
   out.setBigUint64(32, vcpu.cpu.getBigUint64(CPU_DR6, true), true)

@@ -4,6 +4,7 @@ import {
   CPU_HALTED,
   CPU_INTERRUPT_SHADOW,
   CPU_NMI_BLOCKED,
+  CPU_PENDING_DB,
   EVENT_INIT,
   EVENT_INTERRUPT,
   EVENT_NMI,
@@ -20,7 +21,7 @@ import {
 } from '../generated/layout.ts'
 import { viewOf } from './dispatch.ts'
 import { getInterruptShadow } from './guest-state.ts'
-import { heldEvents, hold } from './held-events.ts'
+import { earlyPayload, heldEvents, hold, holdTrap } from './held-events.ts'
 import type { VcpuRow } from './vcpu-ioctls.ts'
 import type { VcpuFd } from './vcpu.ts'
 
@@ -43,6 +44,8 @@ const AMD_SHADOW = 3
 
 function getEvents(vcpu: VcpuFd, bytes: Uint8Array): number {
   const { vm, kvm } = vcpu
+  holdTrap(vcpu)
+  earlyPayload(vcpu)
   const held = heldEvents(vcpu)
   bytes.fill(0, 0, 64)
   const out = viewOf(bytes)
@@ -114,6 +117,7 @@ function setEvents(vcpu: VcpuFd, bytes: Uint8Array): number {
     nmi: view.getUint8(12) !== 0,
     tripleFault,
   })
+  if (!vcpu.guestStateProtected) vcpu.cpu.setUint32(CPU_PENDING_DB, 0, true)
   vcpu.eventBytes.set(bytes.subarray(0, 16))
   vcpu.eventBytes[2] = error === null ? 0 : 1
   const soft = view.getUint8(10) !== 0 ? SOFT : 0

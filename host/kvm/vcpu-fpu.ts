@@ -100,18 +100,46 @@ function loadXmm(vcpu: VcpuFd, from: DataView, at: number): void {
   }
 }
 
-/** kvm_fpu: FXSAVE's parts in another order; KVM leaves MXCSR out of it. */
+/**
+ * kvm_fpu: FXSAVE's parts in another order; KVM leaves MXCSR out of it. The bytes are those of KVM's memory, where XSAVES does not
+ * write a component that is in its initial state: there is still what userspace put there.
+ */
 function getFpu(vcpu: VcpuFd, bytes: Uint8Array): number {
   bytes.fill(0, 0, 416)
   if (vcpu.fpstateConfidential) return 0
-  const image = new Uint8Array(512)
-  saveFxsave(vcpu, viewOf(image))
+  const area = new Uint8Array(4096)
+  const inUse = saveXsave(vcpu, area)
+  const image = area.subarray(0, 512)
+  if (vcpu.xstateBv === null) keepFpu(vcpu, image, ~inUse, inUse)
   bytes.set(image.subarray(32, 160), 0)
   bytes.set(image.subarray(0, 5), 128)
   bytes.set(image.subarray(6, 8), 134)
   bytes.set(image.subarray(8, 24), 136)
   bytes.set(image.subarray(160, 416), 152)
   return 0
+}
+
+/** Where the components `from` lie in an FXSAVE image: [component, from, to]. */
+const LEGACY: readonly (readonly [bigint, number, number])[] = [
+  [X87, 0, 24],
+  [X87, 32, 160],
+  [SSE, 160, 416],
+]
+
+/** Takes the components `from` out of KVM's memory into `image`, and puts those of `to` there. */
+function keepFpu(vcpu: VcpuFd, image: Uint8Array, from: bigint, to: bigint): void {
+  for (const [component, start, end] of LEGACY) {
+    if ((from & component) !== 0n && vcpu.fpuMemory) image.set(vcpu.fpuMemory.subarray(start, end), start)
+    if ((to & component) === 0n) continue
+    vcpu.fpuMemory ??= initialFxsave()
+    vcpu.fpuMemory.set(image.subarray(start, end), start)
+  }
+}
+
+function initialFxsave(): Uint8Array {
+  const image = new Uint8Array(512)
+  viewOf(image).setUint16(0, FCW_INITIAL, true)
+  return image
 }
 
 /** KVM_SET_FPU writes the registers' memory but not XSTATE_BV: what was in its initial state stays there. */
@@ -126,6 +154,8 @@ function setFpu(vcpu: VcpuFd, bytes: Uint8Array): number {
   const view = viewOf(image)
   loadX87(vcpu, view)
   loadXmm(vcpu, viewOf(bytes), 152)
+  saveFxsave(vcpu, view)
+  keepFpu(vcpu, image, 0n, X87 | SSE)
   return 0
 }
 
@@ -207,8 +237,8 @@ function setXsave(vcpu: VcpuFd, bytes: Uint8Array): number {
     return kernel.refuse('EINVAL', 'KVM_SET_XSAVE', `MXCSR 0x${mxcsr.toString(16)} has reserved bits`, source)
   cpu.setUint32(CPU_PKRU, (components & PKRU) !== 0n ? view.getUint32(PKRU_AT, true) : 0, true)
   kernel.core.call.cpuModeChanged(vcpu.s)
-  const initial = new Uint8Array(512)
-  viewOf(initial).setUint16(0, FCW_INITIAL, true)
+  const initial = initialFxsave()
+  keepFpu(vcpu, bytes, 0n, components)
   loadX87(vcpu, (components & X87) !== 0n ? view : viewOf(initial))
   loadXmm(vcpu, (components & SSE) !== 0n ? view : viewOf(initial), 160)
   if (takesMxcsr) cpu.setUint32(CPU_MXCSR, mxcsr, true)

@@ -5,6 +5,9 @@ import {
   CPU_CR4,
   CPU_CR8,
   CPU_EFER,
+  CPU_HALTED,
+  CPU_PENDING_DB,
+  CPU_RIP,
   EVENT_INTERRUPT,
   VKVM_GHCB_RAX,
   VKVM_GHCB_RBX,
@@ -19,7 +22,7 @@ import { CR0_PG, CR4_PAE, EFER_LMA, getRegs, getSregs, REGS_RFLAGS, REGS_RIP, se
 import { trackedControl } from './sev-vm.ts'
 import { GUESTDBG } from './vcpu-debug.ts'
 import { heldEvents, hold } from './held-events.ts'
-import { INJECTED, SOFT } from './vcpu-events.ts'
+import { INJECTED, MP_STATE, SOFT } from './vcpu-events.ts'
 import type { VcpuRow } from './vcpu-ioctls.ts'
 import type { SealedCopies, VcpuFd } from './vcpu.ts'
 
@@ -155,6 +158,11 @@ function storeSregs(vcpu: VcpuFd, name: string, from: DataView): number {
   if (!vcpu.guestStateProtected) {
     setSregs(vcpu.cpu, from)
     call.cpuModeChanged(vcpu.s)
+    // "Older userspace won't unhalt the vcpu on reset."
+    const atReset = from.getUint16(SREGS.CS + 12, true) === 0xf000 && from.getBigUint64(SREGS.CS, true) === 0xffff0000n
+    const real = (from.getBigUint64(SREGS.CR0, true) & 1n) === 0n
+    if (atReset && real && vcpu.id === vcpu.vm.bspId && vcpu.cpu.getBigUint64(CPU_RIP, true) === 0xfff0n)
+      vcpu.cpu.setUint32(CPU_HALTED, MP_STATE.RUNNABLE, true)
   }
   if (!two) {
     for (let vector = 0; vector < 256; vector++) {
@@ -215,6 +223,7 @@ export const registerHandlers: readonly VcpuRow[] = [
       setRegs(vcpu.kernel.core.call, vcpu.s, vcpu.cpu, viewOf(bytes))
       // __set_regs: an exception that is pending is forgotten, an injected one is not.
       if (heldEvents(vcpu).exception?.pending) hold(vcpu, { exception: null })
+      vcpu.cpu.setUint32(CPU_PENDING_DB, 0, true)
       return 0
     },
   ],

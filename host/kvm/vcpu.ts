@@ -107,6 +107,8 @@ export class VcpuFd implements FileDescriptor, Target {
   readonly eventBytes = new Uint8Array(16)
   /** XSTATE_BV of KVM's copy of the FPU state; null while the guest's registers are it. */
   xstateBv: bigint | null = 0n
+  /** FXSAVE image of KVM's memory, which keeps what userspace wrote where XSAVES does not write; null = the initial state. */
+  fpuMemory: Uint8Array | null = null
   /** CR0, CR4 and EFER by field: KVM's value at the seal, and the hardware's. */
   readonly sealedControl = new Map<number, { readonly shown: bigint; readonly raw: bigint }>()
   sealed: SealedCopies | null = null
@@ -249,6 +251,8 @@ export class VcpuFd implements FileDescriptor, Target {
   #admit(valid: number, dirty: number): number {
     const { vm, kernel } = this
     if (vm.dead) return vm.refuseDead()
+    // kvm_load_guest_fpu, whatever comes of the entry.
+    enterFpu(this)
     // An AP that waits for INIT: kvm_vcpu_block before anything is looked at.
     if (vm.td === null && this.cpu.getUint32(CPU_HALTED, true) === UNINITIALIZED) return 0
     if (((valid | dirty) & ~vm.syncMask) !== 0) {
@@ -279,7 +283,6 @@ export class VcpuFd implements FileDescriptor, Target {
       const refused = snpRunRefusal(this)
       if (refused < 0) return refused
     }
-    enterFpu(this)
     this.hasRun = true
     return 0
   }
