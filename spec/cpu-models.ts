@@ -7,6 +7,7 @@
 export const FEATURE_WORDS = {
   '1.ecx': [1, 0, 'ecx'],
   '1.edx': [1, 0, 'edx'],
+  '6.eax': [6, 0, 'eax'],
   '7.ebx': [7, 0, 'ebx'],
   '7.ecx': [7, 0, 'ecx'],
   '7.edx': [7, 0, 'edx'],
@@ -14,8 +15,11 @@ export const FEATURE_WORDS = {
   'd.1.eax': [0xd, 1, 'eax'],
   '80000001.ecx': [0x80000001, 0, 'ecx'],
   '80000001.edx': [0x80000001, 0, 'edx'],
+  '80000007.ebx': [0x80000007, 0, 'ebx'],
   '80000008.ebx': [0x80000008, 0, 'ebx'],
+  '8000000a.edx': [0x8000000a, 0, 'edx'],
   '80000021.eax': [0x80000021, 0, 'eax'],
+  '80000022.eax': [0x80000022, 0, 'eax'],
 } as const
 export type FeatureWord = keyof typeof FEATURE_WORDS
 
@@ -66,6 +70,7 @@ export const FEATURE_BITS: Readonly<Record<FeatureWord, Readonly<Record<string, 
     sse: 25,
     sse2: 26,
   },
+  '6.eax': { arat: 2 },
   '7.ebx': {
     fsgsbase: 0,
     'tsc-adjust': 1,
@@ -121,6 +126,7 @@ export const FEATURE_BITS: Readonly<Record<FeatureWord, Readonly<Record<string, 
     'perfctr-core': 23,
   },
   '80000001.edx': { syscall: 11, nx: 20, mmxext: 22, 'fxsr-opt': 25, pdpe1gb: 26, rdtscp: 27, lm: 29 },
+  '80000007.ebx': { 'overflow-recov': 0, succor: 1 },
   '80000008.ebx': {
     clzero: 0,
     xsaveerptr: 2,
@@ -132,7 +138,32 @@ export const FEATURE_BITS: Readonly<Record<FeatureWord, Readonly<Record<string, 
     'amd-ssbd': 24,
     'amd-psfd': 28,
   },
-  '80000021.eax': { 'no-nested-data-bp': 0, 'lfence-always-serializing': 2, 'null-sel-clr-base': 6, 'auto-ibrs': 8 },
+  '8000000a.edx': {
+    npt: 0,
+    lbrv: 1,
+    'nrip-save': 3,
+    'tsc-scale': 4,
+    'vmcb-clean': 5,
+    flushbyasid: 6,
+    'pause-filter': 10,
+    pfthreshold: 12,
+    'v-vmsave-vmload': 15,
+    vgif: 16,
+    vnmi: 25,
+    'svme-addr-chk': 28,
+  },
+  '80000021.eax': {
+    'no-nested-data-bp': 0,
+    'fs-gs-base-ns': 1,
+    'lfence-always-serializing': 2,
+    'null-sel-clr-base': 6,
+    'auto-ibrs': 8,
+    prefetchi: 20,
+    sbpb: 27,
+    'ibpb-brtype': 28,
+    'srso-user-kernel-no': 30,
+  },
+  '80000022.eax': { 'perfmon-v2': 0 },
 }
 
 const NAPLES =
@@ -140,28 +171,33 @@ const NAPLES =
   'sse3 pclmulqdq monitor ssse3 fma cx16 sse4.1 sse4.2 movbe popcnt aes xsave avx f16c rdrand ' +
   'syscall nx mmxext fxsr-opt pdpe1gb rdtscp lm ' +
   'lahf-lm svm cr8legacy abm sse4a misalignsse 3dnowprefetch osvw topoext ' +
-  'fsgsbase bmi1 avx2 smep bmi2 rdseed adx smap clflushopt sha-ni xsaveopt xsavec xgetbv1'
+  'fsgsbase bmi1 avx2 smep bmi2 rdseed adx smap clflushopt sha-ni xsaveopt xsavec xgetbv1 arat npt nrip-save'
+/** RAS and nested SVM, which QEMU 10.1 added to its newest versions of each model. */
+const RAS_SVM = 'overflow-recov succor lbrv tsc-scale vmcb-clean flushbyasid pause-filter pfthreshold v-vmsave-vmload vgif'
 const ROME = `${NAPLES} perfctr-core clzero xsaveerptr wbnoinvd ibpb stibp clwb umip rdpid xsaves`
-const MILAN = `${ROME} pcid ibrs amd-ssbd erms invpcid pku fsrm`
+const MILAN = `${ROME} pcid ibrs amd-ssbd erms invpcid pku fsrm svme-addr-chk`
 const MILAN_2 = `${MILAN} vaes vpclmulqdq stibp-always-on amd-psfd no-nested-data-bp lfence-always-serializing null-sel-clr-base`
 const GENOA =
   `${MILAN_2} auto-ibrs avx512f avx512dq avx512ifma avx512cd avx512bw avx512vl avx512vbmi avx512vbmi2 gfni avx512vnni ` +
-  'avx512bitalg avx512-vpopcntdq la57 avx512-bf16'
-const TURIN = `${GENOA} movdiri movdir64b avx512-vp2intersect avx-vnni`
+  'avx512bitalg avx512-vpopcntdq la57 avx512-bf16 vnmi'
+const GENOA_2 = `${GENOA} ${RAS_SVM} fs-gs-base-ns perfmon-v2`
+const TURIN = `${GENOA_2} movdiri movdir64b avx512-vp2intersect avx-vnni prefetchi sbpb ibpb-brtype srso-user-kernel-no`
 
 export interface CpuModel {
   family: number
   model: number
   stepping: number
+  /** Brand string, CPUID 80000002-4 (QEMU's model_id). */
+  brand: string
   /** Feature names, separated by spaces. */
   features: string
 }
 
-const naples = { family: 23, model: 1, stepping: 2 }
-const rome = { family: 23, model: 49, stepping: 0 }
-const milan = { family: 25, model: 1, stepping: 1 }
-const genoa = { family: 25, model: 17, stepping: 0 }
-const turin = { family: 26, model: 0, stepping: 0 }
+const naples = { family: 23, model: 1, stepping: 2, brand: 'AMD EPYC Processor' }
+const rome = { family: 23, model: 49, stepping: 0, brand: 'AMD EPYC-Rome Processor' }
+const milan = { family: 25, model: 1, stepping: 1, brand: 'AMD EPYC-Milan Processor' }
+const genoa = { family: 25, model: 17, stepping: 0, brand: 'AMD EPYC-Genoa Processor' }
+const turin = { family: 26, model: 0, stepping: 0, brand: 'AMD EPYC-Turin Processor' }
 const without = (features: string, name: string): string =>
   features
     .split(' ')
@@ -172,24 +208,24 @@ const NAPLES_3 = `${NAPLES} ibpb perfctr-core clzero xsaveerptr xsaves`
 export const CPU_MODELS: Readonly<Record<string, CpuModel>> = {
   EPYC: { ...naples, features: NAPLES },
   'EPYC-v1': { ...naples, features: NAPLES },
-  'EPYC-v2': { ...naples, features: `${NAPLES} ibpb` },
-  'EPYC-IBPB': { ...naples, features: `${NAPLES} ibpb` },
+  'EPYC-v2': { ...naples, brand: 'AMD EPYC Processor (with IBPB)', features: `${NAPLES} ibpb` },
+  'EPYC-IBPB': { ...naples, brand: 'AMD EPYC Processor (with IBPB)', features: `${NAPLES} ibpb` },
   'EPYC-v3': { ...naples, features: NAPLES_3 },
-  'EPYC-v4': { ...naples, features: NAPLES_3 },
-  'EPYC-v5': { ...naples, features: NAPLES_3 },
+  'EPYC-v4': { ...naples, brand: 'AMD EPYC-v4 Processor', features: NAPLES_3 },
+  'EPYC-v5': { ...naples, brand: 'AMD EPYC-v5 Processor', features: `${NAPLES_3} ${RAS_SVM}` },
   'EPYC-Rome': { ...rome, features: ROME },
   'EPYC-Rome-v1': { ...rome, features: ROME },
   'EPYC-Rome-v2': { ...rome, features: `${ROME} ibrs amd-ssbd` },
-  'EPYC-Rome-v3': { ...rome, features: `${ROME} ibrs amd-ssbd` },
-  'EPYC-Rome-v4': { ...rome, features: without(`${ROME} ibrs amd-ssbd`, 'xsaves') },
-  'EPYC-Rome-v5': { ...rome, features: without(`${ROME} ibrs amd-ssbd`, 'xsaves') },
+  'EPYC-Rome-v3': { ...rome, brand: 'AMD EPYC-Rome-v3 Processor', features: `${ROME} ibrs amd-ssbd` },
+  'EPYC-Rome-v4': { ...rome, brand: 'AMD EPYC-Rome-v4 Processor (no XSAVES)', features: without(`${ROME} ibrs amd-ssbd`, 'xsaves') },
+  'EPYC-Rome-v5': { ...rome, brand: 'AMD EPYC-Rome-v5 Processor', features: `${without(`${ROME} ibrs amd-ssbd`, 'xsaves')} ${RAS_SVM}` },
   'EPYC-Milan': { ...milan, features: MILAN },
   'EPYC-Milan-v1': { ...milan, features: MILAN },
-  'EPYC-Milan-v2': { ...milan, features: MILAN_2 },
-  'EPYC-Milan-v3': { ...milan, features: MILAN_2 },
+  'EPYC-Milan-v2': { ...milan, brand: 'AMD EPYC-Milan-v2 Processor', features: MILAN_2 },
+  'EPYC-Milan-v3': { ...milan, brand: 'AMD EPYC-Milan-v3 Processor', features: `${MILAN_2} ${RAS_SVM}` },
   'EPYC-Genoa': { ...genoa, features: GENOA },
   'EPYC-Genoa-v1': { ...genoa, features: GENOA },
-  'EPYC-Genoa-v2': { ...genoa, features: GENOA },
+  'EPYC-Genoa-v2': { ...genoa, brand: 'AMD EPYC-Genoa-v2 Processor', features: GENOA_2 },
   'EPYC-Turin': { ...turin, features: TURIN },
   'EPYC-Turin-v1': { ...turin, features: TURIN },
 }

@@ -66,6 +66,21 @@ export function parseCpu(text: string): CpuChoice {
   return { model, add: of('+'), remove: of('-') }
 }
 
+/** "Auth", CPUID(0).EBX of AMD. */
+const AUTHENTIC_AMD = 0x68747541
+
+/** The brand string of a named model in place of the host's (APM vol 3, Fn8000_0002-4: 48 bytes, ended by zeros). */
+function setBrand(entries: readonly CpuidEntry[], brand: string): void {
+  const bytes = new Uint8Array(48)
+  bytes.set(new TextEncoder().encode(brand).subarray(0, 47))
+  const view = new DataView(bytes.buffer)
+  for (const e of entries) {
+    const at = (e.function - 0x80000002) * 16
+    if (at < 0 || at > 32) continue
+    for (const [i, register] of (['eax', 'ebx', 'ecx', 'edx'] as const).entries()) e[register] = view.getUint32(at + i * 4, true)
+  }
+}
+
 /** The supported entries with the model's features; a feature that is asked for and not there is refused. */
 function masked(supported: readonly CpuidEntry[], { model, add, remove }: CpuChoice): CpuidEntry[] {
   const wanted = new Set(
@@ -75,6 +90,8 @@ function masked(supported: readonly CpuidEntry[], { model, add, remove }: CpuCho
   for (const name of add) wanted.add(name)
   for (const name of remove) wanted.delete(name)
   const entries = supported.map((e) => ({ ...e }))
+  const brand = CPU_MODELS[model]?.brand
+  if (brand !== undefined) setBrand(entries, brand)
   for (const [name, [word, bit]] of wordOf) {
     const [leaf, subleaf, register] = FEATURE_WORDS[word]
     const entry = entries.find((e) => e.function === leaf && (e.flags === 0 || e.index === subleaf))
@@ -98,6 +115,7 @@ export function cpuidFor(
   cpu: CpuChoice = { model: 'default', add: [], remove: [] },
 ): { entries: CpuidEntry[]; signature: number } {
   const bits = Math.ceil(Math.log2(cpus))
+  const amd = supported[0]?.ebx === AUTHENTIC_AMD
   let found = type === undefined ? 0 : vcpuSignature(type)
   const entries = masked(supported, cpu).map((e) => {
     switch (e.function) {
@@ -109,6 +127,17 @@ export function cpuidFor(
         break
       case 0xb:
         e.edx = id
+        break
+      case 0x80000001:
+        // The signature again; CmpLegacy where AMD has several cores (APM vol 3, Fn8000_0001).
+        if (amd) {
+          e.eax = found
+          if (cpus > 1) e.ecx = (e.ecx | 2) >>> 0
+        }
+        break
+      case 0x8000001d:
+        // Every core has its L1 and L2; the L3 belongs to all.
+        if (((e.eax >>> 5) & 7) === 3) e.eax = (e.eax | (((1 << bits) - 1) << 14)) >>> 0
         break
       case 0x80000008:
         e.ecx = cpus > 1 ? (bits << 12) | (cpus - 1) : 0
@@ -128,4 +157,18 @@ export function cpuidFor(
     e.ecx = e.index | (e.index === 0 ? 0x100 : e.index === 1 ? 0x200 : 0)
   }
   return { entries, signature: found }
+}
+
+/**
+ * What firmware has set before it starts a kernel: on AMD, HWCR.TscFreqSel, because the TSC does not change its rate (APM vol 2,
+ * 3.2.10 and Fn8000_0007; KVM leaves this to the VMM), and without firmware the MTRRs: on, write-back everywhere.
+ */
+export function firmwareMsrs(entries: readonly CpuidEntry[], direct: boolean): { index: number; value: bigint }[] {
+  const invariant = entries.some((e) => e.function === 0x80000007 && (e.edx & 0x100) !== 0)
+  const amd = entries.some((e) => e.function === 0 && e.ebx === AUTHENTIC_AMD)
+  const mtrr = entries.some((e) => e.function === 1 && (e.edx & 0x1000) !== 0)
+  return [
+    ...(amd && invariant ? [{ index: 0xc0010015, value: 1n << 24n }] : []),
+    ...(direct && mtrr ? [{ index: 0x2ff, value: 0x806n }] : []),
+  ]
 }

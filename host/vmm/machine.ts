@@ -9,7 +9,7 @@ import { VM_CLOCK } from '../generated/layout.ts'
 import { applyBiosState } from './bios-state.ts'
 import { Board } from './board.ts'
 import { Flash, variableStoreLength } from './devices/flash.ts'
-import { cpuidFor, parseCpu } from './cpu-types.ts'
+import { cpuidFor, firmwareMsrs, parseCpu } from './cpu-types.ts'
 import { loadFlat, type EntryState, type Segment } from './loaders/flat.ts'
 import { detect } from './loaders/detect.ts'
 import { ACPI_PLACE, loadKernel } from './loaders/kernel.ts'
@@ -262,10 +262,13 @@ export class Machine {
   }
 
   #createVcpu(id: number, entry: EntryState | null): Vcpu {
-    const { smp, vcpuType, cpu } = this.#options
+    const { smp, vcpuType, cpu, type, kernel } = this.#options
     const vcpu = this.vm.createVcpu(id)
-    const { entries, signature } = cpuidFor(this.kvm.supportedCpuid(), id, smp, vcpuType, parseCpu(cpu))
+    // The leaf of encrypted memory is for guests that have it, as in QEMU.
+    const supported = this.kvm.supportedCpuid().filter((e) => e.function !== 0x8000001f || type !== 'default')
+    const { entries, signature } = cpuidFor(supported, id, smp, vcpuType, parseCpu(cpu))
     vcpu.setCpuid2(entries)
+    vcpu.setMsrs(firmwareMsrs(entries, entry !== null && kernel !== undefined))
     const regs = vcpu.getRegs()
     if (id === 0) this.#resetState = { regs: { ...regs }, sregs: vcpu.getSregs() }
     regs.rdx = BigInt(signature)

@@ -75,6 +75,50 @@ test('MOVDIRI and MOVDIR64B raise #UD unless the model offers them', async () =>
   }
 })
 
+test('a model has the name and the signature of its namesake, in both leaves', () => {
+  const brand = (cpu: string): string => {
+    const { entries } = cpuidFor(supported, 0, 1, cpu === 'default' ? undefined : cpu, parseCpu(cpu))
+    const words = [0x80000002, 0x80000003, 0x80000004].flatMap((leaf) => {
+      const e = entries.find((x) => x.function === leaf)
+      return e ? [e.eax, e.ebx, e.ecx, e.edx] : []
+    })
+    return new TextDecoder().decode(new Uint8Array(Uint32Array.from(words).buffer)).replace(/\0+$/, '')
+  }
+  assert.is(brand('default'), 'AMD EPYC-Milan Processor')
+  assert.is(brand('EPYC'), 'AMD EPYC Processor')
+  assert.is(brand('EPYC-IBPB'), 'AMD EPYC Processor (with IBPB)')
+  assert.is(brand('EPYC-Rome-v4'), 'AMD EPYC-Rome-v4 Processor (no XSAVES)')
+  assert.is(brand('EPYC-Genoa'), 'AMD EPYC-Genoa Processor')
+  const { entries } = cpuidFor(supported, 0, 1, 'EPYC-Genoa', parseCpu('EPYC-Genoa'))
+  assert.equal(
+    [1, 0x80000001].map((leaf) => entries.find((e) => e.function === leaf)?.eax),
+    [0xa10f10, 0xa10f10],
+  )
+})
+
+test('cores of one socket share its L3', () => {
+  const { entries } = cpuidFor(supported, 1, 4, undefined)
+  const caches = entries.filter((e) => e.function === 0x8000001d && (e.eax & 31) !== 0)
+  assert.equal(
+    caches.map((e) => [(e.eax >>> 5) & 7, (e.eax >>> 14) & 0xfff]),
+    [
+      [1, 0],
+      [1, 0],
+      [2, 0],
+      [3, 3],
+    ],
+  )
+  const word1 = entries.find((e) => e.function === 0x80000001)
+  assert.ok(word1 && (word1.ecx & 2) === 2, 'CmpLegacy')
+})
+
+test('an ordinary guest sees no leaf of encrypted memory; the TSC rate is marked as firmware marks it', async () => {
+  // mov eax, 0x8000001f; cpuid
+  assert.is(await outcome('default', [0xb8, 0x1f, 0, 0, 0x80, 0x0f, 0xa2]), 0)
+  // mov ecx, 0xc0010015; rdmsr
+  assert.is(await outcome('default', [0xb9, 0x15, 0, 1, 0xc0, 0x0f, 0x32]), 0x01000000)
+})
+
 test('INVPCID at CPL 0 as the model has it', async () => {
   // xor eax, eax; xor ecx, ecx; invpcid rcx, [0x20000]; mov al, 7
   const code = [0x31, 0xc0, 0x31, 0xc9, 0x66, 0x0f, 0x38, 0x82, 0x0c, 0x25, 0, 0, 2, 0, 0xb0, 7]
