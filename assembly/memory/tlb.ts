@@ -165,10 +165,23 @@ export function dropSupervisorStores(s: usize): void {
     }
     return
   }
+  // Emptied as a whole, the arrays leave the list: one that stays long would make the next change as slow.
   const used = load<u32>(s, VCPU_MMU + MMU_USED)
-  for (let i: u32 = 1; i < 3; i++) {
+  const whole = fills > FILL_LIST_MAX
+  for (let i: u32 = whole ? 0 : 1; i < 3; i++) {
     if ((used >> i) & 1) memory.fill(arrayBase(s, i), 0xff, VCPU_TLB_USER_SIZE)
   }
+  let kept: u32 = 0
+  if (!whole) {
+    for (let i: u32 = 0; i < fills; i++) {
+      const e = load<u32>(s + ((<usize>i) << 2), VCPU_MMU + MMU_FILL_LIST)
+      if (<usize>e >= first) continue
+      store<u32>(s + ((<usize>kept) << 2), e, VCPU_MMU + MMU_FILL_LIST)
+      kept++
+    }
+  }
+  store<u32>(s, kept, VCPU_MMU + MMU_FILLS)
+  store<u32>(s, whole ? 0 : used & 1, VCPU_MMU + MMU_USED)
 }
 
 function dropContexts(s: usize): void {
@@ -405,9 +418,10 @@ export function fillEntry(s: usize, array: u32, va: u64, data: u32, dataKey: u32
   store<u64>(e, x, TLB_EXEC)
   store<u32>(e, <u32>frame - <u32>page, TLB_ADDEND)
   store<u32>(e, code, TLB_CODE)
-  store<u32>(s, load<u32>(s, VCPU_MMU + MMU_USED) | (1 << array), VCPU_MMU + MMU_USED)
   if (w != NONE) store<u8>(info, load<u8>(info, FRAME_DIRTY) | 1, FRAME_DIRTY)
   const fills = load<u32>(s, VCPU_MMU + MMU_FILLS)
+  // From the fill that finds the list full on nothing is noted (quick.ts): every array counts as used.
+  store<u32>(s, load<u32>(s, VCPU_MMU + MMU_USED) | (fills == FILL_LIST_MAX ? 7 : 1 << array), VCPU_MMU + MMU_USED)
   if (fills < FILL_LIST_MAX) store<u32>(s + ((<usize>fills) << 2), <u32>e, VCPU_MMU + MMU_FILL_LIST)
   if (fills <= FILL_LIST_MAX) store<u32>(s, fills + 1, VCPU_MMU + MMU_FILLS)
 }

@@ -37,6 +37,11 @@ class Guest {
     this.m.core.view.setUint32(this.m.s + L.CPU_CPL, n, true)
     this.select()
   }
+  /** As an interrupt or IRET does. */
+  privilege(n: number): void {
+    this.m.core.view.setUint32(this.m.s + L.CPU_CPL, n, true)
+    call(this.m.core, 'selectTlb', this.m.s)
+  }
   select(): void {
     call(this.m.core, 'selectTlb', this.m.s)
     call(this.m.core, 'flushTlb', this.m.s)
@@ -220,6 +225,59 @@ test('accessed and dirty bits', () => {
   assert.is(call64(g.m.core, 'probe', g.m.s, 0x6123n), 0x9123n)
   assert.is(g.peek(0x4030), 0x9000n | P | U)
   assert.is(call64(g.m.core, 'probe', g.m.s, 0x7123n), 0xffffffffffffffffn)
+})
+
+for (const [supervisor, user] of [
+  [10, 10],
+  [200, 0],
+  [200, 100],
+  [40, 300],
+  [512, 512],
+] as const) {
+  test(`CR0.WP takes write tags away, and the flush after it everything else: ${supervisor} and ${user} pages`, () => {
+    const g = setUp({ kind: 'r', result: '' }, { ...long, cr0: PG | PE }, 4)
+    const { core, s } = g.m
+    for (let i = 0; i < 512; i++) g.poke(0x4000 + i * 8, 0x9000n | P | U)
+    const write = (on: boolean): void => {
+      g.set(L.CPU_CR0, PG | PE | (on ? WP : 0n))
+      call(core, 'writeProtectionChanged', s)
+    }
+    for (let round = 0; round < 3; round++) {
+      write(false)
+      g.privilege(0)
+      for (let i = 0; i < supervisor; i++) assert.is(g.access('w', BigInt(i) << 12n), 'ok')
+      g.privilege(3)
+      for (let i = 0; i < user; i++) assert.is(g.access('r', BigInt(i) << 12n), 'ok')
+      write(true)
+      g.privilege(0)
+      for (let i = 0; i < supervisor; i++) assert.is(g.access('w', BigInt(i) << 12n), '#PF(PWuri)')
+      for (let i = 0; i < supervisor; i++) assert.is(g.access('r', BigInt(i) << 12n), 'ok')
+    }
+    for (let i = 0; i < 512; i++) g.poke(0x4000 + i * 8, 0n)
+    call(core, 'flushTlb', s)
+    for (const cpl of [0, 3]) {
+      g.privilege(cpl)
+      for (let i = 0; i < 512; i++) assert.is(g.access('r', BigInt(i) << 12n), cpl ? '#PF(pwUri)' : '#PF(pwuri)')
+    }
+  })
+}
+
+test('an array that is filled only once the list of fills is full is flushed, too', () => {
+  const g = setUp({ kind: 'r', result: '' }, long, 4)
+  const { core, s } = g.m
+  for (let i = 0; i < 512; i++) g.poke(0x4000 + i * 8, 0x9000n | P | U | A)
+  assert.is(g.access('r', 0x1ff000n), 'ok')
+  g.privilege(0)
+  for (let i = 0; i < 1000; i++) {
+    call(core, 'invalidatePage', s, 0x6000n)
+    assert.is(g.access('r', 0x6000n), 'ok')
+  }
+  assert.is(g.access('r', 0x5000n), 'ok')
+  g.privilege(3)
+  assert.is(call(core, 'quickFill', s, 0x5000n, 2), 1)
+  g.poke(0x4028, 0n)
+  call(core, 'flushTlb', s)
+  assert.is(g.access('r', 0x5000n), '#PF(pwUri)')
 })
 
 test('2 MiB and 1 GiB pages', () => {
