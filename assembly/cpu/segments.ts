@@ -227,6 +227,13 @@ export function beginStackCurrent(s: usize, error: u32): void {
   stackHit = false
 }
 
+/** The current stack as 64-bit or compatibility code sees it. */
+export function beginStackMode(s: usize, long: bool): void {
+  beginStackCurrent(s, 0)
+  stackLong = long
+  stackMask = long ? ~(<u64>0) : (stackAttrib & ATTR_DB) != 0 ? 0xffffffff : 0xffff
+}
+
 /** A 64-bit stack at privilege `cpl`. */
 export function beginStack64(rsp: u64, cpl: u32, error: u32): void {
   stackMask = ~(<u64>0)

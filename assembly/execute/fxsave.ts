@@ -18,24 +18,18 @@ import {
   CPU_MODE,
   CPU_MXCSR,
   CPU_XMM,
-  EXC_AC,
   EXC_GP,
   EXC_NM,
-  EXC_SS,
   EXC_UD,
-  LEAVE_NEXT,
   MODE_CS64,
   MODE_CS_MASK,
-  OP_SEG,
-  SEG_SS,
   VCPU_FPU,
 } from '../generated/layout'
 import { raise, raiseError } from '../cpu/exceptions'
 import { intelCompatible } from '../cpu/features'
-import { leaving, plainRead, plainWrite, readBytes, readMem, writable, writeBytes } from '../memory/access'
-import { alignmentChecked } from '../memory/tlb'
-import { canonical } from '../memory/translate'
-import { ea, eaWrite, getRm, operandSize, setRm } from './operands'
+import { leaving } from '../memory/access'
+import { beginImage, readOperand, writeOperand } from './area'
+import { getRm, operandSize, setRm } from './operands'
 import { left, sseUsable } from './sse-operands'
 import { FSW_ES, setControlWord, setStatusWord, st, statusWord } from './x87-state'
 
@@ -111,86 +105,13 @@ export function loadXmm(s: usize, p: usize): void {
   for (let i: u32 = 0; i < n; i++) v128.store(s + ((<usize>i) << 5), v128.load(p + ((<usize>i) << 4), 160), CPU_XMM)
 }
 
-/** Copies `n` bytes from guest memory; an area of up to a page, of which no byte may be missing. 0 or LEAVE. */
-export function readArea(s: usize, op: usize, va: u64, to: usize, n: u32): u32 {
-  if (!areaCanonical(s, op, va, n) || !areaAligned(s, va, n)) return left(s)
-  for (let done: u32 = 0; done < n; ) {
-    const at = va + done
-    let chunk: u32 = 4096 - (<u32>at & 4095)
-    if (chunk > n - done) chunk = n - done
-    const p = plainRead(s, at)
-    if (p) {
-      memory.copy(to + done, p, chunk)
-    } else {
-      chunk = alignmentChecked(s) ? 1 : chunk > 64 ? 64 : chunk
-      const leave = readBytes(s, op, at, to + done, chunk)
-      if (leave) return leave
-    }
-    done += chunk
-  }
-  return 0
-}
-/** FXSAVE and FXRSTOR want a canonical area, the others a canonical first word, before the first page is looked at (measured on Zen 4). */
-function areaCanonical(s: usize, op: usize, va: u64, n: u32): bool {
-  if (canonical(s, va) && canonical(s, va + (n == 14 || n == 94 ? 2 : n > 108 ? n : 4) - 1)) return true
-  raiseError(s, load<u8>(op, OP_SEG) == <u8>SEG_SS ? EXC_SS : EXC_GP, 0)
-  return false
-}
-
-/** #AC: an area counts as words of 4 bytes, the small environments as words of 2 (measured on Zen 4). */
-function areaAligned(s: usize, va: u64, n: u32): bool {
-  if (!alignmentChecked(s) || (va & (n == 14 || n == 94 ? 1 : 3)) == 0 || !canonical(s, va)) return true
-  raiseError(s, EXC_AC, 0)
-  return false
-}
-
-/** Copies `n` bytes to guest memory; a fault on a later page is raised before the first byte is written. */
-export function writeArea(s: usize, op: usize, va: u64, from: usize, n: u32): u32 {
-  const last = va + n - 1
-  const page = last & ~(<u64>4095)
-  if (!areaCanonical(s, op, va, n) || !areaAligned(s, va, n)) return left(s)
-  if (page > va && !(writable(s, op, va, 1) && writable(s, op, page, 1))) return left(s)
-  let retired: u32 = 0
-  for (let done: u32 = 0; done < n; ) {
-    const at = va + done
-    let chunk: u32 = 4096 - (<u32>at & 4095)
-    if (chunk > n - done) chunk = n - done
-    const p = plainWrite(s, at)
-    if (p) {
-      memory.copy(p, from + done, chunk)
-    } else {
-      chunk = alignmentChecked(s) ? 1 : chunk > 64 ? 64 : chunk
-      const leave = writeBytes(s, op, at, from + done, chunk)
-      if (leave == LEAVE_NEXT) retired = leave
-      else if (leave) return leave
-    }
-    done += chunk
-  }
-  return retired
-}
-
 function fxAddress(s: usize, op: usize, write: bool): u64 {
   const cr0 = load<u64>(s, CPU_CR0)
   if ((cr0 & (CR0_EM | CR0_TS)) != 0) {
     raise(s, (cr0 & CR0_EM) != 0 ? EXC_UD : EXC_NM)
     return 0
   }
-  // Its beginning, then alignment, then all of it against the segment's limit (measured on Zen 4).
-  const va = write ? eaWrite(s, op, 4) : ea(s, op, 4)
-  if (leaving(s) || !areaCanonical(s, op, va, 4)) return va
-  if ((va & 15) != 0) {
-    if (areaAligned(s, va, 512)) raiseError(s, EXC_GP, 0)
-    return va
-  }
-  if (write) eaWrite(s, op, 512)
-  else ea(s, op, 512)
-  if (leaving(s)) return va
-  // The last page is written to even if only reserved bytes lie there (measured on Zen 4).
-  if (!areaCanonical(s, op, va, 512)) return va
-  const page = (va + 511) & ~(<u64>4095)
-  if (page > va && !write) readMem(s, op, va + 511, 1)
-  if (write && page > va && writable(s, op, va + 511, 1)) writable(s, op, va, 1)
-  return va
+  return beginImage(s, op, write)
 }
 function savesXmm(s: usize): bool {
   if ((load<u64>(s, CPU_CR4) & CR4_OSFXSR) == 0) return false
@@ -207,20 +128,20 @@ export function fxsave(s: usize, op: usize): u32 {
   const n: u32 = xmm ? 160 + (xmmCount(s) << 4) : 160
   if (!osfxsr) {
     // MXCSR is left out as well: write around it.
-    if (readArea(s, op, va, p, 160)) return left(s)
+    if (readOperand(s, op, va, p, 512)) return left(s)
   }
   const mxcsr = load<u64>(p, 24)
   buildX87(s, p, operandSize(op) == 8)
   store<u64>(p, osfxsr ? <u64>load<u32>(s, CPU_MXCSR) | ((<u64>mxcsrMask(s)) << 32) : mxcsr, 24)
   if (xmm) buildXmm(s, p)
-  return writeArea(s, op, va, p, n)
+  return writeOperand(s, op, va, p, n, 512)
 }
 
 export function fxrstor(s: usize, op: usize): u32 {
   const va = fxAddress(s, op, false)
   if (leaving(s)) return left(s)
   const p = s + VCPU_FPU
-  if (readArea(s, op, va, p, 512)) return left(s)
+  if (readOperand(s, op, va, p, 512)) return left(s)
   const osfxsr = (load<u64>(s, CPU_CR4) & CR4_OSFXSR) != 0
   if (osfxsr) {
     const mxcsr = load<u32>(p, 24)

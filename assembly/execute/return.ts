@@ -210,15 +210,15 @@ export function iret(s: usize, op: usize): u32 {
   }
   if (virtual8086(s)) return iretVirtual(s, size)
   beginStackCurrent(s, 0)
-  // From the flags down, then RSP and SS where they are always there (measured on Zen 4).
+  // From the flags down, then SS and RSP where they are always there (measured on Zen 4).
   const image = stackRead(s, <u64>(size << 1), size)
   if (left(s)) return load<u32>(s, CPU_LEAVE)
   const selector = <u32>stackRead(s, <u64>size, size) & 0xffff
   if (left(s)) return load<u32>(s, CPU_LEAVE)
   const rip = stackRead(s, 0, size)
   if (!left(s) && code64(s)) {
-    stackRead(s, <u64>(size * 3), size)
-    if (!left(s)) stackRead(s, <u64>(size << 2), size)
+    stackRead(s, <u64>(size << 2), size)
+    if (!left(s)) stackRead(s, <u64>(size * 3), size)
   }
   if (left(s)) return load<u32>(s, CPU_LEAVE)
   stackSkip(<u64>(size * 3))

@@ -183,15 +183,19 @@ export function maskmovdqu(s: usize, op: usize): u32 {
 }
 /** MASKMOVDQU and MASKMOVQ store to DS:[rDI], or the overriding segment. */
 export function storeMasked(s: usize, op: usize, from: usize, mask: usize, n: u32): u32 {
-  const offset = load<u64>(s, CPU_GPR + 7 * 8) & addressMask(op)
-  const va = segmentAddress(s, <u32>load<u8>(op, OP_SEG), offset, n, true)
-  if (leaving(s)) return left(s)
-  // All bytes are accessed, also those that are masked out (measured on Zen 4); eight decide about alignment.
-  for (let i: u32 = 0; i < n; i += 8) if (!writable(s, op, va + i, 8)) return left(s)
+  const offset = load<u64>(s, CPU_GPR + 7 * 8)
+  const segment = <u32>load<u8>(op, OP_SEG)
+  // By eights all of it is accessed, also what is masked out; then it goes byte by byte round the end of the address size (measured on Zen 4).
+  for (let i: u32 = 0; i < n; i += 8) {
+    const va = segmentAddress(s, segment, (offset + <u64>i) & addressMask(op), 8, true)
+    if (leaving(s) || !writable(s, op, va, 8)) return left(s)
+  }
   let retired: u32 = 0
   for (let i: u32 = 0; i < n; i++) {
     if (load<i8>(mask + i) >= 0) continue
-    const leave = storeAt(s, op, va + i, from + i, 1)
+    const va = segmentAddress(s, segment, (offset + <u64>i) & addressMask(op), 1, true)
+    if (leaving(s)) return left(s)
+    const leave = storeAt(s, op, va, from + i, 1)
     if (leave) {
       if (leave != LEAVE_NEXT) return leave
       retired = leave

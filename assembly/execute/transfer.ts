@@ -8,6 +8,7 @@ import {
   attributes,
   beginStack64,
   beginStackCurrent,
+  beginStackMode,
   codeSegment,
   descriptor,
   descriptorLimit,
@@ -274,7 +275,9 @@ function callTo(s: usize, op: usize, selector: u32, offset: u64): u32 {
   if ((attrib & 0x10) == 0) return callGate(s, selector, d, attrib, oldCs, ret)
   if (!codeSegment(attrib)) return raiseError(s, EXC_GP, selector & 0xfffc)
   if (checkDirect(s, selector, attrib)) return load<u32>(s, CPU_LEAVE)
-  beginStackCurrent(s, 0)
+  // CS is read before the pushes, which are those of the new mode (APM vol 3, CALL far; measured on Zen 4).
+  if (longMode(s)) beginStackMode(s, (attrib & ATTR_L) != 0)
+  else beginStackCurrent(s, 0)
   if (!stackPush(s, size, oldCs) || !stackPush(s, size, ret)) return load<u32>(s, CPU_LEAVE)
   if (checkTarget(s, d, offset)) return load<u32>(s, CPU_LEAVE)
   if (!markAccessed(s, selector, d)) return load<u32>(s, CPU_LEAVE)

@@ -4,8 +4,8 @@
  */
 import { CPU_CR0, CPU_EFLAGS, CPU_FCS, CPU_FCW, CPU_FDP, CPU_FDS, CPU_FIP, CPU_FOP, CPU_FTAG, CPU_ST, VCPU_FPU } from '../generated/layout'
 import { leaving } from '../memory/access'
-import { readArea, writeArea } from './fxsave'
-import { ea, eaWrite, operandSize } from './operands'
+import { beginEnvironment, MOVED, readOperand, writeOperand } from './area'
+import { operandSize } from './operands'
 import { left, stored } from './sse-operands'
 import { NORMAL, ZERO } from './softfloat'
 import { unpackExtended } from './softfloat-extended'
@@ -66,6 +66,21 @@ function build(s: usize, op: usize, p: usize): u32 {
   store<u16>(p, <u16>(real ? (dp >> 4) & 0xf000 : ds), 12)
   return 14
 }
+/** What FLDENV and FRSTOR loaded before a later word failed, at the end of the address size: not the control word (measured on Zen 4). */
+function restorePart(s: usize, p: usize, step: u32, moved: u32): u32 {
+  const leave = left(s)
+  if (moved > step) setStatusWord(s, <u32>load<u16>(p + step))
+  if (moved > step * 2) setTagWord(s, <u32>load<u16>(p + step * 2))
+  if (moved > step * 7) restoreRegisters(s, p + step * 7, (moved - step * 7) / 10)
+  return leave
+}
+function restoreRegisters(s: usize, p: usize, n: u32): void {
+  for (let i: u32 = 0; i < n; i++) {
+    const to = st(s, i)
+    store<u64>(to, load<u64>(p + i * 10))
+    store<u16>(to, load<u16>(p + i * 10, 8), 8)
+  }
+}
 function restore(s: usize, op: usize, p: usize): void {
   const wide = operandSize(op) != 2
   const real = realMode(s)
@@ -93,10 +108,10 @@ function restore(s: usize, op: usize, p: usize): void {
 export function fnstenv(s: usize, op: usize): u32 {
   if (!x87Available(s)) return left(s)
   const size: u32 = operandSize(op) == 2 ? 14 : 28
-  const va = eaWrite(s, op, size)
+  const va = beginEnvironment(s, op, size, true)
   if (leaving(s)) return left(s)
   const p = s + VCPU_FPU
-  const leave = writeArea(s, op, va, p, build(s, op, p))
+  const leave = writeOperand(s, op, va, p, build(s, op, p), size)
   if (stored(leave)) {
     store<u32>(s, load<u32>(s, CPU_FCW) | 0x3f, CPU_FCW)
     summarise(s)
@@ -106,17 +121,17 @@ export function fnstenv(s: usize, op: usize): u32 {
 export function fldenv(s: usize, op: usize): u32 {
   if (!x87Usable(s)) return left(s)
   const size: u32 = operandSize(op) == 2 ? 14 : 28
-  const va = ea(s, op, size)
+  const va = beginEnvironment(s, op, size, false)
   if (leaving(s)) return left(s)
   const p = s + VCPU_FPU
-  if (readArea(s, op, va, p, size)) return left(s)
+  if (readOperand(s, op, va, p, size)) return restorePart(s, p, size / 7, MOVED)
   restore(s, op, p)
   return 0
 }
 export function fnsave(s: usize, op: usize): u32 {
   if (!x87Available(s)) return left(s)
   const header: u32 = operandSize(op) == 2 ? 14 : 28
-  const va = eaWrite(s, op, header + 80)
+  const va = beginEnvironment(s, op, header + 80, true)
   if (leaving(s)) return left(s)
   const p = s + VCPU_FPU
   build(s, op, p)
@@ -125,22 +140,18 @@ export function fnsave(s: usize, op: usize): u32 {
     store<u64>(p + header + i * 10, load<u64>(from))
     store<u16>(p + header + i * 10, load<u16>(from, 8), 8)
   }
-  const leave = writeArea(s, op, va, p, header + 80)
+  const leave = writeOperand(s, op, va, p, header + 80, header + 80)
   if (stored(leave)) initX87(s)
   return leave
 }
 export function frstor(s: usize, op: usize): u32 {
   if (!x87Usable(s)) return left(s)
   const header: u32 = operandSize(op) == 2 ? 14 : 28
-  const va = ea(s, op, header + 80)
+  const va = beginEnvironment(s, op, header + 80, false)
   if (leaving(s)) return left(s)
   const p = s + VCPU_FPU
-  if (readArea(s, op, va, p, header + 80)) return left(s)
+  if (readOperand(s, op, va, p, header + 80)) return restorePart(s, p, header / 7, MOVED)
   restore(s, op, p)
-  for (let i: u32 = 0; i < 8; i++) {
-    const to = st(s, i)
-    store<u64>(to, load<u64>(p + header + i * 10))
-    store<u16>(to, load<u16>(p + header + i * 10, 8), 8)
-  }
+  restoreRegisters(s, p + header, 8)
   return 0
 }

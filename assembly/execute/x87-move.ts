@@ -1,7 +1,8 @@
 /** x87 loads, stores, constants and stack management (SDM vol 2, FLD, FST, FILD, FIST, FBLD, FBSTP, FXCH, FCMOV). Owns no state. */
-import { CPU_FSW, CPU_FTAG, CPU_FTOP, OP_EXTRA, OP_MODRM } from '../generated/layout'
+import { CPU_FSW, CPU_FTAG, CPU_FTOP, OP_EXTRA, OP_MODRM, VCPU_FPU } from '../generated/layout'
 import { condition } from '../cpu/flags'
 import { left, memory, storeMemory, stored } from './sse-operands'
+import { load80, store80 } from './area'
 import { eaWrite } from './operands'
 import { leaving, writable } from '../memory/access'
 import {
@@ -88,8 +89,8 @@ export function fldFloat(s: usize, op: usize): u32 {
 }
 export function fldExtended(s: usize, op: usize): u32 {
   if (!enter(s, op)) return left(s)
-  const p = memory(s, op, 10)
-  if (!p) return abandon(s)
+  const p = s + VCPU_FPU
+  if (!load80(s, op, p)) return abandon(s)
   take(p)
   return pushChecked(s)
 }
@@ -202,7 +203,7 @@ function touch(s: usize, op: usize, size: u32): u32 {
 /** Stores, or only checks the address; a fault undoes the status word. */
 function finishStore(s: usize, op: usize, at: usize, size: u32, go: bool, status: u32, popping: bool): u32 {
   // A store that an unmasked exception refuses still touches its operand.
-  const leave = go ? storeMemory(s, op, at, size) : touch(s, op, size)
+  const leave = size == 10 ? store80(s, op, at, go) : go ? storeMemory(s, op, at, size) : touch(s, op, size)
   if (!stored(leave)) {
     store<u32>(s, status, CPU_FSW)
     abandon(s)
@@ -262,8 +263,8 @@ export function fist(s: usize, op: usize): u32 {
 
 export function fbld(s: usize, op: usize): u32 {
   if (!enter(s, op)) return left(s)
-  const p = memory(s, op, 10)
-  if (!p) return abandon(s)
+  const p = s + VCPU_FPU
+  if (!load80(s, op, p)) return abandon(s)
   let value: i64 = 0
   for (let i = 8; i >= 0; i--) {
     const b = <i64>load<u8>(p + i)
