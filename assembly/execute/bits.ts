@@ -182,8 +182,8 @@ function doubleShift(s: usize, op: usize, amount: u32, right: bool): u32 {
   const code = finishRm(s, op, size, p, r)
   if (aborted(code)) return code
   // OF is defined for a count of one, where the sign changed; beyond, and for AF, as on Zen 4.
-  const last = right ? r ^ (r << 1) : r ^ (out << (width - 1))
   const carry: u32 = n > width ? 0 : <u32>out & CF
+  const last = right ? r ^ (r << 1) : (n < width ? r : 0) ^ ((carry as u64) << (width - 1))
   const flags = resultFlags(r, shift) | carry | AF | ((last >> (width - 1)) & 1 ? OF : 0)
   setArithmetic(s, flags)
   return code

@@ -45,12 +45,14 @@ const followed = new Set([
   'SHL',
   'SHR',
   'SAR',
+  'SHLD',
+  'SHRD',
 ])
 
 /** RFLAGS bits that may differ after this case. */
 export function undefinedFlags(c: Case): number {
   return zen4 &&
-    (followed.has(c.row.mnemonic) || (c.row.mnemonic === 'IMUL' && c.row.ext === 5) || (/^SH.D$/.test(c.row.mnemonic) && c.size > 2))
+    (followed.has(c.row.mnemonic) || (c.row.mnemonic === 'IMUL' && c.row.ext === 5))
     ? 0
     : architectural(c)
 }
