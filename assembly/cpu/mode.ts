@@ -5,6 +5,8 @@
  */
 import {
   CPU_BUDGET,
+  CPU_CODE_BASE,
+  CPU_CODE_LIMIT,
   CPU_CPL,
   CPU_CR0,
   CPU_CR4,
@@ -36,7 +38,7 @@ import {
   SEG_SS,
   VM_SEV,
 } from '../generated/layout'
-import { selectTlb } from '../memory/tlb'
+import { newJumpGeneration, selectTlb } from '../memory/tlb'
 import { F_7_ECX, feature } from './features'
 import { IF } from './flags'
 
@@ -169,6 +171,12 @@ export function updateMode(s: usize): void {
       flat(segment(s, SEG_ES))
     )
       mode |= MODE_FLAT
+    else if (load<u64>(s, CPU_CODE_BASE) != load<u64>(cs, SEG_BASE) || load<u64>(s, CPU_CODE_LIMIT) != <u64>load<u32>(cs, SEG_LIMIT)) {
+      // The same linear address may be outside of the new segment, or another offset in it.
+      store<u64>(s, load<u64>(cs, SEG_BASE), CPU_CODE_BASE)
+      store<u64>(s, <u64>load<u32>(cs, SEG_LIMIT), CPU_CODE_LIMIT)
+      newJumpGeneration(s)
+    }
   }
   if (lma) mode |= MODE_LONG
   if (load<u32>(s, CPU_CPL) == 3) mode |= MODE_USER

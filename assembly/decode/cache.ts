@@ -76,6 +76,25 @@ function jumpSlot(s: usize, linear: u64): usize {
   return s + VCPU_JUMP + (((<usize>linear ^ (<usize>linear >> 12)) & 4095) << 4)
 }
 
+/**
+ * Which end of a legacy code segment lies inside the page of `linear`. Blocks are keyed by host address, and other segments reach
+ * the same bytes: what such an end means for them is part of the key. EDGE_LOW: a jump may wrap or leave the segment within the page,
+ * so that nothing is chained. EDGE_HIGH: the limit is looked at before every instruction.
+ */
+const EDGE_LOW: u32 = 0x40
+const EDGE_HIGH: u32 = 0x80
+
+function edges(s: usize, linear: u64, mode: u32): u32 {
+  if ((mode & MODE_CS_MASK) == MODE_CS64 || (mode & MODE_FLAT) != 0) return 0
+  const cs = s + CPU_SEGMENTS + ((<usize>SEG_CS) << 4)
+  const base = <u32>load<u64>(cs, SEG_BASE)
+  const last = base + load<u32>(cs, SEG_LIMIT)
+  let found: u32 = 0
+  if ((base & 0xfff) != 0 && ((<u32>linear ^ base) & 0xfffff000) == 0) found = EDGE_LOW
+  if ((last & 0xfff) != 0xfff && ((<u32>linear ^ last) & 0xfffff000) == 0) found |= EDGE_HIGH
+  return found
+}
+
 /** The block at the current RIP if the jump cache has it, else 0. */
 export function quickLookup(s: usize): usize {
   const linear = linearRip(s)
@@ -104,10 +123,17 @@ export function lookup(s: usize): usize {
   }
   const address = fetchAddress(s, linear)
   if (!address) return 0
-  let b = find(s, linear, address, mode & KEY_MODE)
+  const key = (mode & KEY_MODE) | edges(s, linear, mode)
+  let b = find(s, linear, address, key)
   if (!b) {
-    b = decodeBlock(s, linear, address, mode & KEY_MODE)
+    b = decodeBlock(s, linear, address, key)
     if (!b) return 0
+  } else if (key & EDGE_HIGH) {
+    const room = <u64>load<u32>(s + CPU_SEGMENTS + ((<usize>SEG_CS) << 4), SEG_LIMIT) - load<u64>(s, CPU_RIP)
+    if (<u64>load<u32>(b, BLOCK_BYTES) - 1 > room) {
+      raiseError(s, EXC_GP, 0)
+      return 0
+    }
   }
   if (!load<u32>(b, BLOCK_FRAME2)) {
     store<u64>(e, linear)
@@ -201,7 +227,7 @@ function decodeBlock(s: usize, linear: u64, address: usize, mode: u32): usize {
       return 0
     }
     if ((r & ENDS) != 0) {
-      linkable(op, address, at + length)
+      if (mode < EDGE_LOW) linkable(op, address, at + length)
       if (count && isJcc(<u32>load<u16>(op))) {
         const both = fused(<u32>load<u16>(op - SIZEOF_OP))
         if (both) store<u16>(op - SIZEOF_OP, <u16>both)
@@ -214,7 +240,7 @@ function decodeBlock(s: usize, linear: u64, address: usize, mode: u32): usize {
       ended = true
       break
     }
-    if (p >= pageEnd || count == MAX_OPS) break
+    if (p >= pageEnd || count == MAX_OPS || (mode & EDGE_HIGH) != 0) break
     op += SIZEOF_OP
   }
   let end = b + SIZEOF_BLOCK + SIZEOF_OP * <usize>count
@@ -222,7 +248,7 @@ function decodeBlock(s: usize, linear: u64, address: usize, mode: u32): usize {
     memory.fill(end, 0, SIZEOF_OP)
     store<u16>(end, <u16>H_CONTINUE, OP_ID)
     store<u64>(end, <u64>at, OP_IMM)
-    if (!second && p < pageEnd) store<u8>(end, 1, OP_SCALE)
+    if (!second && p < pageEnd && mode < EDGE_LOW) store<u8>(end, 1, OP_SCALE)
     end += SIZEOF_OP
   }
   if (second) {

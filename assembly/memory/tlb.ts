@@ -127,7 +127,7 @@ export function selectTlb(s: usize): void {
 }
 
 /** The jump cache maps linear addresses too: a new generation in its key makes all of it stale. */
-function newJumpGeneration(s: usize): void {
+export function newJumpGeneration(s: usize): void {
   const key = load<u32>(s, CPU_JUMP_KEY) + 1024
   if (key < 1024) memory.fill(s + VCPU_JUMP, 0, VCPU_JUMP_SIZE)
   store<u32>(s, key, CPU_JUMP_KEY)

@@ -142,6 +142,8 @@ export const cpu = struct(
     ['PKRS_PAD', 'u32', ''],
     ['SMBASE', 'u64', 'MSR 0x9e, for the host only'],
     ['SMI_COUNT', 'u64', 'MSR 0x34'],
+    ['CODE_BASE', 'u64', 'base and limit of CS for which the jump cache holds, while CS is not flat'],
+    ['CODE_LIMIT', 'u64', ''],
   ],
   0x1000,
 )
