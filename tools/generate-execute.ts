@@ -1,4 +1,5 @@
 /** Writes the execution loop: one switch over the hot handlers, cold handlers through the function table. */
+import { MISSED, quickFill } from './generate-fill.ts'
 import { hotHandlers, slowHandlers } from './hot-handlers.ts'
 
 export const hotIds: ReadonlyMap<string, number> = new Map([...hotHandlers.keys()].map((name, id) => [name, id]))
@@ -14,11 +15,13 @@ export function executeSource(): string {
 import {
   BLOCK_BYTES, BLOCK_COUNT, COLD_TABLE, CPU_BLOCK, CPU_BUDGET, CPU_EFLAGS, CPU_FLAG_A, CPU_FLAG_B, CPU_FLAG_KIND, CPU_FLAG_RESULT, CPU_FLAG_SHIFT, CPU_ICOUNT,
   CPU_JUMP_KEY, CPU_LEAVE, CPU_LINK, CPU_MODE, CPU_OP, CPU_RIP, CPU_RIP_MASK, CPU_SAVED_OP, CPU_SCRATCH, CPU_SEGMENTS, CPU_TLB_BASE, FLAG_ADD, FLAG_DEC,
-  FLAG_EAGER, FLAG_INC, FLAG_LOGIC, FLAG_RESULT_ONLY, FLAG_SUB, LEAVE_BRANCH, LEAVE_NEXT, MMU_MISS, MODE_CS64, MODE_CS_MASK, MODE_FLAT, MODE_SS32, OP_BASE, OP_DISP,
-  OP_EA, OP_EXTRA, OP_FLAGS, OP_IMM, OP_INDEX, OP_NEXT, OP_REG, OP_RM, OP_SCALE, OP_SEG, TLB_ADDEND, TLB_READ, TLB_WRITE, VCPU_JUMP, VCPU_MMU, VCPU_PARTIAL,
+  FLAG_EAGER, FLAG_INC, FLAG_LOGIC, FLAG_RESULT_ONLY, FLAG_SUB, LEAVE_BRANCH, LEAVE_NEXT, MMU_CLEAN, MMU_FILLS, MMU_FILL_LIST, MMU_MISS, MMU_QUICK_BIT, MMU_QUICK_GLOBAL,
+  MMU_QUICK_LOCAL, MMU_QUICK_NOW, MMU_USED, MODE_CS64, MODE_CS_MASK, MODE_FLAT, MODE_SS32, OP_BASE, OP_DISP,
+  OP_EA, OP_EXTRA, OP_FLAGS, OP_IMM, OP_INDEX, OP_NEXT, OP_REG, OP_RM, OP_SCALE, OP_SEG, TLB_ADDEND, TLB_EXEC, TLB_READ, TLB_WRITE, VCPU_JUMP, VCPU_MMU, VCPU_PARTIAL, VCPU_TLB2,
 } from './layout'
 import { condition, rotateFlags } from '../cpu/flags'
-import { quickFill } from '../memory/quick'
+import { quickWalk } from '../memory/quick'
+import { FILL_LIST_MAX } from '../memory/tlb'
 import { commitModify, slowModify, slowRead, slowWrite } from '../memory/access'
 import { eaGeneral, STACK_OP } from '../execute/operands'
 import { callRelative, callRm, jumpRm, popRegister, pushImmediate, pushRegister, ret } from '../execute/basic'
@@ -26,8 +29,9 @@ import { refill } from '../execute/refill'
 import { boundary, overBudget, quickLookup, resume } from '../execute/boundary'
 
 const coldBase: u32 = ${coldBase}
-/** fast() returns 2 * size + write for a TLB miss at MMU_MISS: at most this. */
-const MISSED: usize = 17
+/** fast() returns the code of a TLB miss at MMU_MISS (tools/generate-fill.ts): at most this. */
+const MISSED: usize = ${MISSED}
+const NONE: u64 = ~0
 const JCC: u32 = ${hotIds.get('JCC_0')}
 
 /** Runs the vCPU until CPU_STOP_REASON says why it stopped. */
@@ -54,7 +58,7 @@ export function execute(s: usize): void {
       n = fast(s)
       if (n - 2 <= MISSED - 2) {
         // A filled TLB serves the op: it begins again.
-        if (quickFill(s, load<u64>(s, VCPU_MMU + MMU_MISS), <u32>n) || refill(s, load<u64>(s, VCPU_MMU + MMU_MISS), <u32>n)) continue
+        if (quickWalk(s, load<u64>(s, VCPU_MMU + MMU_MISS), <u32>n) || refill(s, load<u64>(s, VCPU_MMU + MMU_MISS), <u32>n)) continue
       } else if (n != 0) break
       n = slow(s)
       if (n != 1) break
@@ -87,7 +91,12 @@ function fast(s: usize): usize {
 ${cases(hotHandlers)}
       default: { store<u32>(s, <u32>op, CPU_SAVED_OP); return 0 }
     }
-    if (!n) {
+    if (n <= MISSED) {
+      if (n) {
+        const va = load<u64>(s, VCPU_MMU + MMU_MISS)${quickFill('{ store<u32>(s, <u32>op, CPU_SAVED_OP); return n }').replaceAll('\n', '\n        ')}
+        n = 0
+        continue
+      }
       if ((load<u32>(s, CPU_MODE) & MODE_CS_MASK) == MODE_CS64) {
         const e = s + (((<usize>rip ^ (<usize>rip >> 12)) & 4095) << 4)
         if (load<u64>(e, VCPU_JUMP) == rip && load<u32>(e, VCPU_JUMP + 12) == load<u32>(s, CPU_JUMP_KEY)) n = <usize>load<u32>(e, VCPU_JUMP + 8)

@@ -3,6 +3,7 @@ import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { cpuModelsDocument } from './generate-cpu-models.ts'
 import { executeSource } from './generate-execute.ts'
+import { fillSource } from './generate-fill.ts'
 import { guestsSource } from './generate-guests.ts'
 import { kvmSource } from './generate-kvm.ts'
 import { layoutSource } from './generate-layout.ts'
@@ -31,6 +32,7 @@ function assemblySources(): Map<string, string> {
 
 put('assembly/generated/layout.ts', layoutSource('assembly'))
 put('assembly/generated/execute.ts', executeSource())
+put('assembly/generated/fill.ts', fillSource())
 put('assembly/generated/opcodes.ts', opcodesSource(assemblySources()))
 put('host/generated/layout.ts', layoutSource('host'))
 put('assembly/generated/msr.ts', msrAssembly())

@@ -11,6 +11,7 @@
  * on with the next op after `op += 32`; `break` leaves the block (CPU_LEAVE says why; 0 = branch taken, CPU_RIP set).
  */
 import type { Opcode } from '../spec/opcodes/index.ts'
+import { missCode } from './generate-fill.ts'
 
 export type Size = 1 | 2 | 4 | 8
 export const sizes: readonly Size[] = [1, 2, 4, 8]
@@ -57,9 +58,8 @@ function test(pair: number): string {
 
 /** First line of a hot handler's way out: the op is done again by the slow function. */
 const miss = '{ store<u32>(s, <u32>op, CPU_SAVED_OP); return 0 }'
-/** The TLB has no tag for the access: see execute() for the code. */
-const missed = (size: Size, write: boolean): string =>
-  `{ store<u32>(s, <u32>op, CPU_SAVED_OP); store<u64>(s, va, VCPU_MMU + MMU_MISS); return ${size * 2 + Number(write)} }`
+/** The TLB has no tag for the access: the end of fast() looks further. */
+const missed = (size: Size, write: boolean): string => `{ store<u64>(s, va, VCPU_MMU + MMU_MISS); n = ${missCode(size, write)}; break }`
 
 const arithmetic = new Set(['ADD', 'OR', 'ADC', 'SBB', 'AND', 'SUB', 'XOR', 'CMP', 'TEST'])
 

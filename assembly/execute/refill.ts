@@ -16,11 +16,11 @@ import {
 import { ringAgain } from '../memory/dirty-ring'
 import { PLAIN, translate, truncate } from '../memory/translate'
 
-/** True if the L1 TLB now serves an access of `how` (size << 1 | write) to `va`. */
-export function refill(s: usize, va: u64, how: u32): bool {
-  if (truncate(s, va) != va || <u32>(va & 0xfff) + (how >> 1) > 0x1000) return false
+/** True if the L1 TLB now serves an access of miss code `n` (size << 2 | 1 read, 2 write) to `va`. */
+export function refill(s: usize, va: u64, n: u32): bool {
+  if (truncate(s, va) != va || <u32>(va & 0xfff) + (n >> 2) > 0x1000) return false
   store<u32>(s, load<u32>(s, CPU_SAVED_OP), CPU_OP)
-  const write = how & 1
+  const write = (n >> 1) & 1
   if (translate(s, va, write) != PLAIN) {
     // The slow function meets the same fault again and reports it; a ring that became full it would not see a second time.
     if (load<u32>(s, CPU_STOP_REASON) == STOP_RING_FULL) ringAgain()

@@ -1,10 +1,8 @@
 /**
- * TLB misses of the ordinary kind, without a call: long mode, a translation in the L2 TLB or a table in the paging-structure
- * cache, a leaf whose A (and D) are set, a page in a slot of plain memory whose frame is stored in the view that is used.
- * Everything else is left to translate(), and nothing has changed then. The conditions that do not depend on the address are
- * prepared in MMU_QUICK_*; whoever changes one of them flushes, and a whole flush drops them.
- *
- * The processor overlaps as many guest loads as its window holds misses: what counts here is the number of instructions.
+ * TLB misses of the ordinary kind: long mode, a translation in the L2 TLB (served in the loop itself, tools/generate-fill.ts) or a
+ * table in the paging-structure cache, a leaf whose A (and D) are set, a page in a slot of plain memory whose frame is stored in the
+ * view that is used. Everything else is left to translate(), and nothing has changed then. The conditions that do not depend on the
+ * address are prepared in MMU_QUICK_*; whoever changes one of them flushes, and a whole flush drops them.
  */
 import {
   CPU_APIC_BASE,
@@ -14,7 +12,6 @@ import {
   CPU_EFER,
   CPU_PKRS,
   CPU_PKRU,
-  CPU_TLB_BASE,
   CPU_VM,
   DEBUG_DATA,
   FRAME_INFO,
@@ -29,17 +26,9 @@ import {
   MMU_QUICK_INFO,
   MMU_QUICK_LOCAL,
   MMU_QUICK_MASK,
-  MMU_QUICK_NOW,
   MMU_QUICK_PSC,
   MMU_QUICK_UNITS,
   MMU_QUICK_WANT,
-  MMU_USED,
-  MMU_FILLS,
-  MMU_FILL_LIST,
-  TLB_ADDEND,
-  TLB_EXEC,
-  TLB_READ,
-  TLB_WRITE,
   VCPU_KVM,
   VCPU_PSC,
   VCPU_TLB2,
@@ -51,12 +40,12 @@ import {
   VM_PHYS_MASK,
   VM_UNITS,
 } from '../generated/layout'
+import { install, lookup } from '../generated/fill'
 import { slotFind } from './slots'
 import {
   CR0_WP,
   CR4_SMEP,
   dropSupervisorStores,
-  FILL_LIST_MAX,
   L2_GLOBAL,
   L2_LARGE,
   L2_PRIVATE,
@@ -68,13 +57,13 @@ import {
   PREPARED,
   PSC_LEVEL2,
   quickTags,
+  selectTlb,
   SMAP,
   SUPERVISOR,
   USABLE,
   USER,
 } from './tlb'
 
-const NONE: u64 = ~0
 const CR0_PG: u64 = 1 << 31
 const CR4_PKE: u64 = 1 << 22
 const CR4_PKS: u64 = 1 << 24
@@ -137,14 +126,17 @@ export function quickPrepare(s: usize): void {
   quickTags(s)
 }
 
-/** Rights of the three L1 arrays, by the 8 combinations of L2_X, L2_U and L2_W: `u` those with U, with W, with X. */
+/** Rights of the three L1 arrays, four bits for each of the 16 values of bits 5:2 of an L2 word. */
 function allowed(s: usize): void {
-  const u: u32 = 0x11001100
-  const w: u32 = (load<u64>(s, CPU_CR0) & CR0_WP) != 0 ? 0x10101010 : 0x11111111
-  const x: u32 = (load<u64>(s, CPU_CR4) & CR4_SMEP) != 0 ? 0x00110000 : 0x11110000
-  store<u64>(s, <u64>(u | ((u & 0x10101010) << 1) | ((u & 0x11110000) << 2)) | (1 << (32 + USER)), M + MMU_QUICK_ALLOW + 8 * USER)
-  store<u64>(s, <u64>(0x11111111 | (w << 1) | (x << 2)) | (1 << (32 + SUPERVISOR)), M + MMU_QUICK_ALLOW + 8 * SUPERVISOR)
-  store<u64>(s, <u64>((~u & 0x11111111) | ((w & ~u) << 1) | (x << 2)) | (1 << (32 + SMAP)), M + MMU_QUICK_ALLOW + 8 * SMAP)
+  const all: u64 = 0x1111111111111111
+  const u: u64 = 0x1010101010101010
+  const dirty: u64 = 0x1111111100000000
+  const w: u64 = (load<u64>(s, CPU_CR0) & CR0_WP) != 0 ? 0x1111000000000000 : dirty
+  const x: u64 = (load<u64>(s, CPU_CR4) & CR4_SMEP) != 0 ? 0x0100010001000100 : 0x1100110011001100
+  store<u64>(s, u | ((u & 0x1111000000000000) << 1) | ((u & 0x1100110011001100) << 2), M + MMU_QUICK_ALLOW + 8 * USER)
+  store<u64>(s, all | (w << 1) | (x << 2), M + MMU_QUICK_ALLOW + 8 * SUPERVISOR)
+  store<u64>(s, (all & ~u) | ((w & ~u) << 1) | (x << 2), M + MMU_QUICK_ALLOW + 8 * SMAP)
+  selectTlb(s)
 }
 
 /** CR0.WP has changed: no translation depends on it, only what a tag or a miss makes of one. */
@@ -153,62 +145,17 @@ export function writeProtectionChanged(s: usize): void {
   if (load<u32>(s, M + MMU_QUICK) == USABLE) allowed(s)
 }
 
-/** Fills the L1 entry of `va` in the current array; true if an access of `how` (size << 1 | write) hits it now. */
-export function quickFill(s: usize, va: u64, how: u32): bool {
-  const vpn = va >> 12
-  const l2 = s + ((<usize>(vpn ^ (vpn >> 16)) & 65535) << 4)
-  const context = load<u64>(l2, VCPU_TLB2) ^ vpn
-  const word = load<u64>(l2, VCPU_TLB2 + 8)
-  if (context != load<u64>(s, M + MMU_QUICK_LOCAL)) {
-    if (context != load<u64>(s, M + MMU_QUICK_GLOBAL)) return quickWalk(s, va, how)
-  }
-  if (<u32>(word >> 32) != load<u32>(s, M + MMU_CLEAN)) return quickWalk(s, va, how)
-  // As install(), which is not inlined.
-  const data = <u32>word
-  const has = <u32>(load<u64>(<usize>load<u32>(s, M + MMU_QUICK_NOW)) >> <u64>((data << 1) & 28)) & (5 | ((data & L2_STORE) >> 5))
-  if ((has & (1 + (how & 1))) == 0) return false
-  if ((<u32>va & 0xfff) + (how >> 1) > 0x1000) return false
-  const page = va & ~0xfff
-  const e = <usize>load<u32>(s, CPU_TLB_BASE) + (<usize>(va >> 7) & 0x7fe0)
-  store<u64>(e, page, TLB_READ)
-  store<u64>(e, has & 2 ? page : NONE, TLB_WRITE)
-  store<u64>(e, has & 4 ? page : NONE, TLB_EXEC)
-  // TLB_CODE behind it is 0.
-  store<u64>(e, <u64>((data & ~0xfff) - <u32>page), TLB_ADDEND)
-  const fills = load<u32>(s, M + MMU_FILLS)
-  if (fills <= FILL_LIST_MAX) note(s, e, fills)
-  return true
-}
-
-function install(s: usize, va: u64, data: u32, how: u32): bool {
-  const has = <u32>(load<u64>(<usize>load<u32>(s, M + MMU_QUICK_NOW)) >> <u64>((data << 1) & 28)) & (5 | ((data & L2_STORE) >> 5))
-  if ((has & (1 + (how & 1))) == 0) return false
-  if ((<u32>va & 0xfff) + (how >> 1) > 0x1000) return false
-  const page = va & ~0xfff
-  const e = <usize>load<u32>(s, CPU_TLB_BASE) + (<usize>(va >> 7) & 0x7fe0)
-  store<u64>(e, page, TLB_READ)
-  store<u64>(e, has & 2 ? page : NONE, TLB_WRITE)
-  store<u64>(e, has & 4 ? page : NONE, TLB_EXEC)
-  // TLB_CODE behind it is 0.
-  store<u64>(e, <u64>((data & ~0xfff) - <u32>page), TLB_ADDEND)
-  const fills = load<u32>(s, M + MMU_FILLS)
-  if (fills <= FILL_LIST_MAX) note(s, e, fills)
-  return true
-}
-
-/** For flushes: with a full list every array counts as used. */
-function note(s: usize, e: usize, fills: u32): void {
-  if (fills < FILL_LIST_MAX) store<u32>(s + ((<usize>fills) << 2), <u32>e, M + MMU_FILL_LIST)
-  store<u32>(s, fills + 1, M + MMU_FILLS)
-  const used = fills == FILL_LIST_MAX ? 7 : <u32>(load<u64>(<usize>load<u32>(s, M + MMU_QUICK_NOW)) >> 32)
-  store<u32>(s, load<u32>(s, M + MMU_USED) | used, M + MMU_USED)
+/** Fills the L1 entry of `va` in the current array; true if an access of miss code `n` (tools/generate-fill.ts) hits it now. */
+export function quickFill(s: usize, va: u64, n: u32): bool {
+  return lookup(s, va, n) || quickWalk(s, va, n)
 }
 
 /** The L2 TLB does not know the page, or its frame has to be looked at. */
-function quickWalk(s: usize, va: u64, how: u32): bool {
+export function quickWalk(s: usize, va: u64, n: u32): bool {
   const vpn = va >> 12
+  const page = va & ~0xfff
   const l2 = s + ((<usize>(vpn ^ (vpn >> 16)) & 65535) << 4)
-  const context = load<u64>(l2, VCPU_TLB2) ^ vpn
+  const context = load<u64>(l2, VCPU_TLB2) ^ page
   const want = load<u32>(s, M + MMU_QUICK_DATA)
   let data = load<u32>(l2, VCPU_TLB2 + 8)
   const known = context == load<u64>(s, M + MMU_QUICK_LOCAL) || context == load<u64>(s, M + MMU_QUICK_GLOBAL)
@@ -235,19 +182,20 @@ function quickWalk(s: usize, va: u64, how: u32): bool {
     const unit = <usize>load<u32>(<usize>load<u32>(s, M + MMU_QUICK_UNITS) + (<usize>(at >> 7) & 0x3ffc))
     const frame = load<u32>(unit + ((<usize>at & 0x1ff) << 2))
     if (frame == 0) return false
-    data |= frame | (((<u32>entry & (L2_VALID | L2_W | L2_U | L2_STORE | L2_GLOBAL)) | (<u32>(~entry >> 60) & L2_X)) & word)
+    const bits = <u32>entry
+    data |= frame | (((bits & (L2_U | L2_GLOBAL)) | ((bits << 3) & L2_W) | ((bits >> 1) & L2_STORE) | (<u32>(~entry >> 60) & L2_X)) & word)
   }
   const info = load<u64>(FRAME_INFO + (<usize>(data >> 8) & ~15))
   if ((info & INFO_MASK) != load<u64>(s, M + MMU_QUICK_INFO)) return false
-  const tag = vpn | (data & L2_GLOBAL ? load<u64>(s, M + MMU_QUICK_GLOBAL) : load<u64>(s, M + MMU_QUICK_LOCAL))
+  const tag = page | (data & L2_GLOBAL ? load<u64>(s, M + MMU_QUICK_GLOBAL) : load<u64>(s, M + MMU_QUICK_LOCAL))
   if ((info & (INFO_DIRTY | INFO_CODE)) == INFO_DIRTY) {
     store<u64>(l2, tag, VCPU_TLB2)
     store<u64>(l2, <u64>data | ((<u64>load<u32>(s, M + MMU_CLEAN)) << 32), VCPU_TLB2 + 8)
-    return install(s, va, data, how)
+    return install(s, va, data, n)
   }
   // No write tag where there is code, or where a store would be the first since a snapshot: translate() knows what to do.
   if ((data & (L2_STORE | L2_W)) == (L2_STORE | L2_W)) return false
   store<u64>(l2, tag, VCPU_TLB2)
   store<u64>(l2, <u64>data, VCPU_TLB2 + 8)
-  return install(s, va, data & ~L2_STORE, how)
+  return install(s, va, data & ~L2_STORE, n)
 }

@@ -5,7 +5,7 @@
  *
  * A context is a number (12 bits, never 0) that stands for one PCID since it was last flushed, or for all global entries since they
  * were: a flush gives out a new one.
- * L2 entry (16 bytes): u64 tag {51:0 virtual page, 63:52 context}, u32 data (L2_*), u32 MMU_CLEAN when quick.ts had checked the frame.
+ * L2 entry (16 bytes): u64 tag {11:0 context, 63:12 virtual page}, u32 data (L2_*), u32 MMU_CLEAN when quick.ts had checked the frame.
  * PSC entry (16 bytes): u64 tag {42:0 VA >> 21, 51:43 PSC generation, 63:52 context}, u32 address of the table that the walk goes
  * on in, u32 rights so far and level.
  */
@@ -36,6 +36,7 @@ import {
   MMU_PSC_GENERATION,
   MMU_QUICK,
   MMU_QUICK_ALLOW,
+  MMU_QUICK_BIT,
   MMU_QUICK_GLOBAL,
   MMU_QUICK_LOCAL,
   MMU_QUICK_NOW,
@@ -78,22 +79,23 @@ export const CR4_SMAP: u64 = 1 << 21
 export const CR4_PCIDE: u64 = 1 << 17
 const RFLAGS_AC: u64 = 1 << 18
 
-/** Data word of an L2 entry; 31:12 are the frame. VALID, W, U, STORE and GLOBAL are where an entry has P, W, U, D and G. */
-export const L2_VALID: u32 = 1
-export const L2_W: u32 = 2
+/** Data word of an L2 entry; 31:12 are the frame. Bits 5:0 are a shift of QUICK_ALLOW; U and GLOBAL are where a page-table entry has them. */
 export const L2_U: u32 = 4
 export const L2_X: u32 = 8
-export const L2_LARGE: u32 = 0x10
+export const L2_W: u32 = 0x10
 /** Data accesses go through the private view. */
-export const L2_PRIVATE: u32 = 0x20
+export const L2_PRIVATE: u32 = 0x80
 /** D is set in the page-table entry, the dirty log has the page, and the slot is writable: a write tag may be installed. */
-export const L2_STORE: u32 = 0x40
+export const L2_STORE: u32 = 0x20
+export const L2_VALID: u32 = 0x40
 export const L2_GLOBAL: u32 = 0x100
+export const L2_LARGE: u32 = 0x400
 /** Word 12 of a PSC entry: L2_W, L2_U and L2_X of the way there, L2_VALID and L2_STORE, L2_GLOBAL if CR4.PGE is set, and PSC_LEVEL2. */
 export const PSC_LEVEL2: u32 = 0x200
 
 const NONE: u64 = ~0
-const CONTEXT_MAX: u32 = 0xfff
+/** 0xfff never comes up: ~0 is the tag of no entry. */
+const CONTEXT_MAX: u32 = 0xffe
 export const FILL_LIST_MAX: u32 = 900
 /** Up to here entries are emptied one by one: the fill of an array takes as long as some 60. */
 const FLUSH_SINGLY: u32 = 64
@@ -123,7 +125,8 @@ export function selectTlb(s: usize): void {
   const checked = alignmentChecked(s)
   const array: u32 = checked ? 3 : currentArray(s)
   store<u32>(s, <u32>(checked ? s + VCPU_TLB_EMPTY : arrayBase(s, array)), CPU_TLB_BASE)
-  store<u32>(s, <u32>(s + VCPU_MMU + MMU_QUICK_ALLOW + ((<usize>array) << 3)), VCPU_MMU + MMU_QUICK_NOW)
+  store<u64>(s, load<u64>(s + ((<usize>array) << 3), VCPU_MMU + MMU_QUICK_ALLOW), VCPU_MMU + MMU_QUICK_NOW)
+  store<u32>(s, 1 << array, VCPU_MMU + MMU_QUICK_BIT)
 }
 
 /** The jump cache maps linear addresses too: a new generation in its key makes all of it stale. */
@@ -131,6 +134,11 @@ export function newJumpGeneration(s: usize): void {
   const key = load<u32>(s, CPU_JUMP_KEY) + 1024
   if (key < 1024) memory.fill(s + VCPU_JUMP, 0, VCPU_JUMP_SIZE)
   store<u32>(s, key, CPU_JUMP_KEY)
+}
+
+/** With a full list every array counts as used. */
+function arraysUsed(s: usize, fills: u32): u32 {
+  return fills < FILL_LIST_MAX ? load<u32>(s, VCPU_MMU + MMU_USED) : 7
 }
 
 function flushArrays(s: usize): void {
@@ -143,7 +151,7 @@ function flushArrays(s: usize): void {
       store<u64>(e, NONE, TLB_EXEC)
     }
   } else {
-    const used = load<u32>(s, VCPU_MMU + MMU_USED)
+    const used = arraysUsed(s, fills)
     for (let i: u32 = 0; i < 3; i++) {
       if ((used >> i) & 1) memory.fill(arrayBase(s, i), 0xff, VCPU_TLB_USER_SIZE)
     }
@@ -166,8 +174,8 @@ export function dropSupervisorStores(s: usize): void {
     return
   }
   // Emptied as a whole, the arrays leave the list: one that stays long would make the next change as slow.
-  const used = load<u32>(s, VCPU_MMU + MMU_USED)
-  const whole = fills > FILL_LIST_MAX
+  const used = arraysUsed(s, fills)
+  const whole = fills >= FILL_LIST_MAX
   for (let i: u32 = whole ? 0 : 1; i < 3; i++) {
     if ((used >> i) & 1) memory.fill(arrayBase(s, i), 0xff, VCPU_TLB_USER_SIZE)
   }
@@ -284,7 +292,7 @@ export function flushPcids(s: usize): void {
 /** Tag of an L2 entry. */
 export function l2Tag(s: usize, va: u64, isGlobal: bool): u64 {
   const context = isGlobal ? load<u32>(s, VCPU_MMU + MMU_GLOBAL_CONTEXT) : load<u32>(s, CPU_TLB_CONTEXT)
-  return (va >> 12) | ((<u64>context) << 52)
+  return (va & ~0xfff) | <u64>context
 }
 
 export function l2Entry(s: usize, va: u64): usize {
@@ -368,7 +376,7 @@ export function dropWriteTags(frame: usize): void {
     const s = <usize>load<u32>(GLOBAL + ((<usize>i) << 2), GLOBAL_VCPUS)
     store<u32>(s, load<u32>(s, VCPU_MMU + MMU_CLEAN) + 1, VCPU_MMU + MMU_CLEAN)
     const count = load<u32>(s, VCPU_MMU + MMU_FILLS)
-    if (count > FILL_LIST_MAX) {
+    if (count >= FILL_LIST_MAX) {
       const end = arrayBase(s, 3)
       for (let e = arrayBase(s, 0); e < end; e += 32) dropWriteTag(e, frame)
     } else {
@@ -420,8 +428,9 @@ export function fillEntry(s: usize, array: u32, va: u64, data: u32, dataKey: u32
   store<u32>(e, code, TLB_CODE)
   if (w != NONE) store<u8>(info, load<u8>(info, FRAME_DIRTY) | 1, FRAME_DIRTY)
   const fills = load<u32>(s, VCPU_MMU + MMU_FILLS)
-  // From the fill that finds the list full on nothing is noted (quick.ts): every array counts as used.
-  store<u32>(s, load<u32>(s, VCPU_MMU + MMU_USED) | (fills == FILL_LIST_MAX ? 7 : 1 << array), VCPU_MMU + MMU_USED)
-  if (fills < FILL_LIST_MAX) store<u32>(s + ((<usize>fills) << 2), <u32>e, VCPU_MMU + MMU_FILL_LIST)
-  if (fills <= FILL_LIST_MAX) store<u32>(s, fills + 1, VCPU_MMU + MMU_FILLS)
+  store<u32>(s, load<u32>(s, VCPU_MMU + MMU_USED) | (1 << array), VCPU_MMU + MMU_USED)
+  if (fills < FILL_LIST_MAX) {
+    store<u32>(s + ((<usize>fills) << 2), <u32>e, VCPU_MMU + MMU_FILL_LIST)
+    store<u32>(s, fills + 1, VCPU_MMU + MMU_FILLS)
+  }
 }

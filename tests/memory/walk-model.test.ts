@@ -202,8 +202,8 @@ function run(seed: number, style: Style, steps: number): void {
       const expected = model(va, kind)
       core.view.setUint32(s + L.CPU_LEAVE, 0, true)
       const where = `seed ${seed} ${style} step ${step}: ${kind} ${va.toString(16)} ${JSON.stringify(state)}`
-      if ((kind === 'r' || kind === 'w') && r(2) && call(core, 'quickFill', s, va, kind === 'r' ? 2 : 3)) quick(va, kind, where)
-      if (style === 'long') assert.is(call(core, 'quickFill', s, va ^ (1n << BigInt(47 + r(17))), 2), 0, `${where}: not canonical`)
+      if ((kind === 'r' || kind === 'w') && r(2) && call(core, 'quickFill', s, va, kind === 'r' ? 5 : 6)) quick(va, kind, where)
+      if (style === 'long') assert.is(call(core, 'quickFill', s, va ^ (1n << BigInt(47 + r(17))), 5), 0, `${where}: not canonical`)
       let address = 0
       if (kind === 'x') address = call(core, 'fetchAddress', s, va)
       else if (kind === 'r') call(core, 'readBytes', s, OP, va, L.STAGING, 1)
