@@ -155,6 +155,8 @@ function block(s: usize): i32 {
     const state = load<u32>(s, CPU_HALTED)
     if (state == 0) break
     if (atomic.load<u32>(s + CPU_EVENT) & EVENT_KICK) return 0
+    // What fell due while others ran: they may never halt.
+    if (nearestDeadline(s) <= now(s)) expireTimers(s)
     if ((state == 3 || state == 9) && wakes(s)) {
       // AP reset hold ends by SIPI or, with value 0, by any other event
       store<u32>(s, 0, CPU_HALTED)

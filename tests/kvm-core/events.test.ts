@@ -151,4 +151,24 @@ test('two halted vCPUs: the one with a timer wakes', () => {
   assert.ok(ns(g) >= 1_000_000)
 })
 
+test("a halted vCPU's timer fires while another vCPU never halts", () => {
+  const g = start([0xeb, 0xfe], { irqchip: true, vcpus: 2 }) // jmp $
+  const sleeper = g.cpus[1] as number
+  g.core.view.setUint32(sleeper + L.CPU_HALTED, 0, true)
+  g.write(0x5000, [0xfb, 0xf4, 0x40, 0xeb, 0xfc]) // sti; hlt; inc ax; back to hlt
+  g.enter(0x5000, sleeper)
+  const apic = sleeper + L.VCPU_LAPIC
+  g.core.view.setUint32(apic + L.APIC_SVR, 0x1ff, true)
+  g.core.view.setUint32(apic + L.APIC_LVTT, 0x20, true)
+  g.core.view.setBigUint64(apic + L.LAPIC_TIMER_DEADLINE, 1_000_000n, true)
+  let woke = 0
+  for (let i = 0; i < 100 && g.reg(GPR.RAX, sleeper) === 0n; i++) {
+    g.run(g.s, 20_000n)
+    g.run(sleeper, 20_000n)
+    woke = ns(g)
+  }
+  assert.is(g.reg(GPR.RBX, sleeper), 1n, 'its handler ran')
+  assert.ok(woke >= 1_000_000 && woke < 1_050_000, `at ${woke} ns`)
+})
+
 test.run()
