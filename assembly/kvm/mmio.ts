@@ -4,6 +4,7 @@
  */
 import { raise, raiseError, unimplementedFeature } from '../cpu/exceptions'
 import { exactCount } from '../execute/count'
+import { fetchAddress } from '../memory/access'
 import { apicSync, vapicTo } from './pv'
 import { exitMmio } from './exits'
 import { coalescedWrite } from './coalesced'
@@ -37,6 +38,10 @@ import {
   VKVM_PIO_SIZE,
   CPU_GPR,
   CPU_RIP_MASK,
+  CPU_SEGMENTS,
+  OP_LENGTH,
+  SEG_BASE,
+  SEG_CS,
   VKVM_REPLAY,
   VKVM_REPLAY_ICOUNT,
   VKVM_REPLAY_RCX,
@@ -100,13 +105,40 @@ function leave(s: usize, kind: u32, size: u32): void {
   store<u32>(s, LEAVE_EXIT_RETRY, CPU_LEAVE)
 }
 
+/** The opcode of `op`, which ends in D8..DF, is such a byte alone: an x87 instruction, not one of the 0F map. */
+function escape(s: usize, op: usize): bool {
+  const mask = load<u64>(s, CPU_RIP_MASK)
+  const long = mask == ~(<u64>0)
+  const base = long ? 0 : load<u64>(s + CPU_SEGMENTS + ((<usize>SEG_CS) << 4), SEG_BASE)
+  const rip = load<u64>(s, CPU_RIP) + <u64>load<u16>(op, OP_OFFSET)
+  const length = <u32>load<u8>(op, OP_LENGTH)
+  for (let i: u32 = 0; i < length; i++) {
+    const linear = base + ((rip + <u64>i) & mask)
+    const at = fetchAddress(s, long ? linear : linear & 0xffffffff)
+    if (!at) {
+      store<u32>(s, 0, CPU_LEAVE)
+      return false
+    }
+    const byte = <u32>load<u8>(at)
+    const prefix =
+      byte == 0x66 ||
+      byte == 0x67 ||
+      (byte & 0xfe) == 0xf2 ||
+      (byte & 0xfe) == 0x64 ||
+      (byte & 0xe7) == 0x26 ||
+      (long && (byte & 0xf0) == 0x40)
+    if (!prefix) return (byte & 0xf8) == 0xd8
+  }
+  return false
+}
+
 /**
  * KVM's emulator, which every such access goes through, knows no x87 but FNSTCW and FNSTSW (handle_emulation_failure): an exit,
  * or for user code, unless userspace wants to see it, #UD. The code to leave with, 0 = it can.
  */
 function beyondEmulator(s: usize): u32 {
   const op: usize = load<u32>(s, CPU_OP)
-  if (!op || (load<u32>(op, OP_EXTRA) & 0xf8) != 0xd8) return 0
+  if (!op || (load<u32>(op, OP_EXTRA) & 0xf8) != 0xd8 || !escape(s, op)) return 0
   const opcode = load<u32>(op, OP_EXTRA)
   if ((<u32>load<u8>(op, OP_MODRM) & 0x38) == 0x38 && (opcode == 0xd9 || opcode == 0xdd)) return 0
   if (load<u32>(s, CPU_CPL) == 0 || load<u32>(vmOf(s), VM_EMULATION_EXITS) != 0) return unimplementedFeature(s, op, UNIMPLEMENTED_MMIO_X87)

@@ -182,6 +182,12 @@ function readPieces(s: usize, to: usize, size: u32): bool {
   return size1 == size || readPiece(s, kind2, address2, gpa2, view2, to + <usize>size1, size - size1)
 }
 
+function writeFirst(s: usize, from: usize, n: u32): u32 {
+  const left = writePiece(s, kind1, address1, gpa1, view1, from, n)
+  if (left) store<u32>(s, left, CPU_LEAVE)
+  return left
+}
+
 function writePieces(s: usize, from: usize, size: u32): u32 {
   // MMIO handlers may access memory themselves: keep the second piece.
   const kind = kind2
@@ -189,6 +195,13 @@ function writePieces(s: usize, from: usize, size: u32): u32 {
   const at = gpa2
   const seen = view2
   const first = size1
+  if (first != size && kind == MMIO && kind1 != MMIO) {
+    // It may leave and be executed again: what it reads in RAM must still be what it was.
+    const left = writePiece(s, kind, to, at, seen, from + <usize>first, size - first)
+    if (left == 0) return writeFirst(s, from, first)
+    store<u32>(s, left, CPU_LEAVE)
+    return left
+  }
   let left = writePiece(s, kind1, address1, gpa1, view1, from, first)
   if ((left == 0 || left == LEAVE_NEXT) && first != size) {
     const second = writePiece(s, kind, to, at, seen, from + <usize>first, size - first)
