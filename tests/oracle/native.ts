@@ -1,10 +1,5 @@
-/** The physical CPU: builds native.c with gcc and runs batches of cases through it. */
-import { spawn, spawnSync } from 'node:child_process'
-import type { ChildProcessWithoutNullStreams } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+/** The physical CPU: native.c runs batches of cases through it. */
+import { NativeServer, SIGNAL_FLAGS } from '../support/native-program.ts'
 import type { Case } from './generate.ts'
 import { COMPAT16, COMPAT32, FX, IN_SIZE, MEM, OUT_SIZE, WINDOW } from './place.ts'
 
@@ -24,46 +19,7 @@ export interface Outcome {
 }
 
 export class Native {
-  private readonly folder = mkdtempSync(join(tmpdir(), 'cloister-oracle-'))
-  private readonly child: ChildProcessWithoutNullStreams
-  private chunks: Buffer[] = []
-  private have = 0
-  private waiting: (() => void) | undefined
-  private dead: string | undefined
-
-  constructor() {
-    const source = fileURLToPath(new URL('../../../tests/oracle/native.c', import.meta.url))
-    const program = join(this.folder, 'native')
-    const build = spawnSync('gcc', ['-O1', '-fno-stack-protector', '-mno-red-zone', '-fcf-protection=none', '-o', program, source], {
-      encoding: 'utf8',
-    })
-    if (build.status !== 0) throw new Error(`native.c does not build: ${build.stderr}`)
-    this.child = spawn(program, [], { stdio: 'pipe' })
-    this.child.stdout.on('data', (chunk: Buffer) => {
-      this.chunks.push(chunk)
-      this.have += chunk.length
-      this.waiting?.()
-    })
-    this.child.on('exit', (code, signal) => {
-      this.dead = `native helper ended: ${code ?? signal}`
-      this.waiting?.()
-    })
-    this.child.stdin.on('error', () => {})
-  }
-
-  private async take(n: number): Promise<Buffer> {
-    while (this.have < n) {
-      if (this.dead !== undefined) throw new Error(this.dead)
-      await new Promise<void>((resolve) => {
-        this.waiting = resolve
-      })
-    }
-    const all = this.chunks.length === 1 ? (this.chunks[0] as Buffer) : Buffer.concat(this.chunks)
-    const rest = all.subarray(n)
-    this.chunks = rest.length > 0 ? [rest] : []
-    this.have = rest.length
-    return all.subarray(0, n)
-  }
+  private readonly helper = new NativeServer('oracle/native.c', SIGNAL_FLAGS)
 
   /** `windows[i]` undefined: that of the case before. */
   async run(cases: readonly Case[], windows: readonly (Uint8Array | undefined)[]): Promise<Outcome[]> {
@@ -89,9 +45,9 @@ export class Native {
         at += WINDOW
       }
     })
-    this.child.stdin.write(request)
-    const head = await this.take(8)
-    const reply = await this.take(head.readUInt32LE(0))
+    this.helper.send(request)
+    const head = await this.helper.take(8)
+    const reply = await this.helper.take(head.readUInt32LE(0))
     const stray = cases[head.readUInt32LE(4) - 1]
     if (stray)
       throw new Error(
@@ -128,7 +84,6 @@ export class Native {
   }
 
   close(): void {
-    this.child.stdin.end()
-    rmSync(this.folder, { recursive: true, force: true })
+    this.helper.close()
   }
 }

@@ -1,10 +1,5 @@
-/** The physical CPU: builds wild.c with gcc and runs batches through it. */
-import { spawn, spawnSync } from 'node:child_process'
-import type { ChildProcessWithoutNullStreams } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+/** The physical CPU: wild.c runs batches through it. */
+import { NativeServer, SIGNAL_FLAGS } from '../../support/native-program.ts'
 import { FX_SIZE, IN_SIZE, LDT_ENTRIES, OUT_SIZE, WRITABLE } from './place.ts'
 import type { Batch, Descriptor, Outcome } from './place.ts'
 
@@ -28,45 +23,7 @@ function userDescriptor(to: Buffer, at: number, entry: number, d: Descriptor | n
 }
 
 export class Native {
-  private readonly folder = mkdtempSync(join(tmpdir(), 'cloister-wild-'))
-  private readonly child: ChildProcessWithoutNullStreams
-  private chunks: Buffer[] = []
-  private have = 0
-  private waiting: (() => void) | undefined
-  private dead: string | undefined
-
-  constructor() {
-    const source = fileURLToPath(new URL('../../../../tests/oracle/wild/wild.c', import.meta.url))
-    const program = join(this.folder, 'wild')
-    const flags = ['-O1', '-fno-stack-protector', '-mno-red-zone', '-fcf-protection=none', '-mfsgsbase']
-    const build = spawnSync('gcc', [...flags, '-o', program, source], { encoding: 'utf8' })
-    if (build.status !== 0) throw new Error(`wild.c does not build: ${build.stderr}`)
-    this.child = spawn(program, [], { stdio: 'pipe' })
-    this.child.stdout.on('data', (chunk: Buffer) => {
-      this.chunks.push(chunk)
-      this.have += chunk.length
-      this.waiting?.()
-    })
-    this.child.on('exit', (code, signal) => {
-      this.dead = `native helper ended: ${code ?? signal}`
-      this.waiting?.()
-    })
-    this.child.stdin.on('error', () => {})
-  }
-
-  private async take(n: number): Promise<Buffer> {
-    while (this.have < n) {
-      if (this.dead !== undefined) throw new Error(this.dead)
-      await new Promise<void>((resolve) => {
-        this.waiting = resolve
-      })
-    }
-    const all = this.chunks.length === 1 ? (this.chunks[0] as Buffer) : Buffer.concat(this.chunks)
-    const rest = all.subarray(n)
-    this.chunks = rest.length > 0 ? [rest] : []
-    this.have = rest.length
-    return all.subarray(0, n)
-  }
+  private readonly helper = new NativeServer('oracle/wild/wild.c', [...SIGNAL_FLAGS, '-mfsgsbase'])
 
   async run(batch: Batch): Promise<Outcome[]> {
     const { states, ldt, data } = batch
@@ -89,8 +46,8 @@ export class Native {
       request.set(c.fx, at + 192)
       at += IN_SIZE
     }
-    this.child.stdin.write(request)
-    const reply = await this.take(Number((await this.take(8)).readBigUInt64LE(0)))
+    this.helper.send(request)
+    const reply = await this.helper.take(Number((await this.helper.take(8)).readBigUInt64LE(0)))
     at = 0
     return states.map(() => {
       const gpr = new BigUint64Array(16)
@@ -116,7 +73,6 @@ export class Native {
   }
 
   close(): void {
-    this.child.stdin.end()
-    rmSync(this.folder, { recursive: true, force: true })
+    this.helper.close()
   }
 }
