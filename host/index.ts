@@ -12,11 +12,13 @@ export {
   VCPU_MMAP_SIZE,
   VM_TYPE,
 } from './generated/kvm-abi.ts'
+export { RUN } from './generated/kvm.ts'
 export { FIRMWARE_STATUS, GUEST_STATE, SEV_POLICY } from './generated/psp.ts'
 export type { CpuidEntry } from './cpuid/entries.ts'
-export { decodeExit, type Exit, type ExitReason, exitName, RUN } from './kvm/exits.ts'
+export { decodeExit, type Exit, type ExitReason, exitName } from './kvm/exits.ts'
 export { Kvm, type KvmOptions, openKvm, type VmType } from './kvm/kvm.ts'
 export type { Mapping } from './kvm/mapping.ts'
+export { type RunNotes, WHY } from './kvm/run-notes.ts'
 export type { Regs, Segment, Sregs, TableRegister } from './kvm/registers.ts'
 export { kickVcpu, type MsrValue, Vcpu } from './kvm/typed-vcpu.ts'
 export { type LaunchStart, type MemoryRegion, type MigrationPacket, type SevResult, Vm } from './kvm/typed-vm.ts'

@@ -1,35 +1,4 @@
-/** KVM_RUN: exit numbers and the layout of struct kvm_run (Linux 7.3 include/uapi/linux/kvm.h, measured with gcc). */
-
-export const exitReasons = {
-  UNKNOWN: 0,
-  EXCEPTION: 1,
-  IO: 2,
-  HYPERCALL: 3,
-  DEBUG: 4,
-  HLT: 5,
-  MMIO: 6,
-  IRQ_WINDOW_OPEN: 7,
-  SHUTDOWN: 8,
-  FAIL_ENTRY: 9,
-  INTR: 10,
-  SET_TPR: 11,
-  TPR_ACCESS: 12,
-  NMI: 16,
-  INTERNAL_ERROR: 17,
-  SYSTEM_EVENT: 24,
-  IOAPIC_EOI: 26,
-  HYPERV: 27,
-  X86_RDMSR: 29,
-  X86_WRMSR: 30,
-  DIRTY_RING_FULL: 31,
-  AP_RESET_HOLD: 32,
-  X86_BUS_LOCK: 33,
-  XEN: 34,
-  NOTIFY: 37,
-  MEMORY_FAULT: 39,
-  TDX: 40,
-  SNP_REQ_CERTS: 43,
-} as const
+/** The layout of struct kvm_run (Linux 7.3 include/uapi/linux/kvm.h, measured with gcc); exit numbers are EXIT of kvm-abi.ts. */
 
 /** Byte offsets in struct kvm_run. */
 export const runOffsets = {
@@ -41,6 +10,8 @@ export const runOffsets = {
   FLAGS: 14,
   CR8: 16,
   APIC_BASE: 24,
+  /** The union of what each exit has of its own. */
+  PAYLOAD: 32,
   HARDWARE_REASON: 32,
   FAIL_CPU: 40,
   IO_DIRECTION: 32,
@@ -79,6 +50,15 @@ export const runOffsets = {
   MEMORY_FLAGS: 32,
   MEMORY_GPA: 40,
   MEMORY_SIZE: 48,
+  CERTS_NPAGES: 40,
+  CERTS_RET: 48,
+  TDX_RET: 48,
+  TDX_R11: 64,
+  VALID_REGS: 288,
+  DIRTY_REGS: 296,
+  SYNC_REGS: 304,
+  SYNC_SREGS: 448,
+  SYNC_EVENTS: 760,
 } as const
 
 /** KVM_INTERNAL_ERROR_* and KVM_SYSTEM_EVENT_* (same header). */

@@ -101,7 +101,7 @@ const REGISTER_STATE: readonly Condition[] = [
     row(`KVM_GET_${name}`, ['snp'], SEALED, '', 'EINVAL'),
     row(`KVM_SET_${name}`, ['snp'], SEALED, '', 'EINVAL'),
   ]),
-  // Legacy SEV-ES: copies, zeros, and what is taken without effect (facts/kvm.md 2.1).
+  // Legacy SEV-ES: copies, zeros, and what is taken without effect.
   row(
     'KVM_GET_REGS',
     LEGACY_ES,

@@ -1,15 +1,18 @@
-/** Writes the constants of spec/exits.ts, spec/ghcb.ts and spec/vmsa.ts for assembly/ and host/. */
-import { exitConstants, exitReasons, runOffsets } from '../spec/exits.ts'
+/** Writes what spec/exits.ts, spec/ghcb.ts, spec/vmsa.ts and the exit numbers of spec/kvm-abi.ts say, for assembly/ and host/. */
+import { exitConstants, runOffsets } from '../spec/exits.ts'
 import { ghcbErrors, ghcbOffsets, msrProtocol, naeEvents } from '../spec/ghcb.ts'
+import { EXIT } from '../spec/kvm-abi.ts'
 import { vmsaOffsets, vmsaSegments } from '../spec/vmsa.ts'
 
-export function kvmSource(target: 'assembly' | 'host'): string {
-  const lines = ['// Generated from spec/{exits,ghcb,vmsa}.ts by tools/generate.ts. Do not edit.', '']
+const HEAD = '// Generated from spec/{exits,ghcb,vmsa,kvm-abi}.ts by tools/generate.ts. Do not edit.'
+
+/** Typed constants. */
+export function kvmAssembly(): string {
+  const lines = [HEAD, '']
   const put = (prefix: string, values: Readonly<Record<string, number>>, type: string): void => {
-    const kind = target === 'assembly' ? `: ${type}` : ''
-    for (const [name, value] of Object.entries(values)) lines.push(`export const ${prefix}${name}${kind} = 0x${value.toString(16)}`)
+    for (const [name, value] of Object.entries(values)) lines.push(`export const ${prefix}${name}: ${type} = 0x${value.toString(16)}`)
   }
-  put('KVM_EXIT_', exitReasons, 'u32')
+  put('', EXIT, 'u32')
   put('RUN_', runOffsets, 'usize')
   put('KVM_', exitConstants, 'u32')
   put('GHCB_', ghcbOffsets, 'usize')
@@ -22,14 +25,21 @@ export function kvmSource(target: 'assembly' | 'host'): string {
   )
   put('VMSA_SEG_', vmsaSegments, 'usize')
   put('VMSA_', vmsaOffsets, 'usize')
-  if (target === 'host') {
-    lines.push('', '/** Names of GHCB events: NAE codes, and MSR-protocol requests with bit 63 of the counter row set. */')
-    lines.push(
-      `export const naeNames: Readonly<Record<number, string>> = ${JSON.stringify(Object.fromEntries(naeEvents.map((e) => [e.code, e.name])))}`,
-    )
-    lines.push(
-      `export const msrProtocolNames: Readonly<Record<number, string>> = ${JSON.stringify(Object.fromEntries(msrProtocol.map((m) => [m.request, `GHCB_MSR_${m.name}`])))}`,
-    )
-  }
   return `${lines.join('\n')}\n`
+}
+
+/** What the host half reads: struct kvm_run, and the names of GHCB events. */
+export function kvmHost(): string {
+  const record = (values: Readonly<Record<number, string>>): string => `: Readonly<Record<number, string>> = ${JSON.stringify(values)}`
+  return [
+    HEAD,
+    '',
+    '/** Offsets in struct kvm_run. */',
+    `export const RUN = ${JSON.stringify(runOffsets)} as const`,
+    '/** Names of NAE events by SW_EXITCODE. */',
+    `export const naeNames${record(Object.fromEntries(naeEvents.map((e) => [e.code, e.name])))}`,
+    '/** Names of requests of the GHCB MSR protocol. */',
+    `export const msrProtocolNames${record(Object.fromEntries(msrProtocol.map((m) => [m.request, `MSR_${m.name}`])))}`,
+    '',
+  ].join('\n')
 }

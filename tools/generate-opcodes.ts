@@ -86,7 +86,7 @@ export interface Tables {
   readonly descriptors: number[]
 }
 
-export function buildTables(): Tables {
+function buildTables(): Tables {
   // Descriptor 0: no such instruction.
   const descriptors: number[][] = [new Array<number>(12).fill(0)]
   const index = new Map(opcodes.map((o) => [o, descriptors.push(descriptor(o)) - 1]))

@@ -5,7 +5,7 @@ import { cpuModelsDocument } from './generate-cpu-models.ts'
 import { executeSource } from './generate-execute.ts'
 import { fillSource } from './generate-fill.ts'
 import { guestsSource } from './generate-guests.ts'
-import { kvmSource } from './generate-kvm.ts'
+import { kvmAssembly, kvmHost } from './generate-kvm.ts'
 import { layoutSource } from './generate-layout.ts'
 import { msrAssembly, msrHost } from './generate-msr.ts'
 import { coverageDocument, opcodesSource } from './generate-opcodes.ts'
@@ -55,5 +55,5 @@ for (const name of ['kvm-abi', 'kvm-policy', 'kvm-profiles', ...CONDITIONS, 'psp
   put(`host/generated/${name}.ts`, `// Copied from spec/${name}.ts by tools/generate.ts. Do not edit.\n${text}`)
 }
 put('host/generated/guests.ts', guestsSource())
-put('assembly/generated/kvm.ts', kvmSource('assembly'))
-put('host/generated/kvm.ts', kvmSource('host'))
+put('assembly/generated/kvm.ts', kvmAssembly())
+put('host/generated/kvm.ts', kvmHost())

@@ -99,7 +99,7 @@ export function writeCr0(s: usize, value: u64): bool {
 }
 
 /** Bits of CR4 that this vCPU may set. */
-export function cr4Allowed(s: usize): u64 {
+function cr4Allowed(s: usize): u64 {
   let allowed: u64 = 0x7ff // VME PVI TSD DE PSE PAE MCE PGE PCE OSFXSR OSXMMEXCPT
   if (featureOrBare(s, F_7_ECX, 2)) allowed |= CR4_UMIP
   if (featureOrBare(s, F_7_EBX, 0)) allowed |= CR4_FSGSBASE

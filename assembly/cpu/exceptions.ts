@@ -33,7 +33,6 @@ import {
   EXCF_SOFT,
   EXCF_TRAP,
   EXC_AC,
-  EXC_BR,
   EXC_DB,
   EXC_DE,
   EXC_DF,
@@ -42,7 +41,6 @@ import {
   EXC_NMI,
   EXC_NP,
   EXC_PF,
-  EXC_SS,
   EXC_TS,
   EXC_VC,
   LEAVE_EXIT_RETRY,
@@ -60,7 +58,6 @@ import {
   SEG_LIMIT,
   SEG_SELECTOR,
   SEG_SS,
-  SEG_TR,
   STOP_EXIT,
   STOP_MEMORY_FAULT,
   STOP_RING_FULL,
@@ -160,11 +157,6 @@ export function unimplementedFeature(s: usize, op: usize, what: u32): u32 {
 /** Contributory exceptions (SDM vol 3, table 6-4; #VC is contributory: APM vol 2, 8.2.9). */
 function contributory(vector: u32): bool {
   return vector == EXC_DE || (vector >= EXC_TS && vector <= EXC_GP) || vector == 21 || vector == EXC_VC || vector == 30
-}
-
-/** Has an error code when raised by the processor. */
-export function hasErrorCode(vector: u32): bool {
-  return vector == EXC_DF || (vector >= EXC_TS && vector <= EXC_PF) || vector == EXC_AC || vector == 21 || vector == EXC_VC || vector == 30
 }
 
 /**

@@ -7,25 +7,25 @@ import { CPU_FEATURES, VCPU_CPUID } from '../generated/layout'
 
 /** Indices of the words in CPU_FEATURES. */
 export const F_1_ECX: u32 = 0
-export const F_1_EDX: u32 = 1
+const F_1_EDX: u32 = 1
 export const F_7_EBX: u32 = 2
 export const F_7_ECX: u32 = 3
 export const F_7_EDX: u32 = 4
 export const F_80000001_ECX: u32 = 5
 export const F_80000001_EDX: u32 = 6
 export const F_80000008_EBX: u32 = 7
-export const F_80000008_EAX: u32 = 8
+const F_80000008_EAX: u32 = 8
 export const F_D1_EAX: u32 = 9
 export const F_D0_EAX: u32 = 10
 export const F_D0_EDX: u32 = 11
-export const F_8000001F_EAX: u32 = 12
+const F_8000001F_EAX: u32 = 12
 export const F_80000021_EAX: u32 = 13
-export const F_1_EAX: u32 = 14
+const F_1_EAX: u32 = 14
 /** 0: no CPUID table yet, 1: AMD (or Hygon), 2: another vendor. */
 export const F_VENDOR: u32 = 15
 
 /** Address of the entry's EAX (EBX, ECX, EDX follow), 0 if there is none. */
-export function cpuidEntry(s: usize, leaf: u32, subleaf: u32): usize {
+function cpuidEntry(s: usize, leaf: u32, subleaf: u32): usize {
   let e: usize = s + VCPU_CPUID + 16
   for (let n = load<u32>(s, VCPU_CPUID); n > 0; n--, e += 40) {
     if (load<u32>(e) == leaf && ((load<u32>(e, 8) & 1) == 0 || load<u32>(e, 4) == subleaf)) return e + 12

@@ -20,7 +20,7 @@ import {
 } from '../generated/layout'
 
 export const CF: u32 = 1
-export const PF: u32 = 4
+const PF: u32 = 4
 export const AF: u32 = 0x10
 export const ZF: u32 = 0x40
 export const SF: u32 = 0x80
@@ -28,7 +28,7 @@ export const TF: u32 = 0x100
 export const IF: u32 = 0x200
 export const DF: u32 = 0x400
 export const OF: u32 = 0x800
-export const ARITHMETIC: u32 = 0x8d5
+const ARITHMETIC: u32 = 0x8d5
 
 export function carry(s: usize): u32 {
   const kind = load<u32>(s, CPU_FLAG_KIND)
@@ -43,12 +43,12 @@ function kept(s: usize, kind: u32): u32 {
   return kind == FLAG_EAGER ? <u32>load<u64>(s, CPU_EFLAGS) : <u32>load<u64>(s, CPU_FLAG_A)
 }
 
-export function zero(s: usize): bool {
+function zero(s: usize): bool {
   if (load<u32>(s, CPU_FLAG_KIND) == FLAG_EAGER) return (<u32>load<u64>(s, CPU_EFLAGS) & ZF) != 0
   return load<u64>(s, CPU_FLAG_RESULT) == 0
 }
 
-export function sign(s: usize): bool {
+function sign(s: usize): bool {
   if (load<u32>(s, CPU_FLAG_KIND) == FLAG_EAGER) return (<u32>load<u64>(s, CPU_EFLAGS) & SF) != 0
   return <i64>(load<u64>(s, CPU_FLAG_RESULT) << (<u64>load<u32>(s, CPU_FLAG_SHIFT))) < 0
 }

@@ -40,17 +40,10 @@ import {
 } from '../generated/layout'
 import { newJumpGeneration, selectTlb } from '../memory/tlb'
 import { F_7_ECX, feature } from './features'
-import { IF } from './flags'
-
-export { resetCpu } from './reset'
 
 export const CR0_PE: u64 = 1
-export const CR0_MP: u64 = 2
-export const CR0_EM: u64 = 4
 export const CR0_TS: u64 = 8
-export const CR0_NE: u64 = 0x20
 export const CR0_WP: u64 = 0x10000
-export const CR0_AM: u64 = 0x40000
 export const CR0_NW: u64 = 0x20000000
 export const CR0_CD: u64 = 0x40000000
 export const CR0_PG: u64 = 0x80000000
@@ -75,7 +68,6 @@ export const CR4_CET: u64 = 0x800000
 export const EFER_SCE: u64 = 1
 export const EFER_LME: u64 = 0x100
 export const EFER_LMA: u64 = 0x400
-export const EFER_NXE: u64 = 0x800
 export const EFER_SVME: u64 = 0x1000
 export const FLAG_IOPL: u64 = 0x3000
 export const FLAG_NT: u64 = 0x4000
@@ -86,7 +78,6 @@ export const FLAG_VIF: u64 = 0x80000
 export const FLAG_VIP: u64 = 0x100000
 export const FLAG_ID: u64 = 0x200000
 /** Segment attributes, VMSA packing. */
-export const ATTR_P: u32 = 0x80
 export const ATTR_L: u32 = 0x200
 export const ATTR_DB: u32 = 0x400
 export const ATTR_UNUSABLE: u32 = 0x8000
@@ -193,11 +184,6 @@ export function windowOpened(s: usize): void {
 /** 1 by STI, 2 by MOV SS; the loop runs one instruction and clears it (execute/boundary.ts). */
 export function setShadow(s: usize, kind: u32): void {
   store<u32>(s, kind, CPU_INTERRUPT_SHADOW)
-}
-
-/** External interrupts may be delivered at this boundary (IF set, no shadow). */
-export function interruptible(s: usize): bool {
-  return (<u32>load<u64>(s, CPU_EFLAGS) & IF) != 0 && load<u32>(s, CPU_INTERRUPT_SHADOW) == 0
 }
 
 /** Ends a handler: `code` is what it returns and what CPU_LEAVE says. */

@@ -13,9 +13,6 @@ import {
   LEAVE_NEXT,
   SEG_ATTRIB,
   SEG_BASE,
-  SEG_CS,
-  SEG_DS,
-  SEG_FS,
   SEG_GDTR,
   SEG_LDTR,
   SEG_LIMIT,
@@ -244,7 +241,7 @@ export function beginStack64(rsp: u64, cpl: u32, error: u32): void {
 }
 
 /** A stack in the segment `d`. */
-export function beginStack(sp: u64, selector: u32, d: u64, cpl: u32, error: u32): void {
+function beginStack(sp: u64, selector: u32, d: u64, cpl: u32, error: u32): void {
   stackBase = descriptorBase(d)
   stackLimit = descriptorLimit(d)
   stackAttrib = attributes(d)
@@ -357,7 +354,7 @@ export function readStackSegment(s: usize, cpl: u32, x: u32): bool {
 }
 
 /** The new SS of an inward transfer; the descriptor stays in descriptor(). */
-export function checkStackSegment(s: usize, selector: u32, cpl: u32, x: u32): bool {
+function checkStackSegment(s: usize, selector: u32, cpl: u32, x: u32): bool {
   const error = descriptorError(selector, x)
   if ((selector & 0xfffc) == 0) {
     raiseError(s, EXC_TS, x)

@@ -5,7 +5,6 @@
 import {
   CPU_CPL,
   CPU_CR0,
-  CPU_CR3,
   CPU_DR7,
   CPU_GPR,
   CPU_LEAVE,

@@ -4,7 +4,7 @@
  * VCPU_FRAME_BUCKETS, VCPU_BLOCKS and the FRAME_CODE masks.
  */
 import { DROPPED } from './constants'
-import { raise, raiseError } from '../cpu/exceptions'
+import { raiseError } from '../cpu/exceptions'
 import { chained, fused, H_CONTINUE, isJcc } from '../generated/opcodes'
 import {
   BLOCK_BYTES,
@@ -16,7 +16,6 @@ import {
   BLOCK_MODE,
   BLOCK_NEXT,
   CPU_BLOCKS_TOP,
-  CPU_EVENT,
   CPU_JUMP_KEY,
   CPU_LINK,
   CPU_MODE,
@@ -32,7 +31,6 @@ import {
   MODE_CS64,
   MODE_CS_MASK,
   MODE_FLAT,
-  MODE_LONG,
   MODE_SS32,
   OP_ID,
   OP_IMM,
@@ -43,8 +41,6 @@ import {
   SIZEOF_BLOCK,
   SIZEOF_FRAME,
   SIZEOF_OP,
-  TLB_CODE,
-  TLB_WRITE,
   VCPU_BLOCKS,
   VCPU_BLOCKS_SIZE,
   VCPU_BUCKETS,

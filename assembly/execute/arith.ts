@@ -4,7 +4,7 @@ export const CF: u32 = 1
 export const PF: u32 = 4
 export const AF: u32 = 0x10
 export const ZF: u32 = 0x40
-export const SF: u32 = 0x80
+const SF: u32 = 0x80
 export const OF: u32 = 0x800
 
 /** All ones of 1 << shift bytes. */

@@ -137,17 +137,6 @@ export function xchgAx(s: usize, op: usize): u32 {
   return 0
 }
 
-export function xchg(s: usize, op: usize): u32 {
-  const size = operandSize(op)
-  const h = modifyRm(s, op, size)
-  if (!h) return load<u32>(s, CPU_LEAVE)
-  const old = readRegister(h, size)
-  const leave = finishRm(s, op, size, h, getReg(s, op, size))
-  if (leave && leave != LEAVE_NEXT) return leave
-  setReg(s, op, size, old)
-  return leave
-}
-
 /** ROL ROR SHL SHR SAR of any size and form; ModRM.reg chooses. Undefined flags as on Zen 4: AF set, OF of the last step. */
 export function shift(s: usize, op: usize): u32 {
   const size = operandSize(op)

@@ -2,7 +2,7 @@
 import { BLOCK_LENGTH, CPU_ICOUNT, CPU_OP, OP_OFFSET, SIZEOF_OP } from '../generated/layout'
 
 /** Index of an op in its block: the first op has offset 0. */
-export function opIndex(op: usize): u32 {
+function opIndex(op: usize): u32 {
   let i: u32 = 0
   while (load<u16>(op, OP_OFFSET) != 0) {
     op -= SIZEOF_OP

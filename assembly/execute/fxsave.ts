@@ -43,7 +43,7 @@ export function mxcsrMask(s: usize): u32 {
   return intelCompatible(s) ? 0xffff : 0x2ffff
 }
 
-export function longMode(s: usize): bool {
+function longMode(s: usize): bool {
   return (load<u32>(s, CPU_MODE) & MODE_CS_MASK) == MODE_CS64
 }
 

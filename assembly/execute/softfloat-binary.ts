@@ -202,7 +202,7 @@ export function integerToFloat(value: i64, wide: bool): u64 {
 }
 
 /** SIGN, EXP, SIG rounded to an integral value in place; false if it became 0. PE when inexact. */
-export function integral(): bool {
+function integral(): bool {
   setNumber(SIGN, EXP, SIG, 0)
   if (EXP >= 63) return true
   const sign = SIGN

@@ -8,7 +8,6 @@ import { raise } from '../cpu/exceptions'
 import { left, source, sourceOf, xmmReg } from './sse-operands'
 import { FLAGS, begin } from './softfloat'
 import { add, div, minmax, mul, sqrt } from './softfloat-binary'
-import { wide } from './softfloat-wide'
 
 const CR4_OSXMMEXCPT: u64 = 1 << 10
 

@@ -19,7 +19,6 @@ import {
   sseUsable,
   xmmRm,
 } from './sse-operands'
-import { add, mul } from './softfloat-binary'
 
 export function opcodeOf(op: usize): u32 {
   return load<u32>(op, OP_EXTRA) & 0xff

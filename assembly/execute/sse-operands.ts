@@ -44,7 +44,7 @@ const CR0_EM: u64 = 1 << 2
 const CR0_TS: u64 = 1 << 3
 const CR4_OSFXSR: u64 = 1 << 9
 // APM vol 1, 4.2.2: misaligned-exception mask.
-export const MXCSR_MM: u32 = 1 << 17
+const MXCSR_MM: u32 = 1 << 17
 const FSW_ES: u32 = 1 << 7
 
 /** #UD or #NM when the OS has not enabled SSE or wants to switch its state. */

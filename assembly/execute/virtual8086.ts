@@ -1,6 +1,6 @@
 /** Virtual-8086 mode: the instructions sensitive to IOPL, and the mode extensions of CR4.VME (SDM vol 3, 20.2, 20.3). Owns no state. */
 import { raiseError } from '../cpu/exceptions'
-import { DF, IF, TF, getFlags, setFlags } from '../cpu/flags'
+import { IF, TF, getFlags, setFlags } from '../cpu/flags'
 import {
   CR4_VME,
   FLAG_AC,

@@ -1,5 +1,5 @@
 /** x87 loads, stores, constants and stack management (SDM vol 2, FLD, FST, FILD, FIST, FBLD, FBSTP, FXCH, FCMOV). Owns no state. */
-import { CPU_FSW, CPU_FTAG, CPU_FTOP, OP_EXTRA, OP_MODRM, VCPU_FPU } from '../generated/layout'
+import { CPU_FSW, CPU_FTOP, OP_EXTRA, OP_MODRM, VCPU_FPU } from '../generated/layout'
 import { condition } from '../cpu/flags'
 import { left, memory, storeMemory, stored } from './sse-operands'
 import { load80, store80 } from './area'
@@ -7,14 +7,12 @@ import { eaWrite } from './operands'
 import { leaving, writable } from '../memory/access'
 import {
   DE,
-  DENORMAL,
   dropFlags,
   EXP,
   FLAGS,
   flag,
   IE,
   INFINITE,
-  LOW,
   MASKS,
   OE,
   PE,
@@ -45,7 +43,6 @@ import {
   scratch,
   setCodes,
   setEmpty,
-  setValid,
   stackFault,
 } from './x87-operands'
 import { FSW_C1, st } from './x87-state'

@@ -64,7 +64,7 @@ export function abandon(s: usize): u32 {
   store<u32>(s, load<u32>(kept, 24), CPU_FOP)
   return load<u32>(s, CPU_LEAVE)
 }
-export function context(s: usize): void {
+function context(s: usize): void {
   const control = load<u32>(s, CPU_FCW)
   begin((control >> 10) & 3, control & 0x3f, false, false)
   const precision = (control >> 8) & 3
@@ -77,7 +77,7 @@ export function index(op: usize): u32 {
 export function isEmpty(s: usize, i: u32): bool {
   return ((load<u32>(s, CPU_FTAG) >> ((load<u32>(s, CPU_FTOP) + i) & 7)) & 1) == 0
 }
-export function setValid(s: usize, i: u32): void {
+function setValid(s: usize, i: u32): void {
   store<u32>(s, load<u32>(s, CPU_FTAG) | (1 << ((load<u32>(s, CPU_FTOP) + i) & 7)), CPU_FTAG)
 }
 export function setEmpty(s: usize, i: u32): void {

@@ -26,12 +26,6 @@ const CR0_MP: u64 = 1 << 1
 const CR0_EM: u64 = 1 << 2
 const CR0_TS: u64 = 1 << 3
 
-export const FSW_IE: u32 = 1
-export const FSW_DE: u32 = 2
-export const FSW_ZE: u32 = 4
-export const FSW_OE: u32 = 8
-export const FSW_UE: u32 = 16
-export const FSW_PE: u32 = 32
 export const FSW_SF: u32 = 64
 export const FSW_ES: u32 = 1 << 7
 export const FSW_C0: u32 = 1 << 8

@@ -2,8 +2,7 @@
  * FSIN, FCOS, FSINCOS, FPTAN (SDM vol 2; vol 1, 8.3.7-8.3.10): arguments are reduced by the 66-bit pi of the manual, then a series on
  * 128-bit significands is rounded once. Owns the reduced argument: valid only inside one handler.
  */
-import { sign } from '../cpu/flags'
-import { first, left } from './sse-operands'
+import { left } from './sse-operands'
 import { DE, DENORMAL, EXP, INFINITE, SIG, SIGN, TOP, ZERO, flag } from './softfloat'
 import { RESULT_SE, RESULT_SIG, invalidResult, settleNan, unpackExtended, zeroResult, setResult } from './softfloat-extended'
 import { W_EXP, W_HIGH, W_LOW, wide, wideAdd, wideDiv, wideDivSmall, wideMul } from './softfloat-wide'

@@ -1,5 +1,6 @@
 /** INIT, SIPI and the AP states (kvm_apic_accept_events, sev_vcpu_deliver_sipi_vector of Linux 7.3). */
-import { resetCpu, updateMode } from '../cpu/mode'
+import { updateMode } from '../cpu/mode'
+import { resetCpu } from '../cpu/reset'
 import {
   CPU_HALTED,
   CPU_ID,

@@ -1,5 +1,4 @@
 /** Completion of a pending exit at the next KVM_RUN: the payload is read again from kvm_run (complete_userspace_io). */
-import { instructionRetired } from '../cpu/debug'
 import { setAccumulator } from '../execute/io'
 import { RUN_MMIO_DATA, RUN_MSR_DATA, RUN_MSR_ERROR } from '../generated/kvm'
 import {
@@ -46,11 +45,8 @@ import { completeHypercall } from './hypercall'
 import { pioData } from './pio'
 import { isSevEs, runOf, vkvm } from './state'
 
-const TF: u64 = 0x100
-const RF: u64 = 0x10000
-
 /** The instruction retires now (kvm_skip_emulated_instruction, its single-step trap included). */
-export function skipInstruction(s: usize): void {
+function skipInstruction(s: usize): void {
   store<u64>(s, load<u64>(vkvm(s), VKVM_NEXT_RIP), CPU_RIP)
   store<u64>(s, load<u64>(s, CPU_ICOUNT) + 1, CPU_ICOUNT)
   store<u32>(s, 0, CPU_INTERRUPT_SHADOW)

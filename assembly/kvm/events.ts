@@ -96,7 +96,7 @@ export function rearm(s: usize): void {
 }
 
 /** A maskable interrupt is waiting (whether or not IF lets it in). */
-export function interruptPending(s: usize): bool {
+function interruptPending(s: usize): bool {
   if (load<u32>(vkvm(s), VKVM_INTERRUPT) != 0) return true
   if (!kernelApic(s)) return false
   return (lapicAcceptsPic(s) && picOutput(vmOf(s))) || lapicHasInterrupt(s) >= 0
@@ -248,9 +248,4 @@ export function pollEvents(s: usize): u32 {
   }
   if (user) return STOP_EVENT
   return icount >= load<u64>(s, CPU_SLICE_END) ? STOP_BUDGET : 0
-}
-
-/** IF may have become 1, or the task priority lower: if an interrupt waits, it is looked at before the next block. */
-export function reconsider(s: usize): void {
-  if (atomic.load<u32>(s + CPU_EVENT) != 0) atomic.store<u64>(s + CPU_BUDGET, 0)
 }

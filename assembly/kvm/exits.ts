@@ -65,7 +65,7 @@ import {
 import { isSevEs, kernelApic, runOf, vkvm, vmOf } from './state'
 
 /** Offset of the PIO data page from kvm_run (KVM_PIO_PAGE_OFFSET * PAGE_SIZE). */
-export const PIO_DATA_OFFSET: u64 = 4096
+const PIO_DATA_OFFSET: u64 = 4096
 
 /** The handler leaves for userspace. */
 export function stopForExit(s: usize, reason: u32): void {

@@ -1,6 +1,6 @@
 /** Exports of the kernel's fast paths. */
 export { acceptInit as acceptEvents, pollEvents } from './events'
-export { cpuGetFlags, cpuInject, cpuModeChanged, cpuSetFlags } from './registers'
+export { cpuGetFlags, cpuidChanged, cpuInject, cpuModeChanged, cpuSetFlags, msrGet, msrSet } from './registers'
 export { createIrqchip, createPit, hasPic, hasPit, vcpuCreate, vcpuDestroy, vmCreate, vmDestroy } from './vm'
 export { saveRunState } from './exits'
 export { vcpuKick, vcpuRun, vcpuRunSlice, vcpuWhy } from './run'

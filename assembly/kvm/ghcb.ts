@@ -102,7 +102,7 @@ function field(s: usize, offset: usize): u64 {
 }
 
 /** The valid bit of a field, as it was when the guest exited. */
-export function valid(s: usize, offset: usize): bool {
+function valid(s: usize, offset: usize): bool {
   const bit = <u32>(offset >> 3)
   return ((load<u64>(vkvm(s) + VKVM_GHCB_VALID + ((<usize>(bit >> 6)) << 3)) >> <u64>(bit & 63)) & 1) != 0
 }
@@ -122,7 +122,7 @@ function putFields(s: usize, offset: usize, n: u32, byte: usize, bits: u32): voi
   gpaWrite(vm, gpa + GHCB_VALID_BITMAP + byte, at, 1)
 }
 
-export function setInfo(s: usize, one: u64, two: u64): void {
+function setInfo(s: usize, one: u64, two: u64): void {
   const out = vkvm(s) + VKVM_GHCB_OUT
   store<u64>(out, one)
   store<u64>(out, two, 8)

@@ -32,7 +32,7 @@ const ROUTE: usize = 24
 /** Rows that fit into the device block; larger tables get pages of their own. */
 const FEW_ROUTES: u32 = 100
 /** KVM_MAX_IRQ_ROUTES. */
-export const MAX_ROUTES: u32 = 4096
+const MAX_ROUTES: u32 = 4096
 /** KVM_USERSPACE_IRQ_SOURCE_ID and KVM_IRQFD_RESAMPLE_IRQ_SOURCE_ID as bits. */
 const SOURCE_USER: u32 = 1
 const SOURCE_RESAMPLE: u32 = 2

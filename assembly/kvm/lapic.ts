@@ -64,11 +64,10 @@ import {
 } from '../generated/layout'
 import { runOf, vkvm } from './state'
 import { RUN_TPR_IS_WRITE, RUN_TPR_RIP } from '../generated/kvm'
-import { now } from './time'
 import { physicalBits } from '../cpu/features'
 import { cpuidAnswer, cpuidEcx } from './cpuid'
 
-export const LVT_MASKED: u32 = 0x10000
+const LVT_MASKED: u32 = 0x10000
 const BASE_ENABLE: u64 = 0x800
 const BASE_X2APIC: u64 = 0x400
 const BASE_BSP: u64 = 0x100
@@ -89,10 +88,10 @@ export function setReg(a: usize, at: usize, value: u32): void {
   store<u32>(a + at, value)
 }
 
-export function hardwareEnabled(s: usize): bool {
+function hardwareEnabled(s: usize): bool {
   return load<u32>(lapicOf(s), LAPIC_PRESENT) != 0 && (load<u64>(s, CPU_APIC_BASE) & BASE_ENABLE) != 0
 }
-export function x2apic(s: usize): bool {
+function x2apic(s: usize): bool {
   return (load<u64>(s, CPU_APIC_BASE) & (BASE_ENABLE | BASE_X2APIC)) == (BASE_ENABLE | BASE_X2APIC)
 }
 function softwareEnabled(a: usize): bool {
@@ -151,7 +150,7 @@ function reportTpr(s: usize, write: bool): void {
   signal(s, 0)
 }
 
-export function updatePpr(s: usize): u32 {
+function updatePpr(s: usize): u32 {
   const a = lapicOf(s)
   const tpr = currentTpr(s)
   const isr = highest(a, APIC_ISR)

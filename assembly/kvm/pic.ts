@@ -262,7 +262,7 @@ function data(vm: usize, chip: usize, p: usize, slave: bool, value: u32): void {
   }
 }
 
-export function picWrite(vm: usize, port: u32, value: u32): void {
+function picWrite(vm: usize, port: u32, value: u32): void {
   const chip = chipOf(vm)
   if (port >= 0x4d0) {
     const p = chip + CHIP_PICS + <usize>(port & 1) * SIZE
@@ -292,7 +292,7 @@ function pollRead(vm: usize, chip: usize, p: usize, slave: bool): u32 {
   return n | 0x80
 }
 
-export function picReadPort(vm: usize, port: u32): u32 {
+function picReadPort(vm: usize, port: u32): u32 {
   const chip = chipOf(vm)
   if (port >= 0x4d0) return <u32>load<u8>(chip + CHIP_PICS + <usize>(port & 1) * SIZE, PIC_ELCR)
   const slave = (port & 0x80) != 0

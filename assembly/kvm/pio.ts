@@ -49,7 +49,7 @@ export function pollRead(s: usize, key: u64, window: u64): void {
 }
 
 /** Steps of 1, 2, 4 .. 100 us, doubled every fourth read, never past the next deadline. */
-export function pollJump(s: usize, round: u32): void {
+function pollJump(s: usize, round: u32): void {
   const k = vkvm(s)
   const shift = round >> 2
   let step: u64 = shift >= 7 ? POLL_MAX_NS : (<u64>1000) << (<u64>shift)

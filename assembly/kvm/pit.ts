@@ -44,7 +44,6 @@ const SPEAKER_DUMMY: u32 = 0x100
 /** Shortest period of the tick (KVM: min_timer_period_us). */
 const MIN_PERIOD: u64 = 200000
 
-const LSB: u32 = 1
 const MSB: u32 = 2
 const WORD0: u32 = 3
 const WORD1: u32 = 4
@@ -54,7 +53,7 @@ export function pitHasPort(port: u32): bool {
 }
 
 /** Virtual time for functions that know only the VM. */
-export function vmNow(vm: usize): u64 {
+function vmNow(vm: usize): u64 {
   const s: usize = load<u32>(chipOf(vm), CHIP_RUNNING)
   return s ? now(s) : load<u64>(vm, VM_CLOCK)
 }
@@ -218,7 +217,7 @@ function setGate(vm: usize, channel: u32, value: u32): void {
   store<u8>(p, <u8>value, PIT_GATE)
 }
 
-export function pitWrite(vm: usize, port: u32, value: u32): void {
+function pitWrite(vm: usize, port: u32, value: u32): void {
   const chip = chipOf(vm)
   if (port == 0x61) {
     store<u32>(chip, (value >> 1) & 1, CHIP_SPEAKER)
@@ -271,7 +270,7 @@ export function pitWrite(vm: usize, port: u32, value: u32): void {
   }
 }
 
-export function pitRead(vm: usize, port: u32): u32 {
+function pitRead(vm: usize, port: u32): u32 {
   const chip = chipOf(vm)
   if (port == 0x61) {
     const p = chip + CHIP_PIT + 2 * CHANNEL

@@ -75,7 +75,7 @@ function hostRead(s: usize, gpa: u64, to: usize, n: u32): bool {
 }
 
 /** kvmclock: virtual time plus what KVM_SET_CLOCK added. */
-export function kvmclock(s: usize): u64 {
+function kvmclock(s: usize): u64 {
   return now(s) + load<u64>(vmOf(s), VM_CLOCK_OFFSET)
 }
 

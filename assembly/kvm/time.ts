@@ -9,7 +9,6 @@ import {
   CPU_TIME_BASE,
   CPU_TSC_OFFSET,
   CPU_VM,
-  VKVM_TSC_COUNT,
   VKVM_TSC_KHZ,
   VM_CLOCK,
   VM_TSC_KHZ,
@@ -76,9 +75,4 @@ export function setUserDeadline(vm: usize, ns: u64): void {
 /** Virtual ns of a VM (between runs, or of the vCPU that runs). */
 export function vmClock(vm: usize): u64 {
   return load<u64>(vm, VM_CLOCK)
-}
-
-/** Something other than a polled timer happened. */
-export function pollReset(s: usize): void {
-  store<u32>(vkvm(s), 0, VKVM_TSC_COUNT)
 }

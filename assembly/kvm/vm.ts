@@ -1,5 +1,6 @@
 /** VMs and vCPUs as objects in linear memory: creation, destruction, in-kernel interrupt controllers. */
-import { resetCpu, updateMode } from '../cpu/mode'
+import { updateMode } from '../cpu/mode'
+import { resetCpu } from '../cpu/reset'
 import {
   CHIP_PIC_PRESENT,
   CHIP_PIT_DEADLINE,

@@ -9,12 +9,10 @@ import {
   CPU_COMMIT_SIZE,
   CPU_COMMIT_VA,
   CPU_DEBUG_ARMED,
-  CPU_EFER,
   CPU_LEAVE,
   CPU_MODE,
   CPU_SCRATCH,
   CPU_TLB_BASE,
-  CPU_VM,
   DEBUG_DATA,
   EA_FLAT32,
   EXC_AC,
@@ -43,8 +41,8 @@ import { mmioRead, mmioWrite } from '../kvm/mmio'
 import { EXEC, READ, walk, walkGpa, WALK_OK, WRITE } from '../paging/walk'
 import { frameInfo } from './frames'
 import { arrayBase, currentArray, implicitArray, SMAP, USER } from './tlb'
-import { address, canonical, gpa, IMPLICIT, knownPlain, LEFT, MMIO, PLAIN, SPECIAL, STACK, translate, truncate, view } from './translate'
-import { countWrong, viewRead, viewWrite } from './views'
+import { address, canonical, gpa, IMPLICIT, knownPlain, LEFT, MMIO, PLAIN, STACK, translate, truncate, view } from './translate'
+import { viewRead, viewWrite } from './views'
 
 const PAGE: u64 = 4096
 
@@ -383,25 +381,6 @@ export function sysWrite(s: usize, va: u64, size: u32, value: u64): u32 {
   if (left != LEAVE_NEXT) return left
   store<u32>(s, 0, CPU_LEAVE)
   return 0
-}
-
-/** Explicit stack accesses at the current privilege whose faults are #SS. */
-export function stackRead(s: usize, va: u64, size: u32): u64 {
-  const e = <usize>load<u32>(s, CPU_TLB_BASE) + <usize>((va >> 7) & 0x7fe0)
-  if (load<u64>(e, TLB_READ) == ((va + <u64>size - 1) & ~0xfff)) return loadValue(<usize>(<u32>va + load<u32>(e, TLB_ADDEND)), size)
-  if (!resolve(s, va, size, READ | STACK)) return 0
-  if (kind1 == PLAIN && size1 == size) return loadValue(address1, size)
-  return readPieces(s, s + CPU_SCRATCH, size) ? loadValue(s + CPU_SCRATCH, size) : 0
-}
-
-export function stackWrite(s: usize, va: u64, size: u32, value: u64): u32 {
-  const e = <usize>load<u32>(s, CPU_TLB_BASE) + <usize>((va >> 7) & 0x7fe0)
-  if (load<u64>(e, TLB_WRITE) == ((va + <u64>size - 1) & ~0xfff)) {
-    storeValue(<usize>(<u32>va + load<u32>(e, TLB_ADDEND)), size, value)
-    return 0
-  }
-  store<u64>(s, value, CPU_SCRATCH)
-  return writeBytesSlow(s, WRITE | STACK, va, s + CPU_SCRATCH, size)
 }
 
 /** Linear-memory address of the code byte at `linear`; 0 = fault raised or stop (LEAVE set). */

@@ -8,7 +8,6 @@ import {
   FRAME_CODE,
   FRAME_FLAGS,
   FRAME_INFO,
-  FRAME_KEY,
   FRAME_LINK,
   GLOBAL,
   GLOBAL_FRAME_TOP,
@@ -21,7 +20,7 @@ import {
 } from '../generated/layout'
 
 const PAGE: usize = 4096
-const STEP: u32 = 256 // 64 KiB pages: 16 MiB (facts/memory.md section 7)
+const STEP: u32 = 256 // 64 KiB pages: 16 MiB
 // The last 64 KiB stay unused, so that no address computation reaches 2^32.
 const MOST: u32 = 65535
 
@@ -162,11 +161,6 @@ export function allocArena(): usize {
 
 export function freeArena(s: usize): void {
   freePages(s, pagesFor(<u64>VCPU_ARENA_SIZE))
-}
-
-/** The stored form of a frame: 0 = raw DRAM, else plaintext under this ASID's key. */
-export function frameKey(frame: usize): u32 {
-  return load<u16>(frameInfo(frame), FRAME_KEY)
 }
 
 /** Mask of the 128-byte lines that hold decoded code. */

@@ -41,11 +41,11 @@ const MAP_REACH: u64 = 0x200000000 // 8 GiB
 const SEVERAL: u16 = 0xffff
 
 /** KVM_MEM_* (include/uapi/linux/kvm.h). */
-export const MEM_LOG_DIRTY: u32 = 1
+const MEM_LOG_DIRTY: u32 = 1
 export const MEM_READONLY: u32 = 2
 /** Our own: no memory of the VMM behind userspace_addr; all accesses go to the guest_memfd (KVM_MEMSLOT_GMEM_ONLY). */
-export const SLOT_NO_SHARED: u32 = 1 << 30
-export const SLOT_GMEM_ONLY: u32 = 1 << 31
+const SLOT_NO_SHARED: u32 = 1 << 30
+const SLOT_GMEM_ONLY: u32 = 1 << 31
 /** No frame: memory the page should come from is not there (see memoryFrame). */
 export const MISMATCH: usize = 1
 
@@ -170,7 +170,7 @@ export function slotPeek(slot: usize, gpa: u64): usize {
 }
 
 /** The slot with this KVM id, 0 = none. */
-export function slotById(vm: usize, id: u32): usize {
+function slotById(vm: usize, id: u32): usize {
   let slot = <usize>load<u32>(vm, VM_SLOTS)
   if (slot == 0) return 0
   const end = slot + <usize>load<u32>(vm, VM_SLOT_COUNT) * SIZEOF_SLOT
@@ -187,7 +187,7 @@ function dropBitmap(slot: usize): void {
 }
 
 /** Pages of the dirty bitmap of a slot (one bit per 4 KiB). */
-export function bitmapPages(slot: usize): u32 {
+function bitmapPages(slot: usize): u32 {
   return pagesFor((load<u64>(slot, SLOT_SIZE) + 0x7fff) >> 15)
 }
 

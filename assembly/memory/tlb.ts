@@ -1,5 +1,5 @@
 /**
- * Software TLB: three L1 arrays by privilege, an L2 with generations, a paging-structure cache (facts/memory.md section 1).
+ * Software TLB: three L1 arrays by privilege, an L2 with generations, a paging-structure cache.
  * A tag exists only where an access of that kind needs nothing but the bytes: page walk, slot, encryption view, code lines
  * and dirty log are all decided at fill. Owns VCPU_TLB_*, VCPU_TLB2, VCPU_PSC, the MMU structure, CPU_TLB_BASE.
  *
@@ -75,8 +75,8 @@ export const SMAP: u32 = 2
 export const CR0_WP: u64 = 1 << 16
 const CR0_AM: u64 = 1 << 18
 export const CR4_SMEP: u64 = 1 << 20
-export const CR4_SMAP: u64 = 1 << 21
-export const CR4_PCIDE: u64 = 1 << 17
+const CR4_SMAP: u64 = 1 << 21
+const CR4_PCIDE: u64 = 1 << 17
 const RFLAGS_AC: u64 = 1 << 18
 
 /** Data word of an L2 entry; 31:12 are the frame. Bits 5:0 are a shift of QUICK_ALLOW; U and GLOBAL are where a page-table entry has them. */

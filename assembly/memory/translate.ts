@@ -78,7 +78,7 @@ export const STACK: u32 = 8
 
 export const PLAIN: u32 = 0
 /** RAM, through viewRead / writeRam only. */
-export const SPECIAL: u32 = 1
+const SPECIAL: u32 = 1
 export const MMIO: u32 = 2
 export const LEFT: u32 = 3
 

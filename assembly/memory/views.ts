@@ -21,7 +21,7 @@ import { frameInfo, memoryTop } from './frames'
 import { flushFrame } from './tlb'
 import { invalidateLines } from '../decode/cache'
 
-// Competitive rule: conversion cost / slow access cost is about 150; 64 is measured to be as good (facts/memory.md section 4).
+// Competitive rule: conversion cost / slow access cost is about 150; 64 is measured to be as good.
 const CONVERT_AFTER: u32 = 64
 const ASIDS: u32 = 512
 

@@ -54,7 +54,7 @@ export const WALK_OK: u32 = 0
 /** #PF with walkError. */
 export const WALK_FAULT: u32 = 1
 /** No frame for a page table: the budget is spent. */
-export const WALK_MEMORY: u32 = 2
+const WALK_MEMORY: u32 = 2
 
 /** A page table lies in memory that is not there (walkMissing): private without guest_memfd, or the reverse. */
 export const WALK_MISSING: u32 = 5

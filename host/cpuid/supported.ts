@@ -16,9 +16,3 @@ export function supportedCpuid(host: 'amd' | 'intel'): CpuidEntry[] {
     edx: edx >>> 0,
   }))
 }
-
-/** The supported entries with a model's signature in leaves 1 and 0x80000001. */
-export function modelCpuid(host: 'amd' | 'intel', model: CpuModel): CpuidEntry[] {
-  const signature = CPUID_SIGNATURE[model]
-  return supportedCpuid(host).map((entry) => (entry.function === 1 || entry.function === 0x80000001 ? { ...entry, eax: signature } : entry))
-}

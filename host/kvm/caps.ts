@@ -1,4 +1,4 @@
-/** KVM_CHECK_EXTENSION (virt/kvm/kvm_main.c, arch/x86/kvm/x86.c): answers of the system, and those that depend on the VM (facts/kvm.md 2.3). */
+/** KVM_CHECK_EXTENSION (virt/kvm/kvm_main.c, arch/x86/kvm/x86.c): answers of the system, and those that depend on the VM. */
 import { CAP } from '../generated/kvm-abi.ts'
 import { VM_APIC_BUS_NS } from '../generated/layout.ts'
 import { COALESCED_PAGE } from './coalesced.ts'

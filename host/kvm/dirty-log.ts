@@ -11,7 +11,7 @@ import type { VmFd } from './vm.ts'
 const MAIN = 'virt/kvm/kvm_main.c'
 /** sizeof(struct kvm_dirty_gfn) and KVM_DIRTY_RING_MAX_ENTRIES. */
 const ENTRY = 16
-export const RING_MOST = 65536 * ENTRY
+const RING_MOST = 65536 * ENTRY
 /** KVM_DIRTY_RING_RSVD_ENTRIES, and what page-modification logging may still push (vmx). */
 const RESERVED = 64
 const PML = 512

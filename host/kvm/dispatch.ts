@@ -149,7 +149,7 @@ export function dispatch<T extends Target>(
   return result
 }
 
-export function ruleOf(row: PolicyEntry, target: Target): PolicyRule {
+function ruleOf(row: PolicyEntry, target: Target): PolicyRule {
   const pair = row.rules[target.typeIndex]
   if (pair === undefined) throw new RangeError(`policy: no column ${target.typeIndex}`)
   return pair[target.phase(row)]

@@ -3,6 +3,7 @@
  * kvm_run). `data` members are live views of the vCPU's pages: a handler completes a read by writing
  * into them, then calls `run` again.
  */
+import { RUN } from '../generated/kvm.ts'
 import { EXIT } from '../generated/kvm-abi.ts'
 
 export type ExitReason = keyof typeof EXIT
@@ -159,31 +160,6 @@ export type Exit =
   | XenExit
   | UnknownExit
   | PlainExit
-
-/** Offsets in struct kvm_run. */
-export const RUN = {
-  REQUEST_INTERRUPT_WINDOW: 0,
-  IMMEDIATE_EXIT: 1,
-  EXIT_REASON: 8,
-  READY_FOR_INTERRUPT_INJECTION: 12,
-  IF_FLAG: 13,
-  FLAGS: 14,
-  CR8: 16,
-  APIC_BASE: 24,
-  PAYLOAD: 32,
-  VALID_REGS: 288,
-  DIRTY_REGS: 296,
-  SYNC_REGS: 304,
-  SYNC_SREGS: 448,
-  SYNC_EVENTS: 760,
-  HYPERCALL_RET: 88,
-  MSR_ERROR: 32,
-  MSR_DATA: 48,
-  CERTS_NPAGES: 40,
-  CERTS_RET: 48,
-  TDX_RET: 48,
-  TDX_R11: 64,
-} as const
 
 const names: readonly (ExitReason | undefined)[] = (() => {
   const list: (ExitReason | undefined)[] = []

@@ -8,8 +8,8 @@ import type { VmRow } from './vm-ioctls.ts'
 import type { VmFd } from './vm.ts'
 import { viewOf } from './dispatch.ts'
 
-export const GUEST_MEMFD_FLAG_MMAP = 1
-export const GUEST_MEMFD_FLAG_INIT_SHARED = 2
+const GUEST_MEMFD_FLAG_MMAP = 1
+const GUEST_MEMFD_FLAG_INIT_SHARED = 2
 const SOURCE = 'virt/kvm/guest_memfd.c'
 const FALLOC_FL_KEEP_SIZE = 1
 const FALLOC_FL_PUNCH_HOLE = 2

@@ -21,7 +21,7 @@ function readable(vcpu: VcpuFd, op: GuestStateOp): boolean {
 }
 
 /** vt_get_cpl is 0 for a TD; svm_get_cpl reads what the GHCB exit stored in the VMCB. */
-export function getCpl(vcpu: VcpuFd): number {
+function getCpl(vcpu: VcpuFd): number {
   if (readable(vcpu, 'get_cpl')) return vcpu.cpu.getUint32(CPU_CPL, true)
   return vcpu.vm.td === null ? vcpu.kvm.getUint32(VKVM_GHCB_CPL, true) : 0
 }

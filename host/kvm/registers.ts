@@ -198,10 +198,10 @@ const CONTROL = [
   [CPU_APIC_BASE, SREGS.APIC_BASE],
 ] as const
 
-export const CR0_PE = 1n
+const CR0_PE = 1n
 export const CR0_PG = 1n << 31n
 export const CR4_PAE = 1n << 5n
-export const EFER_LME = 1n << 8n
+const EFER_LME = 1n << 8n
 export const EFER_LMA = 1n << 10n
 const CR0_RESERVED_HIGH = 0xffffffff00000000n
 /** CR4 bits that the modelled CPU has: VME..UMIP, FSGSBASE, PCIDE, OSXSAVE, SMEP, SMAP, PKE. */

@@ -34,7 +34,7 @@ import type { VcpuFd } from './vcpu.ts'
 import type { VmFd } from './vm.ts'
 
 /** Position of the encryption bit in a page-table entry (CPUID 0x8000001F EBX[5:0]). */
-export const C_BIT = 51n
+const C_BIT = 51n
 const PAGE = 4096
 
 export interface EncRegion {

@@ -1,6 +1,6 @@
 /** kvm_valid_regs and kvm_dirty_regs: register sets that travel in kvm_run (arch/x86/kvm/x86.c sync_regs, store_regs). */
 import { REQUEST } from '../generated/kvm-abi.ts'
-import { RUN } from './exits.ts'
+import { RUN } from '../generated/kvm.ts'
 import type { VcpuFd } from './vcpu.ts'
 
 const REGS = 1

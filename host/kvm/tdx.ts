@@ -22,7 +22,7 @@ const XFAM = 0x1807n
 const XFAM_FIXED1 = 3n
 /** TDVMCALL SetupEventNotifyInterrupt goes to userspace. */
 const USER_R11 = 2n
-/** Module status codes (facts/tdx-status-codes). */
+/** Completion status codes (TDX Module ABI specification, 348551; Linux arch/x86/kvm/vmx/tdx_errno.h). */
 const OPERAND_INVALID = 0xc000010000000000n
 const OPERAND = { XFAM: 65n, CPUID_CONFIG: 69n, TSC_FREQUENCY: 70n } as const
 const EPT_ENTRY_STATE_INCORRECT = 0xc0000b0d00000000n

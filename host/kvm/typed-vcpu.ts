@@ -1,9 +1,11 @@
 /** Typed wrappers of vCPU ioctls, and the two forms of running. */
 import { type CpuidEntry, decodeCpuid, encodeCpuid } from '../cpuid/entries.ts'
 import { ERRNO, EXIT, REQUEST } from '../generated/kvm-abi.ts'
-import { decodeExit, type Exit, RUN } from './exits.ts'
+import { RUN } from '../generated/kvm.ts'
+import { decodeExit, type Exit } from './exits.ts'
 import type { Kvm } from './kvm.ts'
 import type { Mapping } from './mapping.ts'
+import { RunNotes } from './run-notes.ts'
 import { decodeSregs, encodeSregs, REG_NAMES, type Regs, type Sregs } from './registers.ts'
 import type { Vm } from './typed-vm.ts'
 import type { VcpuFd } from './vcpu.ts'
@@ -26,6 +28,8 @@ export class Vcpu {
   /** The three pages of this vCPU: kvm_run, PIO data, coalesced ring. Live. */
   readonly runBytes: Uint8Array
   readonly runView: DataView
+  /** What the emulator knows of the last KVM_RUN beside `kvm_run`. */
+  readonly notes: RunNotes
   readonly #file: VcpuFd
 
   /** @internal Use `vm.createVcpu`. */
@@ -36,6 +40,7 @@ export class Vcpu {
     this.id = file.id
     this.runBytes = file.runBytes
     this.runView = file.runView
+    this.notes = new RunNotes(file)
     this.#file = file
   }
 

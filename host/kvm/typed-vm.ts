@@ -63,6 +63,21 @@ export class Vm {
     return this.#file
   }
 
+  /** Virtual time in nanoseconds: what timers of the VMM's devices go by (Linux: the host's CLOCK_MONOTONIC). */
+  get clock(): number {
+    return this.#file.clock
+  }
+
+  /** Moves virtual time forward while no vCPU runs: the machine is suspended. */
+  sleepUntil(ns: number): void {
+    this.#file.clock = ns
+  }
+
+  /** KVM_RUN returns -EINTR at this virtual time, also out of HLT (Linux: a timer's signal). Infinity: none. */
+  setDeadline(ns: number): void {
+    this.#file.setDeadline(ns)
+  }
+
   /** Any request by name; throws KvmError. */
   ioctl(name: keyof typeof REQUEST, arg?: Uint8Array | number | bigint): number {
     return this.kvm.check(this.kvm.ioctl(this.fd, REQUEST[name], arg))

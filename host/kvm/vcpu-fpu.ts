@@ -30,7 +30,7 @@ const SSE = 2n
 const YMM = 4n
 const PKRU = 0x200n
 /** Bits of MXCSR that the CPU has (FXSAVE mxcsr_mask): DAZ and, on AMD, misaligned exception mask. */
-export const MXCSR_MASK = 0x2ffff
+const MXCSR_MASK = 0x2ffff
 const SW_BYTES = 464
 const XSTATE_BV = 512
 const YMM_AT = 576

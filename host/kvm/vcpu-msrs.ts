@@ -1,7 +1,7 @@
 /**
  * KVM_GET_MSRS, KVM_SET_MSRS, machine-check set-up. For a sealed SEV-ES vCPU an MSR that KVM passes
  * through cannot be read: the legacy VM type reads 0 and drops writes, the others stop the loop
- * (svm_get_msr, svm_set_msr; facts/kvm.md 2.2).
+ * (svm_get_msr, svm_set_msr).
  */
 import { VM_TYPE } from '../generated/kvm-abi.ts'
 import { CPU_MC_BANKS, CPU_MCG_CAP, CPU_MCG_CTL, CPU_MCG_STATUS } from '../generated/layout.ts'
@@ -149,7 +149,7 @@ function setMsrs(vcpu: VcpuFd, bytes: Uint8Array): number {
 }
 
 /** MCG_CTL_P, MCG_SER_P; Intel adds LMCE and CMCI. */
-export const MCE_CAP_SUPPORTED = 0x1000100n
+const MCE_CAP_SUPPORTED = 0x1000100n
 const LMCE = 0x8000000n
 const MAX_BANKS = 32
 

@@ -72,7 +72,7 @@ function guestReservedCr4(vcpu: VcpuFd): bigint {
   return vcpu.cpuid.length === 0 && vcpu.kernel.options.linux === '6.12' ? 0n : guestReserved(vcpu, CR4_FEATURES)
 }
 
-/** Legacy SEV-ES: only what the write traps and the GHCB told KVM is valid (facts/kvm.md 2.1). */
+/** Legacy SEV-ES: only what the write traps and the GHCB told KVM is valid (arch/x86/kvm/svm/svm.c cr_trap, efer_trap). */
 function getProtectedSregs(vcpu: VcpuFd, out: DataView): void {
   for (const [from, at] of [
     [CPU_CR0, SREGS.CR0],

@@ -24,7 +24,7 @@ import {
 import type { PolicyEntry } from '../policy/table.ts'
 import { RING_PAGE } from './dirty-log.ts'
 import { dispatch, type IoctlTable, type Target } from './dispatch.ts'
-import { RUN } from './exits.ts'
+import { RUN } from '../generated/kvm.ts'
 import { askGuestState, type GuestStateOp, inKernel } from './guest-state.ts'
 import type { FileDescriptor, IoctlArgument, Kernel } from './kernel.ts'
 import type { Mapping } from './mapping.ts'

@@ -127,7 +127,7 @@ function setRegion(vm: VmFd, name: string, bytes: Uint8Array, two: boolean): num
   return 0
 }
 
-export const KVM_MEMORY_ATTRIBUTE_PRIVATE = 8n
+const KVM_MEMORY_ATTRIBUTE_PRIVATE = 8n
 
 /** struct kvm_memory_attributes: address, size, attributes, flags u64. */
 function setMemoryAttributes(vm: VmFd, bytes: Uint8Array): number {

@@ -1,7 +1,7 @@
 /** A VM file descriptor: the protection switches, memory slots and vCPUs. Its requests meet in vm-ioctls. */
 import { VM_TYPE } from '../generated/kvm-abi.ts'
 import { SEV_FEATURE } from '../generated/psp.ts'
-import { SIZEOF_VM, VM_BSP_ID, VM_LINUX, VM_PHYS_MASK, VM_TSC_KHZ, VM_TYPE as VM_TYPE_FIELD } from '../generated/layout.ts'
+import { SIZEOF_VM, VM_BSP_ID, VM_CLOCK, VM_LINUX, VM_PHYS_MASK, VM_TSC_KHZ, VM_TYPE as VM_TYPE_FIELD } from '../generated/layout.ts'
 import { POLICY_TYPES, type PolicyEntry, type PolicyType } from '../policy/table.ts'
 import { profileOf } from '../policy/profiles.ts'
 import { dispatch, type IoctlTable, type Target } from './dispatch.ts'
@@ -13,6 +13,9 @@ import { TdInfo } from './tdx.ts'
 import type { VcpuFd } from './vcpu.ts'
 import { vmTable } from './vm-ioctls.ts'
 import type { Slot } from './vm-memory.ts'
+
+/** Later than any deadline: 2^53 ns are 104 days. */
+const NEVER = 2 ** 53
 
 export class VmFd implements FileDescriptor, Target {
   readonly kind = 'vm'
@@ -30,7 +33,7 @@ export class VmFd implements FileDescriptor, Target {
   x2apicApi = 0
   readonly #table: IoctlTable<VmFd>
 
-  // The switches (facts/kvm.md 1). guest_state_protected and fpstate_is_confidential are per vCPU.
+  // The switches of struct kvm_arch. guest_state_protected and fpstate_is_confidential are per vCPU.
   readonly hasProtectedState: boolean
   readonly hasPrivateMem: boolean
   readonly hasProtectedEoi: boolean
@@ -99,6 +102,20 @@ export class VmFd implements FileDescriptor, Target {
   /** guest_tsc_protected: TDX, and SNP with Secure TSC. */
   get guestTscProtected(): boolean {
     return this.td !== null || ((this.sev?.vmsaFeatures ?? 0n) & SEV_FEATURE.SECURE_TSC) !== 0n
+  }
+
+  /** Virtual time in nanoseconds; exact up to 2^53. */
+  get clock(): number {
+    return this.view.getUint32(VM_CLOCK, true) + this.view.getUint32(VM_CLOCK + 4, true) * 2 ** 32
+  }
+
+  set clock(ns: number) {
+    this.view.setBigUint64(VM_CLOCK, BigInt(ns), true)
+  }
+
+  /** The core returns to the host at this virtual time. */
+  setDeadline(ns: number): void {
+    this.kernel.core.call.setUserDeadline(this.address, ns < NEVER ? BigInt(Math.ceil(ns)) : -1n)
   }
 
   /** default_tsc_khz. */

@@ -36,7 +36,7 @@ export interface PolicyEntry {
   readonly rules: readonly (readonly [PolicyRule, PolicyRule])[]
 }
 
-/** One line of `cloister policy` (contract.md). */
+/** One line of `cloister policy --json`. */
 export interface PolicyLine {
   ioctl: string
   request: number | null
@@ -54,7 +54,7 @@ export interface PolicyLine {
 
 export type Linux = '6.12' | '7.3'
 
-export function parseCell(cell: string): PolicyRule {
+function parseCell(cell: string): PolicyRule {
   const cut = cell.indexOf(';')
   const head = (cut < 0 ? cell : cell.slice(0, cut)).trim()
   const conditional = head.endsWith('?')

@@ -14,7 +14,7 @@ import {
 } from '../generated/cpu-models.ts'
 
 /** CPUID(1).EAX from family, model and stepping (APM vol 3, Fn0000_0001_EAX). */
-export function signature(family: number, model: number, stepping: number): number {
+function signature(family: number, model: number, stepping: number): number {
   const base = Math.min(family, 15)
   return ((family - base) << 20) | ((model >> 4) << 16) | (base << 8) | ((model & 15) << 4) | stepping
 }

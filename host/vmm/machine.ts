@@ -5,7 +5,6 @@
  */
 import { CloisterError } from '../errors.ts'
 import { exitName, type Kvm, openKvm, type Vcpu, type Vm } from '../index.ts'
-import { VM_CLOCK } from '../generated/layout.ts'
 import { applyBiosState } from './bios-state.ts'
 import { Board } from './board.ts'
 import { Flash, variableStoreLength } from './devices/flash.ts'
@@ -17,10 +16,9 @@ import { loadFirmware, type Firmware } from './loaders/ovmf.ts'
 import { acpiFiles, facsAddress, PM_BASE, PM_BASE_440, WAKING_VECTOR } from './loaders/acpi.ts'
 import { AddressSpace, FOUR_GIB, splitMemory, type HostMemory } from './memory.ts'
 import { checkOptions, isEncrypted, isSevEs, type Checked, type MachineOptions, type RunReport, type RunResult } from './options.ts'
-import { RunLoop, type GuestCpu, type Outcome } from './run-loop.ts'
+import { RunLoop, type Outcome } from './run-loop.ts'
 import { SevLaunch, type LaunchRange, type LaunchRecord, type LaunchStep } from './sev-launch.ts'
 import { Stream } from './stream.ts'
-import { RunningCpu } from './running-cpu.ts'
 
 const PAGE = 4096
 const KVM_MEM_READONLY = 2
@@ -38,8 +36,6 @@ const STATUS: Readonly<Record<Outcome['reason'], number>> = {
   interrupted: 130,
   'internal-error': 120,
 }
-/** Later than any deadline (2^53 ns are 104 days). */
-const NEVER = 2 ** 53
 /** Wall-clock milliseconds between two looks at the event loop. */
 const BREATH = 20
 
@@ -76,7 +72,6 @@ export class Machine {
   readonly space: AddressSpace
   readonly #options: Checked
   readonly #firmware: Firmware | null
-  readonly #cpus: readonly RunningCpu[]
   readonly #serial: Stream
   readonly #debug: Stream
   readonly #sev: SevLaunch | null
@@ -130,7 +125,6 @@ export class Machine {
     this.#mapMemory()
     const entry = options.image || (options.kernel && !firmware) ? this.#loadImage() : null
     this.vcpus = Array.from({ length: options.smp }, (_, id) => this.#createVcpu(id, entry))
-    this.#cpus = this.vcpus.map((vcpu) => new RunningCpu(vcpu))
     // A #VC handler built on edk2's exception library (up to 2022.11 at least) cannot return a value in RBP, which OVMF's
     // reads of memory-mapped PCI configuration use: under SEV-ES it finds no device on q35.
     const chipset = isSevEs(type) ? 'i440fx' : 'q35'
@@ -141,7 +135,7 @@ export class Machine {
       chipset,
       testDevice: multiboot || application,
       space: this.space,
-      now: () => this.#now(),
+      now: () => this.vm.clock,
       irqLine: (gsi, level) => this.vm.irqLine(gsi, level),
       hpetLegacy: (on) => this.#hpetLegacy(on),
       onSerial: (byte) => this.#serial.put(byte),
@@ -173,8 +167,7 @@ export class Machine {
     while (!board.power.woken) {
       const at = board.deadline
       if (at === Number.POSITIVE_INFINITY) return false
-      const { view } = this.vm.file
-      view.setBigUint64(VM_CLOCK, BigInt(at), true)
+      this.vm.sleepUntil(at)
       board.expire(at)
     }
     const bytes = this.readMemory(facsAddress(this.#options.smp, ACPI_PLACE) + WAKING_VECTOR, 4)
@@ -334,11 +327,6 @@ export class Machine {
     return this.#record
   }
 
-  /** Virtual time in nanoseconds. */
-  #now(): number {
-    return this.vm.file.view.getUint32(VM_CLOCK, true) + this.vm.file.view.getUint32(VM_CLOCK + 4, true) * FOUR_GIB
-  }
-
   /** Bytes for the guest's serial port. */
   serialInput(bytes: Uint8Array): void {
     this.board.serial.input(bytes)
@@ -368,12 +356,12 @@ export class Machine {
     const { maxInstructions, timeoutSeconds, trace, traceKinds } = this.#options
     const started = performance.now()
     const loop = new RunLoop({
-      cpus: this.#cpus as readonly GuestCpu[],
+      cpus: this.vcpus,
       board: this.board,
       maxInstructions: maxInstructions ?? Number.POSITIVE_INFINITY,
       deadline: timeoutSeconds === undefined ? Number.POSITIVE_INFINITY : started + timeoutSeconds * 1000,
-      now: () => this.#now(),
-      arm: (ns) => this.kvm.kernel.core.call.setUserDeadline(this.vm.file.address, ns < NEVER ? BigInt(Math.ceil(ns)) : -1n),
+      now: () => this.vm.clock,
+      arm: (ns) => this.vm.setDeadline(ns),
       resume: () => this.#resume(),
       exitName,
       refusal: () => this.kvm.lastRefusal()?.reason ?? 'no reason recorded',
@@ -386,7 +374,7 @@ export class Machine {
     let outcome: Outcome | null = null
     const pacer = this.#options.pace ? new Pacer() : null
     while (outcome === null) {
-      const limit = pacer ? this.#now() + PACE : Number.POSITIVE_INFINITY
+      const limit = pacer ? this.vm.clock + PACE : Number.POSITIVE_INFINITY
       outcome = loop.run(BREATH, limit)
       this.#serial.flush()
       this.#debug.flush()
@@ -397,7 +385,7 @@ export class Machine {
           outcome = { reason: 'budget-time', detail: `${timeoutSeconds} seconds`, debugExit: null }
         } else await this.#sleep(10)
       } else {
-        const ahead = pacer?.ahead(this.#now()) ?? 0
+        const ahead = pacer?.ahead(this.vm.clock) ?? 0
         await (ahead > 1 ? this.#sleep(ahead) : pause(0))
       }
       if (signal?.aborted) outcome ??= { reason: 'interrupted', detail: null, debugExit: null }
@@ -438,7 +426,7 @@ export class Machine {
   /** GHCB events of all vCPUs by name. */
   ghcbCounts(): Record<string, number> {
     const sum: Record<string, number> = {}
-    for (const cpu of this.#cpus) for (const [name, n] of cpu.ghcbCounts()) sum[name] = (sum[name] ?? 0) + n
+    for (const vcpu of this.vcpus) for (const [name, n] of vcpu.notes.ghcbCounts()) sum[name] = (sum[name] ?? 0) + n
     return sum
   }
 

@@ -113,8 +113,7 @@ export interface RunResult {
   report: RunReport
 }
 
-export const MiB = 1024 * 1024
-export const GiB = 1024 * MiB
+const MiB = 1024 * 1024
 
 /** Options with every default filled in. */
 export interface Checked extends MachineOptions {
@@ -205,7 +204,7 @@ export function checkOptions(options: MachineOptions): Checked {
 }
 
 /** xAPIC ids are 8 bits, the last one addresses everybody. */
-export const maximumCpus = 255
+const maximumCpus = 255
 
 /** One openKvm has 4 GiB for everything; firmware, page tables of the core and the vCPUs (9 MiB each) need a part of it. */
-export const maximumMemory = (cpus: number): number => 3712 * MiB - cpus * 9 * MiB
+const maximumMemory = (cpus: number): number => 3712 * MiB - cpus * 9 * MiB

@@ -2,53 +2,19 @@
  * The run loop: all vCPUs serially on one thread, each for a fixed quantum of instructions, exits dispatched by number.
  * Owns the counters of the report. Nothing on the port and MMIO path allocates but the bytes of an MMIO access.
  */
+import { ERRNO, EXIT, RUN, type Vcpu, WHY } from '../index.ts'
 import type { Board } from './board.ts'
 import type { ExitReason } from './options.ts'
 
-// KVM_EXIT_*, uapi/linux/kvm.h
-const EXIT = {
-  UNKNOWN: 0,
-  IO: 2,
-  HYPERCALL: 3,
-  DEBUG: 4,
-  HLT: 5,
-  MMIO: 6,
-  SHUTDOWN: 8,
-  FAIL_ENTRY: 9,
-  INTR: 10,
-  INTERNAL_ERROR: 17,
-  SYSTEM_EVENT: 24,
-  AP_RESET_HOLD: 32,
-  MEMORY_FAULT: 39,
-} as const
+const EINTR = -ERRNO.EINTR
+const EAGAIN = -ERRNO.EAGAIN
 /** Offset of the exit's own fields in struct kvm_run. */
-const PAYLOAD = 32
-const EXIT_REASON = 8
-const IF_FLAG = 13
-
-const EINTR = -4
+const { PAYLOAD } = RUN
 /** While GHCB events are traced: not more of them at a time than the core's ring holds. */
 const GHCB_TRACE_SLICE = 32
-const EAGAIN = -11
-
-/** Why KVM_RUN returned -EINTR (VKVM_WHY of the core). */
-export const WHY = { NONE: 0, BUDGET: 1, BLOCKED: 2, HALTED_FOREVER: 3, KICK: 4, USER_DEADLINE: 5, WAIT_SIPI: 6 } as const
 
 /** What the loop needs of a vCPU. */
-export interface GuestCpu {
-  runRaw(maxInstructions: number): number
-  readonly runBytes: Uint8Array
-  readonly runView: DataView
-  /** Instructions retired so far. */
-  retired(): number
-  why(): number
-  /** True when it stopped because it ran where no memory is. */
-  nowhere(): boolean
-  /** GHCB events since the last call, for a trace. */
-  ghcbTrace(): Iterable<string>
-  /** Where and on what the engine stopped, for a report. */
-  stopped(): string
-}
+export type GuestCpu = Pick<Vcpu, 'runRaw' | 'runBytes' | 'runView' | 'notes'>
 
 export interface Outcome {
   reason: ExitReason
@@ -116,7 +82,7 @@ export class RunLoop {
 
   get instructions(): number {
     let sum = 0
-    for (const cpu of this.#options.cpus) sum += cpu.retired()
+    for (const cpu of this.#options.cpus) sum += cpu.notes.retired()
     return sum
   }
 
@@ -132,14 +98,14 @@ export class RunLoop {
     let spent = this.instructions
     for (;;) {
       const cpu = cpus[this.#next] as GuestCpu
-      const before = cpu.retired()
+      const before = cpu.notes.retired()
       const left = maxInstructions - spent
       if (left <= 0) return this.#end('budget-instructions', `${maxInstructions} instructions`)
       if (this.#quantum <= 0) this.#quantum = cpus.length === 1 ? QUANTUM_ONE : QUANTUM_SMP
       this.#late = false
       const outcome = this.#turn(cpu, Math.min(left, this.#quantum), until)
       if (outcome) return outcome
-      const ran = cpu.retired() - before
+      const ran = cpu.notes.retired() - before
       spent += ran
       this.#quantum -= ran
       // A turn that the clock cut short goes on later: who runs when must not depend on the host's speed.
@@ -167,7 +133,7 @@ export class RunLoop {
   #asleep(): Outcome | null {
     const { cpus } = this.#options
     const dead = cpus.every(
-      (cpu) => cpu.why() === WHY.WAIT_SIPI || (cpu.why() === WHY.HALTED_FOREVER && cpu.runView.getUint8(IF_FLAG) === 0),
+      (cpu) => cpu.notes.why() === WHY.WAIT_SIPI || (cpu.notes.why() === WHY.HALTED_FOREVER && cpu.runView.getUint8(RUN.IF_FLAG) === 0),
     )
     return dead ? this.#end('halted', 'halted with interrupts disabled') : null
   }
@@ -187,10 +153,10 @@ export class RunLoop {
 
   /** One vCPU for at most `quantum` instructions; a storm of exits is left when `until` has passed. */
   #turn(cpu: GuestCpu, quantum: number, until: number): Outcome | null {
-    const start = cpu.retired()
+    const start = cpu.notes.retired()
     const { traceGhcb, traceExits } = this.#options
     for (;;) {
-      const left = quantum - (cpu.retired() - start)
+      const left = quantum - (cpu.notes.retired() - start)
       if (left <= 0) return null
       if (this.#timers()) this.#idle = this.#fired++ < FRUITLESS ? 0 : this.#idle
       if ((++this.#exits & 511) === 0 && performance.now() >= until) {
@@ -198,21 +164,21 @@ export class RunLoop {
         return null
       }
       const result = cpu.runRaw(traceGhcb ? Math.min(left, GHCB_TRACE_SLICE) : left)
-      if (traceGhcb) for (const line of cpu.ghcbTrace()) this.#options.trace?.(line)
-      if (traceGhcb && result === EINTR && cpu.why() === WHY.BUDGET) continue
-      if (result === EINTR && cpu.why() === WHY.USER_DEADLINE && this.#options.board.deadline <= this.#options.now()) continue
+      if (traceGhcb) for (const line of cpu.notes.ghcbTrace()) this.#options.trace?.(line)
+      if (traceGhcb && result === EINTR && cpu.notes.why() === WHY.BUDGET) continue
+      if (result === EINTR && cpu.notes.why() === WHY.USER_DEADLINE && this.#options.board.deadline <= this.#options.now()) continue
       if (result === EINTR || result === EAGAIN) return null
-      if (result < 0 && cpu.nowhere()) return this.#end('guest-terminated', cpu.stopped())
+      if (result < 0 && cpu.notes.nowhere()) return this.#end('guest-terminated', cpu.notes.stopped())
       if (result < 0) return this.#end('internal-error', `KVM_RUN: errno ${-result}: ${this.#options.refusal()}`)
-      const reason = cpu.runView.getUint32(EXIT_REASON, true)
+      const reason = cpu.runView.getUint32(RUN.EXIT_REASON, true)
       if (reason < 64) this.#counts[reason] = (this.#counts[reason] as number) + 1
       if (traceExits) this.#options.trace?.(this.#exitLine(cpu, reason))
-      if (reason === EXIT.IO) this.#io(cpu)
-      else if (reason === EXIT.MMIO) this.#memory(cpu)
+      if (reason === EXIT.KVM_EXIT_IO) this.#io(cpu)
+      else if (reason === EXIT.KVM_EXIT_MMIO) this.#memory(cpu)
       else {
         const outcome = this.#other(cpu, reason)
         if (outcome) return outcome
-        if (reason === EXIT.HLT || reason === EXIT.INTR || reason === EXIT.AP_RESET_HOLD) return null
+        if (reason === EXIT.KVM_EXIT_HLT || reason === EXIT.KVM_EXIT_INTR || reason === EXIT.KVM_EXIT_AP_RESET_HOLD) return null
       }
       if (this.#options.board.ending) return this.#ended()
       if (this.#options.board.suspended) {
@@ -228,20 +194,20 @@ export class RunLoop {
     const view = cpu.runView
     const hex = (n: number): string => `0x${n.toString(16)}`
     const name = `exit ${this.#options.exitName(reason)}`
-    if (reason === EXIT.IO) {
+    if (reason === EXIT.KVM_EXIT_IO) {
       const [direction, size, count] = [view.getUint8(PAYLOAD), view.getUint8(PAYLOAD + 1), view.getUint32(PAYLOAD + 4, true)]
       const at = view.getUint32(PAYLOAD + 8, true)
       const data =
         direction === 0
           ? ''
           : ` data=${[...cpu.runBytes.subarray(at, at + size * Math.min(count, 16))].map((b) => b.toString(16).padStart(2, '0')).join('')}`
-      return `${name} ${direction === 0 ? 'in' : 'out'} port=${hex(view.getUint16(PAYLOAD + 2, true))} size=${size} count=${count}${data} icount=${cpu.retired()}`
+      return `${name} ${direction === 0 ? 'in' : 'out'} port=${hex(view.getUint16(PAYLOAD + 2, true))} size=${size} count=${count}${data} icount=${cpu.notes.retired()}`
     }
-    if (reason === EXIT.MMIO) {
+    if (reason === EXIT.KVM_EXIT_MMIO) {
       const address = view.getUint32(PAYLOAD, true) + view.getUint32(PAYLOAD + 4, true) * 0x100000000
-      return `${name} ${view.getUint8(PAYLOAD + 20) === 0 ? 'read' : 'write'} address=${hex(address)} length=${view.getUint32(PAYLOAD + 16, true)} icount=${cpu.retired()}`
+      return `${name} ${view.getUint8(PAYLOAD + 20) === 0 ? 'read' : 'write'} address=${hex(address)} length=${view.getUint32(PAYLOAD + 16, true)} icount=${cpu.notes.retired()}`
     }
-    return `${name} icount=${cpu.retired()}`
+    return `${name} icount=${cpu.notes.retired()}`
   }
 
   #io(cpu: GuestCpu): void {
@@ -293,22 +259,22 @@ export class RunLoop {
     const view = cpu.runView
     const { exitName } = this.#options
     switch (reason) {
-      case EXIT.HLT:
-      case EXIT.INTR:
-      case EXIT.AP_RESET_HOLD:
+      case EXIT.KVM_EXIT_HLT:
+      case EXIT.KVM_EXIT_INTR:
+      case EXIT.KVM_EXIT_AP_RESET_HOLD:
         return null
-      case EXIT.HYPERCALL:
+      case EXIT.KVM_EXIT_HYPERCALL:
         view.setBigUint64(88, 0xfffffffffffffc18n, true) // -KVM_ENOSYS
         return null
-      case EXIT.SHUTDOWN:
-        return this.#end('triple-fault', `KVM_EXIT_SHUTDOWN ${cpu.stopped()}`)
-      case EXIT.FAIL_ENTRY:
+      case EXIT.KVM_EXIT_SHUTDOWN:
+        return this.#end('triple-fault', `KVM_EXIT_SHUTDOWN ${cpu.notes.stopped()}`)
+      case EXIT.KVM_EXIT_FAIL_ENTRY:
         return this.#end('guest-terminated', `KVM_EXIT_FAIL_ENTRY: hardware reason 0x${view.getBigUint64(PAYLOAD, true).toString(16)}`)
-      case EXIT.SYSTEM_EVENT:
+      case EXIT.KVM_EXIT_SYSTEM_EVENT:
         return this.#systemEvent(view)
-      case EXIT.INTERNAL_ERROR: {
+      case EXIT.KVM_EXIT_INTERNAL_ERROR: {
         const suberror = view.getUint32(PAYLOAD, true)
-        if (suberror === 1) return this.#end(cpu.nowhere() ? 'guest-terminated' : 'unimplemented', cpu.stopped())
+        if (suberror === 1) return this.#end(cpu.notes.nowhere() ? 'guest-terminated' : 'unimplemented', cpu.notes.stopped())
         // KVM_INTERNAL_ERROR_DELIVERY_EV: the guest's stack or tables are nowhere.
         if (suberror === 3) {
           const gpa = view.getBigUint64(PAYLOAD + 32, true).toString(16)

@@ -2,7 +2,7 @@
 import { call, L, loadCore, type Core } from '../support/core.ts'
 
 /** Offsets in struct kvm_run. */
-export const RUN = { REASON: 8, IF: 13, CR8: 16, PAYLOAD: 32 } as const
+const RUN = { REASON: 8, IF: 13, CR8: 16, PAYLOAD: 32 } as const
 export const EXIT = {
   IO: 2,
   HYPERCALL: 3,

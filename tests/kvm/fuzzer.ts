@@ -47,7 +47,7 @@ function generator(seed: number): Pick {
 }
 
 /** Memory of the core that is not on a free list. */
-export function liveBytes(kvm: Kvm): number {
+function liveBytes(kvm: Kvm): number {
   const v = kvm.kernel.core.view(0, kvm.kernel.core.memory.buffer.byteLength)
   let live = v.getUint32(GLOBAL + GLOBAL_FRAME_TOP, true)
   for (let frame = v.getUint32(GLOBAL + GLOBAL_FREE_FRAMES, true); frame !== 0; ) {

@@ -10,7 +10,7 @@ export const TYPE_NUMBER: Readonly<Record<VmType, number>> = {
   snp: 4,
   tdx: 5,
 }
-export const PAGES = 16
+const PAGES = 16
 
 /** Places in the scratch memory: struct kvm_tdx_init_vm, and what the conditions call $buf. */
 const TD_AT = 0x4800

@@ -12,7 +12,7 @@ const NESTED = 128 + 4096
 const INSTRUCTIONS = 1000
 
 /** Bytes that a request's struct may have. */
-export function sizeOf(name: Name): number {
+function sizeOf(name: Name): number {
   if (name === 'KVM_MEMORY_ENCRYPT_OP') return 24
   if (WITH_TAIL.test(name)) return TAIL
   if (name.endsWith('NESTED_STATE')) return NESTED

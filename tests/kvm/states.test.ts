@@ -1,4 +1,4 @@
-/** The launch state machines of TDX and SNP: order, errnos, and what is named as missing behind them (facts/kvm.md 4, 5). */
+/** The launch state machines of TDX and SNP: order, errnos, and what is named as missing behind them. */
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { ERRNO, type Kvm, openKvm, REQUEST, TDX_COMMAND } from 'cloister'

@@ -35,7 +35,7 @@ function normalise(c: Case, o: Outcome): Outcome {
 }
 
 /** Differences, as one line each; empty = equal. */
-export function differences(c: Case, want: Outcome, got: Outcome, window: Uint8Array): string[] {
+function differences(c: Case, want: Outcome, got: Outcome, window: Uint8Array): string[] {
   const found: string[] = []
   if (want.vector !== got.vector) found.push(`vector ${want.vector} expected, got ${got.vector}`)
   if (want.vector !== got.vector && (got.vector >= 1000 || want.vector === RAN)) return found
@@ -70,7 +70,7 @@ export function differences(c: Case, want: Outcome, got: Outcome, window: Uint8A
   return found
 }
 
-export function describe(c: Case): string {
+function describe(c: Case): string {
   return `${c.parts.length > 0 ? c.parts.map((x) => `${x.row.text} (${Buffer.from(x.bytes).toString('hex')})`).join('; ') : c.row.text}\n    ${c.bits}-bit code, bytes ${Buffer.from(c.bytes).toString('hex')} at ${hex(c.slot)}, rflags ${hex(c.rflags)}\n    ${names.map((n, i) => `${n}=${hex(c.gpr[i] as bigint)}`).join(' ')}`
 }
 

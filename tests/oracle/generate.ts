@@ -61,7 +61,7 @@ export class Claims {
 const strings = new Set(['MOVS', 'STOS', 'LODS', 'SCAS', 'CMPS'])
 
 /** A target linear address for an access of `size` bytes. */
-export function target(r: Random, size: number): bigint {
+function target(r: Random, size: number): bigint {
   const roll = r.below(100)
   const w1 = WINDOWS[0]
   const w2 = WINDOWS[1]

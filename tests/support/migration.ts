@@ -10,7 +10,7 @@ interface Slot {
 export const PAGE = 4096
 
 /** The mapping that holds a slot's memory, and where. */
-export function slotMemory(kvm: Kvm, slot: Slot): { mapping: Mapping; offset: number } {
+function slotMemory(kvm: Kvm, slot: Slot): { mapping: Mapping; offset: number } {
   const place = kvm.kernel.memory.find(slot.userspaceAddr, Number(slot.size))
   if (place === null) throw new Error(`slot ${slot.id} has no mapping`)
   return place

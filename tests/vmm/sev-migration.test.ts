@@ -8,21 +8,19 @@ import { exitName, type Mapping, openKvm, type Vcpu, type Vm } from '../../host/
 import { variableStoreLength } from '../../host/vmm/devices/flash.ts'
 import { Machine } from '../../host/vmm/index.ts'
 import { RunLoop } from '../../host/vmm/run-loop.ts'
-import { RunningCpu } from '../../host/vmm/running-cpu.ts'
-import { VM_CLOCK } from '../../host/generated/layout.ts'
 import { needs } from '../support/needs.ts'
 import { copyVcpu, movePages, PAGE } from '../support/migration.ts'
 import { ovmf } from './helpers.ts'
 
 const FOUR_GIB = 2 ** 32
-function loop(machine: Machine, vm: Vm, cpu: RunningCpu, maxInstructions: number): RunLoop {
+function loop(machine: Machine, vm: Vm, cpu: Vcpu, maxInstructions: number): RunLoop {
   return new RunLoop({
     cpus: [cpu],
     board: machine.board,
     maxInstructions,
     deadline: performance.now() + 300_000,
-    now: () => Number(vm.file.view.getBigUint64(VM_CLOCK, true)),
-    arm: (ns) => vm.kvm.kernel.core.call.setUserDeadline(vm.file.address, ns < 2 ** 62 ? BigInt(Math.ceil(ns)) : -1n),
+    now: () => vm.clock,
+    arm: (ns) => vm.setDeadline(ns),
     resume: () => false,
     exitName,
     refusal: () => vm.kvm.lastRefusal()?.reason ?? '',
@@ -36,7 +34,7 @@ function loop(machine: Machine, vm: Vm, cpu: RunningCpu, maxInstructions: number
 
 /** In-kernel interrupt controllers, timer and clock. */
 function copyChips(from: Vm, to: Vm): void {
-  to.file.view.setBigUint64(VM_CLOCK, from.file.view.getBigUint64(VM_CLOCK, true), true)
+  to.sleepUntil(from.clock)
   for (const chip of [0, 1, 2]) {
     const bytes = new Uint8Array(520)
     new DataView(bytes.buffer).setUint32(0, chip, true)
@@ -65,7 +63,7 @@ needs(test, 'ovmf', 'OVMF goes to another platform in the middle of its boot and
   const source = machine.vcpus[0] as Vcpu
   machine.launch()
   // In the middle of the DXE phase: devices, timer and DMA buffers are in use.
-  const first = loop(machine, vm, new RunningCpu(source), 540_000_000).run(300_000)
+  const first = loop(machine, vm, source, 540_000_000).run(300_000)
   assert.is(first?.reason, 'budget-instructions', String(first?.detail))
   assert.is(output, '')
 
@@ -121,7 +119,7 @@ needs(test, 'ovmf', 'OVMF goes to another platform in the middle of its boot and
   Object.defineProperty(vm, 'file', { get: () => file })
   vm.irqLine = (gsi, level) => target.irqLine(gsi, level)
 
-  const second = loop(machine, target, new RunningCpu(arrived), 400_000_000)
+  const second = loop(machine, target, arrived, 400_000_000)
   let outcome = null
   while (outcome === null && !output.includes('UEFI Interactive Shell')) outcome = second.run(100)
   assert.is(outcome, null, `${JSON.stringify(outcome)} ${output.slice(-400)}`)
@@ -145,7 +143,7 @@ needs(
     const { kvm, vm } = machine
     const source = machine.vcpus[0] as Vcpu
     machine.launch()
-    const first = loop(machine, vm, new RunningCpu(source), 540_000_000).run(300_000)
+    const first = loop(machine, vm, source, 540_000_000).run(300_000)
     assert.is(first?.reason, 'budget-instructions', String(first?.detail))
     assert.is(output, '')
 
@@ -167,7 +165,7 @@ needs(
     Object.defineProperty(vm, 'file', { get: () => file })
     vm.irqLine = (gsi, level) => target.irqLine(gsi, level)
 
-    const second = loop(machine, target, new RunningCpu(arrived), 600_000_000)
+    const second = loop(machine, target, arrived, 600_000_000)
     let outcome = null
     while (outcome === null && !output.includes('UEFI Interactive Shell')) outcome = second.run(100)
     assert.is(outcome, null, `${JSON.stringify(outcome)} ${output.slice(-400)}`)

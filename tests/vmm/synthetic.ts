@@ -10,7 +10,7 @@ const field = (n: number): number[] => [0x8b, 0x73, n]
 /** mov esi, [esi]; movzx eax, byte [esi]; out 0xf4, eax; hlt */
 const leave = [0x8b, 0x36, 0x0f, 0xb6, 0x06, 0xe7, 0xf4, 0xf4]
 
-export const LOAD = 0x100000
+const LOAD = 0x100000
 const HEADERS = 0x100
 const CODE = 0x200
 

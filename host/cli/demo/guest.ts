@@ -46,7 +46,7 @@ const exitNames: Record<number, string> = {
 const RUN_EXIT_REASON = 8
 const RUN_UNION = 32
 
-export const MEMORY = 4 * 1024 * 1024
+const MEMORY = 4 * 1024 * 1024
 const TABLES = 0x1000
 
 export interface GuestType {
@@ -73,7 +73,7 @@ export interface Image {
 }
 
 /** A call that must succeed; what refuses is told with the kernel's reason. */
-export class Refused extends Error {
+class Refused extends Error {
   constructor(call: string, errno: number, why: string) {
     super(`${call} returned ${errno}${why === '' ? '' : `: ${why}`}`)
   }

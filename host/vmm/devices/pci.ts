@@ -6,7 +6,7 @@
 import type { Bus, MmioDevice, PortDevice } from '../bus.ts'
 
 /** One function: its configuration bytes and which bits of them are writable. */
-export class PciFunction {
+class PciFunction {
   readonly config = new Uint8Array(4096)
   readonly writable = new Uint8Array(4096)
   /** Called after configuration bytes [offset, offset + size) were written. */

@@ -103,7 +103,7 @@ function hpet(): Uint8Array {
 export const WAKING_VECTOR = 12
 
 /** All tables with their links; the RSDP first. */
-export function acpiTables(cpus: number, pmBase = PM_BASE): Table[] {
+function acpiTables(cpus: number, pmBase = PM_BASE): Table[] {
   const rsdp = new Uint8Array(36)
   rsdp.set(new TextEncoder().encode('RSD PTR '))
   rsdp.set(new TextEncoder().encode('CLOIST'), 9)

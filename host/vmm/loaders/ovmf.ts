@@ -6,7 +6,7 @@
 import { CloisterError } from '../../errors.ts'
 
 const PAGE = 4096
-export const maximumFirmware = 16 * 1024 * 1024
+const maximumFirmware = 16 * 1024 * 1024
 
 /** GUIDs of the table, in text form. */
 export const GUID = {
@@ -21,7 +21,7 @@ export const GUID = {
 const hex = (value: number, digits: number): string => value.toString(16).padStart(digits, '0')
 
 /** GUIDs are stored with their first three fields little-endian. */
-export function guidText(bytes: Uint8Array, at: number): string {
+function guidText(bytes: Uint8Array, at: number): string {
   const v = new DataView(bytes.buffer, bytes.byteOffset + at, 16)
   const tail = [...bytes.subarray(at + 8, at + 16)].map((b) => hex(b, 2)).join('')
   return `${hex(v.getUint32(0, true), 8)}-${hex(v.getUint16(4, true), 4)}-${hex(v.getUint16(6, true), 4)}-${tail.slice(0, 4)}-${tail.slice(4)}`

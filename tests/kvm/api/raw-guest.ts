@@ -8,7 +8,7 @@ export const CODE = 0x1000
 const BUDGET = 100_000
 
 export const RUN_FLAGS = 14
-export const REG = { RAX: 0, RBX: 8, RCX: 16, RDX: 24, RSI: 32, RDI: 40, RSP: 48, RBP: 56, RIP: 128, RFLAGS: 136 } as const
+const REG = { RAX: 0, RBX: 8, RCX: 16, RDX: 24, RSI: 32, RDI: 40, RSP: 48, RBP: 56, RIP: 128, RFLAGS: 136 } as const
 
 export interface RawOptions {
   readonly type?: number

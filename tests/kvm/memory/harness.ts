@@ -7,7 +7,7 @@ export const SW_PROTECTED = 1
 export const FLAG = { LOG_DIRTY: 1, READONLY: 2, GUEST_MEMFD: 4 } as const
 export const PRIVATE = 8n
 /** Where guests start; the first 64 KiB are slot 0. */
-export const CODE = 0x1000
+const CODE = 0x1000
 
 type Mapping = ReturnType<Kvm['mmap']>
 

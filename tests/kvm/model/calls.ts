@@ -1,5 +1,5 @@
 /** Calls with arguments that get past the first check: what a VMM would send, with some bytes changed. */
-import { CAP, POLICY_TYPES, REQUEST, SEV_COMMAND, TDX_COMMAND } from 'cloister'
+import { CAP, REQUEST, SEV_COMMAND, TDX_COMMAND } from 'cloister'
 import type { RawMachine } from '../raw-machine.ts'
 import type { Name } from './state.ts'
 import { VCPU_RULES } from './vcpu.ts'
@@ -346,5 +346,3 @@ export class Caller {
     return bytes
   }
 }
-
-export const TYPES = POLICY_TYPES

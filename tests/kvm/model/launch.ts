@@ -269,7 +269,7 @@ export function vcpuCommand(vm: ModelVm, vcpu: ModelVcpu, ask: Ask): Verdict {
 }
 
 /** CPUID 1 ECX bit 21 in a struct kvm_cpuid2's entries. */
-export function hasX2apic(entries: Uint8Array): boolean {
+function hasX2apic(entries: Uint8Array): boolean {
   for (let at = 0; at + 40 <= entries.length; at += 40) if (u32(entries, at) === 1) return ((u32(entries, at + 20) >>> 21) & 1) === 1
   return false
 }

@@ -37,10 +37,10 @@ export interface Answer {
   readonly bytes: Uint8Array | null
 }
 
-export const AREA_SIZE = 0x10000
+const AREA_SIZE = 0x10000
 const MOST_VCPUS = 4
 
-export const hexOf = (bytes: Uint8Array): string => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('hex')
+const hexOf = (bytes: Uint8Array): string => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('hex')
 
 /** A command in player.c's notation. */
 export function line(command: Command): string {

@@ -7,7 +7,7 @@ import { CAP, type REQUEST } from 'cloister'
 import type { Area, Call, Command, Name, Target } from './script.ts'
 
 /** xorshift32. */
-export class Random {
+class Random {
   #x: number
   constructor(seed: number) {
     this.#x = seed | 0 || 1
@@ -38,7 +38,7 @@ export class Random {
   }
 }
 
-export function le(bits: 8 | 16 | 32 | 64, value: bigint | number): Uint8Array {
+function le(bits: 8 | 16 | 32 | 64, value: bigint | number): Uint8Array {
   const bytes = new Uint8Array(bits / 8)
   let left = BigInt.asUintN(bits, BigInt(value))
   for (let i = 0; i < bytes.length; i++, left >>= 8n) bytes[i] = Number(left & 0xffn)
@@ -60,7 +60,7 @@ interface Parts {
   readonly pointers?: Call['pointers']
 }
 
-export function call(requests: typeof REQUEST, on: Target, name: Name, parts: Parts = {}): Call {
+function call(requests: typeof REQUEST, on: Target, name: Name, parts: Parts = {}): Call {
   const code = requests[name]
   const size = SIZES[name] ?? (code >>> 16) & 0x3fff
   const patches: [number, Uint8Array][] = []
@@ -76,8 +76,8 @@ export function call(requests: typeof REQUEST, on: Target, name: Name, parts: Pa
   return { do: 'call', on, name, length, scalar: parts.scalar ?? 0, base: parts.base ?? null, patches, pointers: parts.pointers ?? [] }
 }
 
-export const write = (area: Area, at: number, bytes: Uint8Array): Command => ({ do: 'write', area, at, bytes })
-export const read = (area: Area, at: number, length: number): Command => ({ do: 'read', area, at, length })
+const write = (area: Area, at: number, bytes: Uint8Array): Command => ({ do: 'write', area, at, bytes })
+const read = (area: Area, at: number, length: number): Command => ({ do: 'read', area, at, length })
 
 /** Registers whose values every KVM keeps for an ordinary guest. */
 const MSRS = [

@@ -3,7 +3,6 @@ import * as assert from 'uvu/assert'
 import { type CAP, ERRNO, type Kvm, type Mapping, openKvm, type Vcpu, type Vm, type VmType } from 'cloister'
 
 export const CODE = 0x1000
-export const PAGE = 4096
 
 export interface Guest {
   kvm: Kvm

@@ -32,7 +32,7 @@ const PAGES = 128
 const kernelAddress = (page: number): bigint => 0xffff_ff80_0000_0000n + BigInt(page * 4096)
 const HANDLERS = kernelAddress(P.HANDLERS)
 const ERROR_CODES = new Set([8, 10, 11, 12, 13, 14, 17, 21])
-export const STOPPED = 1000
+const STOPPED = 1000
 
 export class Emulated {
   private readonly core = loadCore()

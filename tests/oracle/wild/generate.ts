@@ -39,10 +39,10 @@ const never =
 
 const data16 = (base: number, limit: number, attrib = 0xf3): Descriptor => ({ base, limit, attrib })
 const SMALL = 0x1fff8000
-export const CODE16 = 0x10008000
+const CODE16 = 0x10008000
 
 /** A new LDT and new data for each batch. */
-export function makeBatch(r: Random): Batch {
+function makeBatch(r: Random): Batch {
   const ldt: (Descriptor | null)[] = Array.from({ length: 32 }, () => null)
   ldt[0] = { base: CODE16, limit: 0xffff, attrib: 0xfb }
   ldt[1] = data16(SMALL, 0xffff)
@@ -107,7 +107,7 @@ export function makeBatch(r: Random): Batch {
 
 const codeOffset = (r: Random): number => r.pick([CODE + r.below(0x20000), 0x1000 + r.below(0x8000), r.below(0x10000)])
 
-export function selector(r: Random): number {
+function selector(r: Random): number {
   const k = r.below(10)
   if (k < 4) return r.pick([0x23, 0x2b, 0x33, 0x2b, 0x7b, 0x20, 0x2a, 0, 3, 0x10, 0x13, 0x18, 0x08, 0x40, 0x50])
   if (k < 9) return (r.below(34) << 3) | 4 | (r.chance(85) ? 3 : r.below(4))
@@ -433,7 +433,7 @@ function segmentNumber(register: number): number {
 }
 
 const prefixes = new Set([0x66, 0x67, 0xf2, 0xf3, 0x2e, 0x36, 0x3e, 0x26, 0x64, 0x65, 0xf0])
-export function prefixEnd(bytes: Uint8Array, bits: number): number {
+function prefixEnd(bytes: Uint8Array, bits: number): number {
   let i = 0
   while (i < 15 && (prefixes.has(bytes[i] as number) || (bits === 64 && ((bytes[i] as number) & 0xf0) === 0x40))) i++
   return i

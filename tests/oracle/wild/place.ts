@@ -14,7 +14,6 @@ export const FX_SIZE = 416
 export const ES = 0
 export const CS = 1
 export const SS = 2
-export const DS = 3
 export const FS = 4
 export const GS = 5
 

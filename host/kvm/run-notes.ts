@@ -1,4 +1,7 @@
-/** A vCPU as the run loop sees it: running it, and what the core notes beside kvm_run. */
+/**
+ * What the core notes beside kvm_run about the last KVM_RUN: why it returned, where it stopped, GHCB events. Linux has
+ * tracepoints and debugfs for this; nothing here is guest data.
+ */
 import {
   CPU_ICOUNT,
   CPU_RIP,
@@ -16,9 +19,11 @@ import {
   VKVM_TRACE_HEAD,
   VKVM_WHY,
 } from '../generated/layout.ts'
-import type { Vcpu } from '../index.ts'
 import { ghcbEventName } from './ghcb-names.ts'
-import type { GuestCpu } from './run-loop.ts'
+import type { VcpuFd } from './vcpu.ts'
+
+/** Why KVM_RUN returned -EINTR (VKVM_WHY). */
+export const WHY = { NONE: 0, BUDGET: 1, BLOCKED: 2, HALTED_FOREVER: 3, KICK: 4, USER_DEADLINE: 5, WAIT_SIPI: 6 } as const
 
 /** UNIMPLEMENTED_* of the core. */
 const unimplemented = [
@@ -31,30 +36,25 @@ const unimplemented = [
   'an MMIO access of more than 16 fragments',
 ]
 
-export class RunningCpu implements GuestCpu {
-  readonly runBytes: Uint8Array
-  readonly runView: DataView
-  readonly #vcpu: Vcpu
+export class RunNotes {
+  readonly #id: number
   readonly #cpu: DataView
   readonly #kvm: DataView
   #traced = 0
 
-  constructor(vcpu: Vcpu) {
-    this.#vcpu = vcpu
-    this.runBytes = vcpu.runBytes
-    this.runView = vcpu.runView
-    this.#cpu = vcpu.file.cpu
-    this.#kvm = vcpu.kvm.kernel.core.view(vcpu.file.s + VCPU_KVM, VCPU_KVM_SIZE)
+  /** @internal Use `vcpu.notes`. */
+  constructor(vcpu: VcpuFd) {
+    this.#id = vcpu.id
+    this.#cpu = vcpu.cpu
+    this.#kvm = vcpu.kernel.core.view(vcpu.s + VCPU_KVM, VCPU_KVM_SIZE)
   }
 
-  runRaw(maxInstructions: number): number {
-    return this.#vcpu.runRaw(maxInstructions)
-  }
-
+  /** Instructions retired so far; exact up to 2^53. */
   retired(): number {
     return this.#cpu.getUint32(CPU_ICOUNT, true) + this.#cpu.getUint32(CPU_ICOUNT + 4, true) * 0x100000000
   }
 
+  /** One of WHY, after KVM_RUN returned -EINTR. */
   why(): number {
     return this.#kvm.getUint32(VKVM_WHY, true)
   }
@@ -67,12 +67,12 @@ export class RunningCpu implements GuestCpu {
   /** The engine's own note of where and on what it stopped: addresses and instruction form, not guest data. */
   stopped(): string {
     const hex = (offset: number): string => `0x${this.#cpu.getBigUint64(offset, true).toString(16)}`
-    const at = `vCPU ${this.#vcpu.id} at RIP ${hex(CPU_RIP)}`
+    const at = `vCPU ${this.#id} at RIP ${hex(CPU_RIP)}`
     if (this.nowhere()) return `${at}: no memory at guest-physical ${hex(CPU_STOP_DETAIL)} to fetch from`
     if (this.#cpu.getUint32(CPU_STOP_REASON, true) !== STOP_UNIMPLEMENTED) return at
     const what = unimplemented[this.#cpu.getUint32(CPU_STOP_NAME, true)] ?? 'something'
     const info = this.#cpu.getUint32(CPU_STOP_INFO, true)
-    return `${what}, vCPU ${this.#vcpu.id} at RIP ${hex(CPU_STOP_DETAIL)}: instruction of ${info & 0xff} bytes, ModRM 0x${((info >> 8) & 0xff).toString(16)}`
+    return `${what}, vCPU ${this.#id} at RIP ${hex(CPU_STOP_DETAIL)}: instruction of ${info & 0xff} bytes, ModRM 0x${((info >> 8) & 0xff).toString(16)}`
   }
 
   /** GHCB events since the last call, one line each; the ring holds 32. */
@@ -81,7 +81,7 @@ export class RunningCpu implements GuestCpu {
     for (; this.#traced !== head; this.#traced++) {
       const at = VKVM_TRACE + (this.#traced & 31) * 32
       const field = (i: number): string => `0x${this.#kvm.getBigUint64(at + i * 8, true).toString(16)}`
-      yield `ghcb ${ghcbEventName(this.#kvm.getBigUint64(at, true))} info1=${field(1)} info2=${field(2)} vcpu=${this.#vcpu.id} icount=${this.#kvm.getBigUint64(at + 24, true)}`
+      yield `ghcb ${ghcbEventName(this.#kvm.getBigUint64(at, true))} info1=${field(1)} info2=${field(2)} vcpu=${this.#id} icount=${this.#kvm.getBigUint64(at + 24, true)}`
     }
   }
 

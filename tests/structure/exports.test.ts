@@ -1,0 +1,47 @@
+/** Nothing is exported for nobody: every exported function, class and constant is used by another file. */
+import { test } from 'uvu'
+import * as assert from 'uvu/assert'
+import { importsOf, sources, textOf } from './sources.ts'
+
+const FOLDERS = ['assembly', 'host', 'spec', 'tools', 'tests', 'bench', 'examples']
+/** Entry points: what they export is for the package's users, WebAssembly, or a command line. */
+const ENTRIES = new Set(['assembly/index.ts', 'host/index.ts', 'host/vmm/index.ts', 'host/test/index.ts', 'tools/optimize.ts'])
+/** Kept although nothing uses it today. */
+const KEPT: Readonly<Record<string, string>> = {
+  'assembly/execute/operands.ts unimplemented': 'the handler that a row of spec/opcodes names while its instruction is missing',
+  'tools/generate-execute.ts execute': 'a line of the source that it writes',
+}
+/** Data files of spec/ are copied to host/generated (tools/generate.ts), which others import; they are judged there. */
+const isCopied = (path: string): boolean => path.startsWith('spec/')
+
+const paths = sources(...FOLDERS)
+const used = new Map<string, Set<string>>()
+for (const path of paths) {
+  for (const { to, names } of importsOf(path)) {
+    const set = used.get(to) ?? new Set()
+    for (const name of names) set.add(name)
+    used.set(to, set)
+  }
+}
+
+test('every exported value is imported somewhere', () => {
+  const idle: string[] = []
+  for (const path of paths) {
+    const names = used.get(path)
+    if (ENTRIES.has(path) || isCopied(path) || path.includes('/generated/') || names?.has('*')) continue
+    const text = textOf(path)
+    for (const [, name = ''] of text.matchAll(/^export (?:async )?(?:abstract )?(?:function\*?|const|let|class) (\w+)/gm))
+      if (!names?.has(name) && KEPT[`${path} ${name}`] === undefined) idle.push(`${path} ${name}`)
+  }
+  assert.equal(idle, [])
+})
+
+test('every file that is no program, test or example is imported somewhere', () => {
+  const programs = /\.test\.ts$|^examples\/|^tests\/run\.ts$|^tools\/(generate|optimize)\.ts$|^host\/cli\.ts$|^bench\/\w*(run|peers)\.ts$/
+  const idle = paths.filter(
+    (path) => !used.has(path) && !programs.test(path) && !isCopied(path) && !ENTRIES.has(path) && !textOf(path).includes('process.argv'),
+  )
+  assert.equal(idle, [])
+})
+
+test.run()
