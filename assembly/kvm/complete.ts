@@ -38,6 +38,7 @@ import {
   VKVM_REPLAY_RCX,
   VKVM_REPLAY_RIP,
 } from '../generated/layout'
+import { TF } from '../cpu/flags'
 import { singleStepping } from './debug'
 import { completeGhcbMsr } from './ghcb'
 import { completeGhcbIn, completeGhcbMmio, completeGhcbString } from './ghcb-io'

@@ -29,7 +29,7 @@ const X86 = 'arch/x86/kvm/x86.c'
 /** kvm_vcpu_events.flags. */
 const VALID = { NMI_PENDING: 1, SIPI_VECTOR: 2, SHADOW: 4, SMM: 8, PAYLOAD: 16, TRIPLE_FAULT: 32 } as const
 /** kvm_mp_state. */
-const MP_STATE = { RUNNABLE: 0, UNINITIALIZED: 1, INIT_RECEIVED: 2, HALTED: 3, SIPI_RECEIVED: 4, AP_RESET_HOLD: 9 } as const
+export const MP_STATE = { RUNNABLE: 0, UNINITIALIZED: 1, INIT_RECEIVED: 2, HALTED: 3, SIPI_RECEIVED: 4, AP_RESET_HOLD: 9 } as const
 /** Offsets in struct kvm_vcpu_events. */
 const AT = { SMM: 24, SMI_PENDING: 25, INSIDE_NMI: 26, LATCHED_INIT: 27, TRIPLE_FAULT: 28, HAS_PAYLOAD: 55, PAYLOAD: 56 } as const
 /** A vector kept in VKVM_INTERRUPT carries this bit; 0 = none. */

@@ -39,7 +39,7 @@ interface State {
 }
 
 /** A machine whose KVM_RUN comes back after as many instructions as `piece` says. */
-export class Stopped {
+class Stopped {
   readonly machine: Machine
   /** Length of the next piece. */
   piece: () => number = () => Number.MAX_SAFE_INTEGER
