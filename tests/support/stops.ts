@@ -7,12 +7,11 @@ import { createHash } from 'node:crypto'
 import * as assert from 'uvu/assert'
 import * as L from '../../host/generated/layout.ts'
 import { Machine, type MachineOptions } from '../../host/vmm/index.ts'
-import { RunLoop, WHY, type GuestCpu, type Outcome } from '../../host/vmm/run-loop.ts'
-import { RunningCpu } from '../../host/vmm/running-cpu.ts'
+import { RunLoop, type GuestCpu, type Outcome } from '../../host/vmm/run-loop.ts'
+import { type Vcpu, WHY } from 'cloister'
 
 const EINTR = -4
 const CHUNK = 1 << 20
-const NEVER = 2 ** 53
 
 /** [name, offset, size] of what is architectural in the vCPU structure. */
 const fields: [string, number, number][] = [
@@ -57,19 +56,12 @@ class Stopped {
 
   private constructor(machine: Machine) {
     this.machine = machine
-    this.#cpus = machine.vcpus.map((vcpu) => {
-      const inner = new RunningCpu(vcpu)
-      return {
-        runRaw: (most) => this.#run(inner, most),
-        runBytes: inner.runBytes,
-        runView: inner.runView,
-        retired: () => inner.retired(),
-        why: () => inner.why(),
-        nowhere: () => inner.nowhere(),
-        ghcbTrace: () => inner.ghcbTrace(),
-        stopped: () => inner.stopped(),
-      }
-    })
+    this.#cpus = machine.vcpus.map((vcpu) => ({
+      runRaw: (most) => this.#run(vcpu, most),
+      runBytes: vcpu.runBytes,
+      runView: vcpu.runView,
+      notes: vcpu.notes,
+    }))
     this.#clock = machine.vm.file.view
   }
 
@@ -79,11 +71,11 @@ class Stopped {
     return new Stopped(machine)
   }
 
-  #run(cpu: RunningCpu, most: number): number {
+  #run(cpu: Vcpu, most: number): number {
     for (let left = most; ; ) {
-      const before = cpu.retired()
+      const before = cpu.notes.retired()
       const result = cpu.runRaw(Math.min(left, this.piece()))
-      const ran = cpu.retired() - before
+      const ran = cpu.notes.retired() - before
       this.total += ran
       left -= ran
       if (result === 0) {
@@ -92,7 +84,7 @@ class Stopped {
         this.accesses.update(runBytes.subarray(8, 12)).update(runBytes.subarray(32, 56))
       }
       // Only between two instructions is there anything to compare.
-      if (result === EINTR && cpu.why() === WHY.BUDGET) {
+      if (result === EINTR && cpu.notes.why() === WHY.BUDGET) {
         this.stopped()
         if (left > 0) continue
       }
@@ -106,7 +98,7 @@ class Stopped {
   }
 
   now(): number {
-    return this.#clock.getUint32(L.VM_CLOCK, true) + this.#clock.getUint32(L.VM_CLOCK + 4, true) * 0x100000000
+    return this.machine.vm.clock
   }
 
   /** Until `n` instructions in all have retired. False if the guest ended before. */
@@ -118,7 +110,7 @@ class Stopped {
       maxInstructions: Number.POSITIVE_INFINITY,
       deadline: Number.POSITIVE_INFINITY,
       now: () => this.now(),
-      arm: (ns) => machine.kvm.kernel.core.call.setUserDeadline(machine.vm.file.address, ns < NEVER ? BigInt(Math.ceil(ns)) : -1n),
+      arm: (ns) => machine.vm.setDeadline(ns),
       resume: () => false,
       exitName: (reason) => `${reason}`,
       refusal: () => machine.kvm.lastRefusal()?.reason ?? '',
