@@ -8,7 +8,7 @@ import * as assert from 'uvu/assert'
 import * as L from '../../host/generated/layout.ts'
 import { Machine, type MachineOptions } from '../../host/vmm/index.ts'
 import { RunLoop, type GuestCpu, type Outcome } from '../../host/vmm/run-loop.ts'
-import { type Vcpu, WHY } from 'cloister'
+import { type Vcpu, WHY } from '../../host/index.ts'
 
 const EINTR = -4
 const CHUNK = 1 << 20

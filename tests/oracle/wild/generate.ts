@@ -42,7 +42,7 @@ const SMALL = 0x1fff8000
 const CODE16 = 0x10008000
 
 /** A new LDT and new data for each batch. */
-function makeBatch(r: Random): Batch {
+export function makeBatch(r: Random): Batch {
   const ldt: (Descriptor | null)[] = Array.from({ length: 32 }, () => null)
   ldt[0] = { base: CODE16, limit: 0xffff, attrib: 0xfb }
   ldt[1] = data16(SMALL, 0xffff)
