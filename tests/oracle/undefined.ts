@@ -51,10 +51,7 @@ const followed = new Set([
 
 /** RFLAGS bits that may differ after this case. */
 export function undefinedFlags(c: Case): number {
-  return zen4 &&
-    (followed.has(c.row.mnemonic) || (c.row.mnemonic === 'IMUL' && c.row.ext === 5))
-    ? 0
-    : architectural(c)
+  return zen4 && (followed.has(c.row.mnemonic) || (c.row.mnemonic === 'IMUL' && c.row.ext === 5)) ? 0 : architectural(c)
 }
 
 function architectural(c: Case): number {
