@@ -4,13 +4,12 @@ import * as assert from 'uvu/assert'
 import { importsOf, sources, textOf } from './sources.ts'
 
 const FOLDERS = ['assembly', 'host', 'spec', 'tools', 'tests', 'bench', 'examples']
-const BUILT = /^(assembly|host|tools|bench)\//
+const BUILT = /^(assembly|host|bench)\//
 /** Entry points: what they export is for the package's users, WebAssembly, or a command line. */
-const ENTRIES = new Set(['assembly/index.ts', 'host/index.ts', 'host/vmm/index.ts', 'host/test/index.ts', 'tools/optimize.ts'])
+const ENTRIES = new Set(['assembly/index.ts', 'host/index.ts', 'host/vmm/index.ts', 'host/test/index.ts'])
 /** Kept although nothing uses it today. */
 const KEPT: Readonly<Record<string, string>> = {
   'assembly/execute/operands.ts unimplemented': 'the handler that a row of spec/opcodes names while its instruction is missing',
-  'tools/generate-execute.ts execute': 'a line of the source that it writes',
 }
 /** Data files of spec/ are copied to host/generated (tools/generate.ts), which others import; they are judged there. */
 const isCopied = (path: string): boolean => path.startsWith('spec/')
