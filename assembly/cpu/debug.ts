@@ -69,8 +69,18 @@ export function instructionBreakpoint(s: usize): bool {
   return true
 }
 
+/** CPU_STEP_CANCEL: not retired, a repetition has iterations left. */
+export const REPEATS: u32 = 2
+
 /** An instruction that began with TF set (`trap`) or RF set (`resumed`) has retired. */
 export function instructionRetired(s: usize, trap: bool, resumed: bool): void {
+  if (load<u32>(s, CPU_STEP_CANCEL) == REPEATS) {
+    // RF lasts as long as the repetition, and is set in the image that a trap between its iterations leaves.
+    store<u32>(s, 0, CPU_STEP_CANCEL)
+    if (trap) store<u32>(s, load<u32>(s, CPU_PENDING_DB) | DR6_BS, CPU_PENDING_DB)
+    if (load<u32>(s, CPU_PENDING_DB)) store<u64>(s, load<u64>(s, CPU_EFLAGS) | FLAG_RF, CPU_EFLAGS)
+    return
+  }
   if (resumed) store<u64>(s, load<u64>(s, CPU_EFLAGS) & ~FLAG_RF, CPU_EFLAGS)
   if (load<u32>(s, CPU_STEP_CANCEL)) store<u32>(s, 0, CPU_STEP_CANCEL)
   else if (trap) store<u32>(s, load<u32>(s, CPU_PENDING_DB) | DR6_BS, CPU_PENDING_DB)

@@ -57,6 +57,7 @@ import { busRead, busWrite, chargeAccess, inKernelPort, pioData, pioExit, pollEn
 import { exitsDisabled, isSevEs, kernelApic, quirk, vkvm } from '../kvm/state'
 import { leaving, readMem, sysRead, writeMem } from '../memory/access'
 import { addressMask, operandSize, segmentAddress } from './operands'
+import { disturbed, giveWay } from './repeat'
 
 const SVM_EXIT_IOIO: u32 = 0x7b
 const DF: u64 = 0x400
@@ -220,6 +221,9 @@ export function ins(s: usize, op: usize): u32 {
     addIndex(s, CPU_GPR + RDI, mask, step)
     if (!repeat) return LEAVE_NEXT
     addIndex(s, CPU_GPR + RCX, mask, -1)
+    // What userspace has read ahead belongs to this instruction.
+    if (load<u32>(k, VKVM_INS_POS) >= load<u32>(k, VKVM_INS_END) && (load<u64>(s, CPU_GPR + RCX) & mask) != 0 && disturbed(s))
+      return giveWay(s, op)
   }
 }
 
@@ -252,6 +256,7 @@ export function outs(s: usize, op: usize): u32 {
       return repeat && (load<u64>(s, CPU_GPR + RCX) & mask) != 0 ? LEAVE_EXIT_RETRY : LEAVE_EXIT_NEXT
     }
     if (!repeat) return LEAVE_NEXT
+    if ((load<u64>(s, CPU_GPR + RCX) & mask) != 0 && disturbed(s)) return giveWay(s, op)
   }
 }
 

@@ -1,18 +1,14 @@
 /**
  * MOVS STOS LODS SCAS CMPS with REP, REPE, REPNE (SDM vol. 2, REP/REPE/REPZ/REPNE/REPNZ; vol. 1 section 7.3.9).
  * State is committed after every iteration or page-wise chunk, so that a fault or an exit leaves RIP on the
- * instruction with exact registers. A long repetition gives the loop a chance after 64 KiB (LEAVE_BRANCH to itself).
+ * instruction with exact registers. A long repetition gives way after 64 KiB (repeat.ts).
  */
 import {
   CPU_EFLAGS,
-  CPU_EVENT,
-  CPU_ICOUNT,
   CPU_LEAVE,
   CPU_MMIO_CURSOR,
   CPU_MMIO_DONE,
-  CPU_RIP,
   CPU_TLB_BASE,
-  LEAVE_BRANCH,
   LEAVE_NONE,
   OPF_REP,
   OPF_REPNE,
@@ -23,16 +19,14 @@ import {
 } from '../generated/layout'
 import { setArithmetic } from '../cpu/flags'
 import { leaving, plainRead, plainWrite, readMem, writeMem } from '../memory/access'
-import { aborted, currentRip, getCounter, linear, NO_ADDRESS, setCounter, tryLinear } from './linear'
+import { aborted, getCounter, linear, NO_ADDRESS, setCounter, tryLinear } from './linear'
 import { addressMask, operandSize } from './operands'
 import { subFlags } from './arith'
+import { disturbed, giveWay, giveWayEarly, stretch, takeRepeated } from './repeat'
 
 const RCX: u32 = 1
 const RSI: u32 = 6
 const RDI: u32 = 7
-/** Bytes of one uninterrupted stretch of a repetition. */
-const STRETCH: u64 = 0x10000
-const TF: u64 = 0x100
 const DF: u64 = 0x400
 
 function repeated(op: usize): bool {
@@ -47,24 +41,6 @@ function backward(s: usize): bool {
 function iterationDone(s: usize): void {
   store<u32>(s, 0, CPU_MMIO_DONE)
   store<u32>(s, 0, CPU_MMIO_CURSOR)
-}
-
-/** Leaves the block to come back to this same instruction, which does not count as retired yet. */
-function pause(s: usize, op: usize): u32 {
-  store<u64>(s, currentRip(s, op), CPU_RIP)
-  store<u64>(s, load<u64>(s, CPU_ICOUNT) - 1, CPU_ICOUNT)
-  store<u32>(s, LEAVE_BRANCH, CPU_LEAVE)
-  return LEAVE_BRANCH
-}
-
-/** Iterations of a stretch: by count, single-stepping one at a time. */
-function stretch(s: usize, count: u64, shift: u32): u64 {
-  if (load<u64>(s, CPU_EFLAGS) & TF) return 1
-  return min(count, STRETCH >> shift)
-}
-
-function interrupted(s: usize): bool {
-  return atomic.load<u32>(s, CPU_EVENT) != 0
 }
 
 /**
@@ -165,10 +141,12 @@ export function movs(s: usize, op: usize): u32 {
   const rep = repeated(op)
   const mask = addressMask(op)
   let count: u64 = rep ? getCounter(s, op, RCX) : 1
+  const done: u32 = rep ? takeRepeated(s) : 0
   if (count == 0) return LEAVE_NONE
   let si = getCounter(s, op, RSI)
   let di = getCounter(s, op, RDI)
-  let work = stretch(s, count, shift)
+  const total = stretch(s, count, shift, done)
+  let work = total
   while (work != 0) {
     let n: u64 = 0
     if (work > 1) {
@@ -204,10 +182,10 @@ export function movs(s: usize, op: usize): u32 {
       setCounter(s, op, RCX, count)
       iterationDone(s)
     }
-    if (code) return count != 0 && rep ? pause(s, op) : code
-    if (work != 0 && interrupted(s)) break
+    if (code) return count != 0 && rep ? giveWayEarly(s, op, done + ((<u32>(total - work)) << shift)) : code
+    if (disturbed(s)) break
   }
-  return count != 0 && rep ? pause(s, op) : LEAVE_NONE
+  return count != 0 && rep ? giveWay(s, op) : LEAVE_NONE
 }
 
 export function stos(s: usize, op: usize): u32 {
@@ -219,9 +197,11 @@ export function stos(s: usize, op: usize): u32 {
   const mask = addressMask(op)
   const value = load<u64>(s)
   let count: u64 = rep ? getCounter(s, op, RCX) : 1
+  const done: u32 = rep ? takeRepeated(s) : 0
   if (count == 0) return LEAVE_NONE
   let di = getCounter(s, op, RDI)
-  let work = stretch(s, count, shift)
+  const total = stretch(s, count, shift, done)
+  let work = total
   while (work != 0) {
     let n: u64 = 0
     if (work > 1) {
@@ -249,10 +229,10 @@ export function stos(s: usize, op: usize): u32 {
       setCounter(s, op, RCX, count)
       iterationDone(s)
     }
-    if (code) return count != 0 && rep ? pause(s, op) : code
-    if (work != 0 && interrupted(s)) break
+    if (code) return count != 0 && rep ? giveWayEarly(s, op, done + ((<u32>(total - work)) << shift)) : code
+    if (disturbed(s)) break
   }
-  return count != 0 && rep ? pause(s, op) : LEAVE_NONE
+  return count != 0 && rep ? giveWay(s, op) : LEAVE_NONE
 }
 
 export function lods(s: usize, op: usize): u32 {
@@ -263,7 +243,7 @@ export function lods(s: usize, op: usize): u32 {
   const rep = repeated(op)
   let count: u64 = rep ? getCounter(s, op, RCX) : 1
   if (count == 0) return LEAVE_NONE
-  let work = stretch(s, count, shift)
+  let work = stretch(s, count, shift, 0)
   while (work != 0) {
     const si = getCounter(s, op, RSI)
     const from = linear(s, segment, si, size, false)
@@ -281,9 +261,9 @@ export function lods(s: usize, op: usize): u32 {
       setCounter(s, op, RCX, count)
       iterationDone(s)
     }
-    if ((work & 0xff) == 0 && interrupted(s)) break
+    if (disturbed(s)) break
   }
-  return count != 0 && rep ? pause(s, op) : LEAVE_NONE
+  return count != 0 && rep ? giveWay(s, op) : LEAVE_NONE
 }
 
 /** True if the repetition goes on after a comparison with this outcome. */
@@ -308,7 +288,7 @@ export function scas(s: usize, op: usize): u32 {
   let count: u64 = rep ? getCounter(s, op, RCX) : 1
   if (count == 0) return LEAVE_NONE
   let di = getCounter(s, op, RDI)
-  let work = stretch(s, count, shift)
+  let work = stretch(s, count, shift, 0)
   let last: u64 = 0
   let any = false
   while (work != 0) {
@@ -346,10 +326,10 @@ export function scas(s: usize, op: usize): u32 {
     }
     last = b
     any = true
-    if (interrupted(s)) break
+    if (disturbed(s)) break
   }
   setArithmetic(s, subFlags(a, last, shift))
-  return pause(s, op)
+  return giveWay(s, op)
 }
 
 export function cmps(s: usize, op: usize): u32 {
@@ -364,7 +344,7 @@ export function cmps(s: usize, op: usize): u32 {
   if (count == 0) return LEAVE_NONE
   let si = getCounter(s, op, RSI)
   let di = getCounter(s, op, RDI)
-  let work = stretch(s, count, shift)
+  let work = stretch(s, count, shift, 0)
   let lastA: u64 = 0
   let lastB: u64 = 0
   let any = false
@@ -421,10 +401,10 @@ export function cmps(s: usize, op: usize): u32 {
     lastA = a
     lastB = b
     any = true
-    if (interrupted(s)) break
+    if (disturbed(s)) break
   }
   setArithmetic(s, subFlags(lastA, lastB, shift))
-  return pause(s, op)
+  return giveWay(s, op)
 }
 
 /** XLAT: AL = [rBX + AL]. */

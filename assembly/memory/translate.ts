@@ -6,6 +6,7 @@ import {
   CPU_APIC_BASE,
   CPU_CR0,
   CPU_CR4,
+  CPU_DEBUG_ARMED,
   CPU_EFER,
   CPU_LEAVE,
   CPU_STOP_DETAIL,
@@ -13,6 +14,7 @@ import {
   CPU_TLB_BASE,
   VCPU_TLB_EMPTY,
   CPU_VM,
+  DEBUG_DATA,
   EXC_GP,
   EXC_SS,
   FRAME_CODE,
@@ -32,6 +34,7 @@ import {
   VM_IRQCHIP,
 } from '../generated/layout'
 import { raiseError, raisePageFault } from '../cpu/exceptions'
+import { watchedPage } from '../cpu/watch'
 import {
   EXEC,
   READ,
@@ -150,8 +153,9 @@ function finish(s: usize, va: u64, data: u32, array: u32, access: u32, install: 
  * L1 entry (4 MiB apart), which would evict each other at every element.
  */
 export function knownPlain(s: usize, va: u64, access: u32): usize {
-  // Where alignment is checked, every access is looked at.
+  // Where alignment is checked, and where a byte is watched, every access is looked at.
   if (load<u32>(s, CPU_TLB_BASE) == <u32>(s + VCPU_TLB_EMPTY)) return 0
+  if ((load<u32>(s, CPU_DEBUG_ARMED) & DEBUG_DATA) != 0 && watchedPage(s, va)) return 0
   const l2 = l2Entry(s, va)
   const data = load<u32>(l2, 8)
   if ((data & L2_VALID) == 0 || load<u64>(l2) != l2Tag(s, va, (data & L2_GLOBAL) != 0)) return 0

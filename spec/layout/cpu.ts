@@ -92,7 +92,7 @@ export const cpu = struct(
     ['PENDING_DB', 'u32', 'DR6 bits of a trap-class #DB that waits for the instruction boundary'],
     ['HWCR', 'u64', 'MSR 0xc0010015'],
     ['DEBUG_ARMED', 'u32', 'DEBUG_*: breakpoints in DR7 that execution must look at'],
-    ['STEP_CANCEL', 'u32', '1: the instruction that just retired takes no single-step trap of its own (INT n, SYSCALL)'],
+    ['STEP_CANCEL', 'u32', '1: what just retired takes no single-step trap (INT n, SYSCALL); 2: not retired, a repetition goes on'],
     ['MSR_STORE', 'u64', 'plain storage of MSRs without a field of their own (spec/msr.ts)', 48],
     // Floating point.
     ['FCW', 'u32', 'x87 control word', 1, 0xa00],
@@ -139,7 +139,7 @@ export const cpu = struct(
     ['POLL_KEY', 'u64', 'RIP and port of the last timer read'],
     ['STORM_AT', 'u64', 'ICOUNT that STORM belongs to'],
     ['PKRS', 'u32', 'rights of protection keys of supervisor pages'],
-    ['PKRS_PAD', 'u32', ''],
+    ['REPEATED', 'u32', 'bytes that a REP MOVS or STOS has done since it began or last gave way (execute/repeat.ts)'],
     ['SMBASE', 'u64', 'MSR 0x9e, for the host only'],
     ['SMI_COUNT', 'u64', 'MSR 0x34'],
     ['CODE_BASE', 'u64', 'base and limit of CS for which the jump cache holds, while CS is not flat'],
