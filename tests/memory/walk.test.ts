@@ -274,7 +274,7 @@ test('an array that is filled only once the list of fills is full is flushed, to
   }
   assert.is(g.access('r', 0x5000n), 'ok')
   g.privilege(3)
-  assert.is(call(core, 'quickFill', s, 0x5000n, 2), 1)
+  assert.is(call(core, 'quickFill', s, 0x5000n, 5), 1)
   g.poke(0x4028, 0n)
   call(core, 'flushTlb', s)
   assert.is(g.access('r', 0x5000n), '#PF(pwUri)')
