@@ -201,11 +201,7 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
   const bits = <u32>load<u16>(d)
   if (node == 0 || ((bits & D_NO64) != 0 && long) || ((bits & D_ONLY64) != 0 && !long)) {
     // An undefined instruction is fetched as far as its opcode says all the same, and too long before it is undefined.
-    // Of 8F behind REX the next bytes decide: a map of XOP and what it asks, or POP.
-    const end =
-      byte == 0x8f && map == 0 && rex != 0
-        ? p + (modrm & 0x18 ? 2 : 1)
-        : undefinedEnd(p, vex != 0 ? map - 3 : map, byte, addr, (rex & 8) == 0 && opsize16, long)
+    const end = undefinedEnd(p, vex != 0 ? map - 3 : map, byte, addr, (rex & 8) == 0 && opsize16, long, rex != 0)
     const reach = <u32>(end - start)
     return reach > 15 ? finish(op, H_GP, 15, at, ENDS) : finish(op, H_UD, reach, at, ENDS)
   }

@@ -7,7 +7,7 @@
 const plain: usize = memory.data<u32>([0x00005ff0, 0xfaff00f0, 0, 0x0c800000, 0x0000ffff, 0x000007c7, 0x0000ff00, 0x80000000])
 
 /** Where the instruction ends; `p` is behind the opcode byte. 16 + 12 readable bytes are needed. */
-export function undefinedEnd(p: usize, map: u32, byte: u32, addr: u32, opsize16: bool, long: bool): usize {
+export function undefinedEnd(p: usize, map: u32, byte: u32, addr: u32, opsize16: bool, long: bool, rex: bool): usize {
   if (map == 1 && ((load<u32>(plain + ((byte >> 5) << 2)) >> (byte & 31)) & 1) != 0) return p
   if (map == 0) {
     // What 64-bit mode has dropped.
@@ -16,9 +16,10 @@ export function undefinedEnd(p: usize, map: u32, byte: u32, addr: u32, opsize16:
     if (byte != 0x82 && byte != 0x8f && byte != 0xc6 && byte != 0xc7 && byte < 0xd8) return p
     if (byte != 0xfe && byte != 0xff && byte > 0xdf) return p
   }
-  // XOP (APM vol 3, 1.2.5): 8F with a map of 8 or more.
-  const xop = map == 0 && byte == 0x8f ? <u32>load<u8>(p) & 31 : 0
-  if (xop >= 8) p += 3
+  // XOP (APM vol 3, 1.2.5): 8F that is not POP, but for behind REX.
+  const xop = map == 0 && byte == 0x8f && !rex && (<u32>load<u8>(p) & 0x38) != 0
+  const immediate = xop && (<u32>load<u8>(p) & 31) == 10
+  if (xop) p += 3
   const modrm = <u32>load<u8>(p++)
   const mod = modrm >> 6
   const rm = modrm & 7
@@ -31,7 +32,7 @@ export function undefinedEnd(p: usize, map: u32, byte: u32, addr: u32, opsize16:
       p += mod == 2 || none ? 4 : mod
     }
   }
-  if (xop >= 8) return p + (xop == 8 ? 1 : xop == 10 ? 4 : 0)
+  if (xop) return immediate ? p + 4 : p
   if (map == 3 || (map == 0 && (byte == 0x82 || byte == 0xc6))) return p + 1
   if (map == 0 && byte == 0xc7) return p + (opsize16 ? 2 : 4)
   if (
