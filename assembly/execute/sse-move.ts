@@ -2,7 +2,8 @@
  * SSE/SSE2/SSE3 moves, fences and cache-line instructions (SDM vol 2, MOVAPS..MOVUPS, LFENCE, CLFLUSH).
  * Owns no state.
  */
-import { CPU_GPR, EXC_GP, LEAVE_NEXT, OP_SEG } from '../generated/layout'
+import { CPU_DEBUG_ARMED, CPU_GPR, DEBUG_DATA, EXC_GP, LEAVE_NEXT, OP_SEG } from '../generated/layout'
+import { watchAccess } from '../cpu/watch'
 import { raiseError } from '../cpu/exceptions'
 import { leaving, probe, readMem, writable } from '../memory/access'
 import { addressMask, ea, getReg, getRm, isMemory, operandSize, segmentAddress, setReg, setRm } from './operands'
@@ -214,11 +215,14 @@ export function movnti(s: usize, op: usize): u32 {
 export function fence(s: usize, op: usize): u32 {
   return 0
 }
-/** CLFLUSH, CLFLUSHOPT, CLWB: the address is translated as for a byte load (SDM vol 2, CLFLUSH). */
+/** CLFLUSH, CLFLUSHOPT, CLWB: the address is translated, and watched, as for a byte load (SDM vol 2, CLFLUSH; seen on Zen 4). */
 export function clflush(s: usize, op: usize): u32 {
   const va = ea(s, op, 1)
   if (leaving(s)) return left(s)
-  if (probe(s, va) != ~(<u64>0)) return 0
+  if (probe(s, va) != ~(<u64>0)) {
+    if (load<u32>(s, CPU_DEBUG_ARMED) & DEBUG_DATA) watchAccess(s, va, 1, false)
+    return 0
+  }
   readMem(s, op, va, 1)
   return left(s)
 }

@@ -319,10 +319,10 @@ export function modifyMem(s: usize, op: usize, va: u64, size: u32): usize {
   return slowModify(s, op, va, size)
 }
 
-/** Faults as a store of n (<= 64) bytes would, and stores nothing; true if it would be made. */
+/** Faults as a store of n (<= 64) bytes would, and stores nothing; true if it would be made. No data breakpoint sees it. */
 export function writable(s: usize, op: usize, va: u64, n: u32): bool {
   const e = entryFor(s, op, va)
-  return load<u64>(e, TLB_WRITE) == ((va + <u64>n - 1) & ~0xfff) || resolve(s, va, n, how(s, op, WRITE))
+  return load<u64>(e, TLB_WRITE) == ((va + <u64>n - 1) & ~0xfff) || resolvePages(s, va, n, how(s, op, WRITE))
 }
 
 /** Copies n (<= 64) bytes of guest memory to `to`; 0 or LEAVE. */
