@@ -36,6 +36,13 @@ export interface FileDescriptor {
   write?(bytes: Uint8Array): number
 }
 
+/** splitmix64's finaliser: neighbours come to lie far apart, 0 stays 0. */
+function scattered(n: bigint): bigint {
+  const a = BigInt.asUintN(64, (n ^ (n >> 30n)) * 0xbf58476d1ce4e5b9n)
+  const b = BigInt.asUintN(64, (a ^ (a >> 27n)) * 0x94d049bb133111ebn)
+  return b ^ (b >> 31n)
+}
+
 export class Kernel {
   readonly core: Core
   readonly options: KernelOptions
@@ -44,6 +51,8 @@ export class Kernel {
   readonly psp: Platform
   /** ASIDs that VMs hold (sev_asid_bitmap). */
   readonly asids = new Set<number>()
+  /** vCPUs ever created: each has its own random numbers. */
+  #vcpus = 0n
   readonly files: (FileDescriptor | null)[] = [null, null, null]
   refusal: Refusal | null = null
   /** Internal errors that were turned into -EIO; tests expect none. */
@@ -55,6 +64,11 @@ export class Kernel {
     this.memory = new AddressSpace(core)
     this.policy = policyTable(options.profile, options.linux)
     this.psp = new Platform(core, options.seed)
+  }
+
+  /** State that the random numbers of the next vCPU start from (RDRAND, RDSEED). */
+  nextRandomState(): bigint {
+    return BigInt.asUintN(64, this.options.seed + scattered(this.#vcpus++))
   }
 
   /** Notes why, returns the negative errno. */

@@ -1,7 +1,7 @@
 /** The table of VM requests. */
 import { type Handler, type HandlerOptions, type IoctlTable, ioctlTable, type RequestName } from './dispatch.ts'
 import type { Kernel } from './kernel.ts'
-import { QUIRK_STUFF_FEATURE_MSRS, VM_DISABLED_QUIRKS } from '../generated/layout.ts'
+import { CPU_RANDOM, QUIRK_STUFF_FEATURE_MSRS, VM_DISABLED_QUIRKS } from '../generated/layout.ts'
 import { MAX_VCPU_IDS, MAX_VCPUS } from './caps.ts'
 import { initSevVcpu } from './sev-vm.ts'
 import { irqHandlers } from './vm-irq.ts'
@@ -33,6 +33,7 @@ const createVcpu: VmRow = [
     const s = kernel.core.call.vcpuCreate(vm.address, id) >>> 0
     if (s === 0) return kernel.refuse('ENOMEM', 'KVM_CREATE_VCPU', 'no memory left for a vCPU arena', 'cloister')
     const vcpu = new VcpuFd(vm, id, s)
+    vcpu.cpu.setBigUint64(CPU_RANDOM, kernel.nextRandomState(), true)
     if (kernel.options.host === 'intel') setMsr(vcpu, UCODE_REV, INTEL_UCODE_REV)
     if ((vm.view.getUint32(VM_DISABLED_QUIRKS, true) & QUIRK_STUFF_FEATURE_MSRS) !== 0) clearFeatureMsrs(vcpu)
     vm.vcpus.set(id, vcpu)

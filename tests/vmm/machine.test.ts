@@ -2,6 +2,7 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { type FlatImage, Machine, type MachineOptions, type RunResult } from '../../host/vmm/index.ts'
+import { CPU_RANDOM } from '../../host/generated/layout.ts'
 
 const run = async (
   code: number[],
@@ -118,6 +119,24 @@ test('two runs of one seed are the same run', async () => {
   const a = await run(hello32)
   const b = await run(hello32)
   assert.equal({ ...a.report, seconds: 0 }, { ...b.report, seconds: 0 })
+})
+
+test('RDRAND follows the seed, and no two vCPUs draw the same', async () => {
+  // rdrand eax; out 0xf4, eax
+  const bytes = Uint8Array.of(0x0f, 0xc7, 0xf0, 0xe7, 0xf4, 0xf4)
+  const draw = async (seed: number): Promise<number | null> => {
+    const machine = await Machine.create({ image: { bytes, load: 0x10000, entry: 0x10000, mode: 'long64' }, memory: 1 << 21, seed })
+    const { debugExit } = await machine.run()
+    machine[Symbol.dispose]()
+    return debugExit
+  }
+  const drawn = [await draw(0), await draw(1), await draw(2), await draw(1)]
+  assert.is(drawn[1], drawn[3])
+  assert.is(new Set(drawn).size, 3, `${drawn.join(' ')}`)
+  const two = await Machine.create({ image: { bytes, load: 0x10000, entry: 0x10000, mode: 'long64' }, memory: 1 << 21, smp: 2, seed: 1 })
+  const states = two.vcpus.map((vcpu) => vcpu.file.cpu.getBigUint64(CPU_RANDOM, true))
+  two[Symbol.dispose]()
+  assert.is.not(states[0], states[1])
 })
 
 test('SEV-ES: several vCPUs need the firmware’s reset block', async () => {
