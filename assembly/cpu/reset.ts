@@ -66,7 +66,7 @@ function put(s: usize, n: u32, selector: u32, base: u64, attrib: u32): void {
   store<u16>(d, <u16>attrib, SEG_ATTRIB)
 }
 
-/** Power-on state, or INIT (keeps caching bits, MSRs, x87/SSE state, XCR0 and the time). */
+/** Power-on state, or INIT (keeps caching bits, MSRs, x87/SSE state, XCR0, XSS and the time). */
 export function resetCpu(s: usize, init: bool): void {
   memory.fill(s + CPU_GPR, 0, 128)
   store<u64>(s, 0, CPU_ZERO)
@@ -85,7 +85,6 @@ export function resetCpu(s: usize, init: bool): void {
   store<u64>(s, 0, CPU_CR4)
   store<u64>(s, 0, CPU_CR8)
   store<u64>(s, 0, CPU_EFER)
-  store<u64>(s, 0, CPU_XSS)
   memory.fill(s + CPU_DR, 0, 32)
   store<u64>(s, 0xffff0ff0, CPU_DR6)
   store<u64>(s, 0x400, CPU_DR7)
@@ -103,6 +102,7 @@ export function resetCpu(s: usize, init: bool): void {
     store<u32>(s, 0, CPU_STOP_REASON)
     store<u32>(s, 0, CPU_HALTED)
     store<u64>(s, 1, CPU_XCR0)
+    store<u64>(s, 0, CPU_XSS)
     memory.fill(s + CPU_ST, 0, 128)
     memory.fill(s + CPU_XMM, 0, 512)
     store<u32>(s, 0x37f, CPU_FCW)

@@ -55,6 +55,7 @@ import {
   EXC_OF,
   EXC_SS,
   LEAVE_BRANCH,
+  LEAVE_FAULT,
   LEAVE_EXIT_BRANCH,
   LEAVE_NEXT,
   OP_IMM,
@@ -198,7 +199,7 @@ function returnFlags(s: usize, size: u32, value: u64, cpl: u32): void {
   if ((old & <u64>IF) == 0 && (value & change & <u64>IF) != 0) windowOpened(s)
 }
 
-export function iret(s: usize, op: usize): u32 {
+function interruptReturn(s: usize, op: usize): u32 {
   const size = operandSize(op)
   const flags = getFlags(s)
   if (protectedMode(s) && !virtual8086(s) && (flags & FLAG_NT) != 0) {
@@ -222,7 +223,6 @@ export function iret(s: usize, op: usize): u32 {
   }
   if (left(s)) return load<u32>(s, CPU_LEAVE)
   stackSkip(<u64>(size * 3))
-  let leave: u32
   if (!protectedMode(s)) {
     if (rip > <u64>load<u32>(segment(s, SEG_CS), SEG_LIMIT)) return raiseError(s, EXC_GP, 0)
     applyStack(s)
@@ -230,16 +230,19 @@ export function iret(s: usize, op: usize): u32 {
     const change: u64 = size == 2 ? 0x7fd5 : 0x257fd5
     setFlags(s, (flags & ~(change | FLAG_RF)) | (image & change))
     if ((flags & <u64>IF) == 0 && (image & <u64>IF) != 0) windowOpened(s)
-    leave = arrive(s, rip)
-  } else if ((image & FLAG_VM) != 0 && size == 4 && load<u32>(s, CPU_CPL) == 0 && !longMode(s)) {
-    leave = enterVirtual(s, rip, selector, image)
-  } else leave = returnTo(s, size, selector, rip, 0, true, image)
-  if (leave == LEAVE_BRANCH) {
-    // KVM cannot see the IRET of an SEV-ES guest: NMI_COMPLETE unblocks there (svm_enable_nmi_window)
-    if (load<u32>(s, CPU_NMI_BLOCKED) && !sevEs(s)) {
-      store<u32>(s, 0, CPU_NMI_BLOCKED)
-      windowOpened(s)
-    }
+    return arrive(s, rip)
+  }
+  if ((image & FLAG_VM) != 0 && size == 4 && load<u32>(s, CPU_CPL) == 0 && !longMode(s)) return enterVirtual(s, rip, selector, image)
+  return returnTo(s, size, selector, rip, 0, true, image)
+}
+
+/** NMIs are unblocked by every IRET, also one that faults (SDM vol 3, 6.7.1; svm_complete_interrupts: RIP is another than at the intercept). */
+export function iret(s: usize, op: usize): u32 {
+  const leave = interruptReturn(s, op)
+  // KVM cannot see the IRET of an SEV-ES guest: NMI_COMPLETE unblocks there (svm_enable_nmi_window)
+  if (load<u32>(s, CPU_NMI_BLOCKED) && (leave == LEAVE_BRANCH || leave == LEAVE_FAULT) && !sevEs(s)) {
+    store<u32>(s, 0, CPU_NMI_BLOCKED)
+    windowOpened(s)
   }
   return leave
 }

@@ -12,17 +12,43 @@ import {
   SEG_BASE,
   SEG_CS,
   SEG_SELECTOR,
+  HELD_TRIPLE_FAULT,
+  VKVM_APF_ENABLE,
+  VKVM_APF_VECTOR,
   VKVM_FIRST_SIPI,
+  VKVM_HELD,
+  VKVM_INTERRUPT,
+  VKVM_NMI_PENDING,
   VKVM_PROTECTED,
+  VKVM_PV_CLOCK,
+  VKVM_PV_EOI,
+  VKVM_PV_EOI_PENDING,
+  VKVM_STEAL,
   VKVM_SMI_PENDING,
   VM_BSP_ID,
 } from '../generated/layout'
 import { releaseAp } from './ghcb'
 import { lapicReset } from './lapic'
-import { kernelApic, vkvm, vmOf } from './state'
+import { INJECTED, kernelApic, vkvm, vmOf } from './state'
 
 export function isBsp(s: usize): bool {
   return load<u32>(vmOf(s), VM_BSP_ID) == load<u32>(s, CPU_ID)
+}
+
+/** What waits to be injected, and the paravirtual services that write memory (kvm_vcpu_reset, kvmclock_reset, kvm_lapic_reset). */
+function forget(s: usize): void {
+  const k = vkvm(s)
+  store<u32>(k, 0, VKVM_SMI_PENDING)
+  store<u32>(k, 0, VKVM_NMI_PENDING)
+  store<u32>(k, load<u32>(k, VKVM_HELD) & HELD_TRIPLE_FAULT, VKVM_HELD)
+  // Userspace's vector for a split interrupt controller is not in the queue yet.
+  if (load<u32>(k, VKVM_INTERRUPT) & INJECTED) store<u32>(k, 0, VKVM_INTERRUPT)
+  store<u64>(k, 0, VKVM_PV_CLOCK)
+  store<u64>(k, 0, VKVM_STEAL)
+  store<u64>(k, 0, VKVM_APF_ENABLE)
+  store<u64>(k, 0, VKVM_APF_VECTOR)
+  store<u64>(k, 0, VKVM_PV_EOI)
+  store<u32>(k, 0, VKVM_PV_EOI_PENDING)
 }
 
 /** INIT: registers as after INIT (a sealed VMSA is out of reach), then the BSP runs and an AP waits for SIPI. */
@@ -33,8 +59,8 @@ export function apReset(s: usize): void {
     updateMode(s)
     store<u32>(s, 0, CPU_INTERRUPT_SHADOW)
     store<u32>(s, 0, CPU_NMI_BLOCKED)
-    store<u32>(vkvm(s), 0, VKVM_SMI_PENDING)
     store<u64>(s, 0, CPU_SMI_COUNT)
+    forget(s)
   }
   store<u32>(s, isBsp(s) ? 0 : 2, CPU_HALTED)
 }

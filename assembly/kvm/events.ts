@@ -54,7 +54,7 @@ import { timerExpire } from './lapic-timer'
 import { picOutput, picRead } from './pic'
 import { pitExpire } from './pit'
 import { eventsBlocked } from './debug'
-import { chipOf, clearEvent, kernelApic, lapicOf, NEVER, vkvm, vmOf } from './state'
+import { chipOf, clearEvent, INJECTED, kernelApic, lapicOf, NEVER, vkvm, vmOf } from './state'
 import { now } from './time'
 
 const IF: u64 = 0x200
@@ -142,9 +142,6 @@ export function acceptInit(s: usize): void {
     if (load<u32>(s, CPU_HALTED) == 2) apSipi(s, load<u32>(vkvm(s), VKVM_SIPI_VECTOR))
   }
 }
-
-/** VKVM_INTERRUPT: vcpu->arch.interrupt is injected whatever IF says (host/kvm/vcpu-events.ts). */
-const INJECTED: u32 = 0x200
 
 function injectedInterrupt(k: usize): bool {
   return (load<u32>(k, VKVM_INTERRUPT) & INJECTED) != 0

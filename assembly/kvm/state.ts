@@ -15,6 +15,9 @@ import {
 
 export const NEVER: u64 = ~(<u64>0)
 
+/** VKVM_INTERRUPT: vcpu->arch.interrupt is injected whatever IF says (host/kvm/vcpu-events.ts). */
+export const INJECTED: u32 = 0x200
+
 export function vkvm(s: usize): usize {
   return s + VCPU_KVM
 }
