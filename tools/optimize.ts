@@ -1,10 +1,11 @@
 /**
- * What Binaryen does to the core of a release: the list of `asc -O3` without merge-locals and gufa-optimizing, which took a third of
- * its time and made no loop of the benchmarks faster. (Without flatten, or with fewer rounds of simplify-globals-optimizing,
- * loops lose 3-5 %.) A transform of asc: it runs after the compilation, at optimizeLevel 0.
+ * What Binaryen does to the core of a release: the list of `asc -O3` without merge-locals, gufa-optimizing, the second rounds of
+ * ssa-nomerge and rse, and the first of simplify-globals-optimizing, which took 40 % of its time and made no loop of the benchmarks
+ * faster. (Without flatten, or with fewer of the other simplify-globals-optimizing, loops lose 3-5 %.) A transform of asc: it runs
+ * after the compilation, at optimizeLevel 0.
  */
 const passes = `
-  duplicate-function-elimination remove-unused-module-elements once-reduction inlining simplify-globals-optimizing
+  duplicate-function-elimination remove-unused-module-elements once-reduction inlining simplify-globals
   generate-global-effects rse vacuum code-folding ssa-nomerge local-cse remove-unused-brs remove-unused-names merge-blocks
   precompute-propagate simplify-globals-optimizing dae-optimizing
   simplify-locals-nostructure flatten vacuum simplify-locals-notee-nostructure vacuum local-cse licm reorder-locals
@@ -13,9 +14,9 @@ const passes = `
   simplify-locals coalesce-locals reorder-locals vacuum rse vacuum simplify-globals-optimizing simplify-globals-optimizing
   remove-unused-brs remove-unused-names merge-blocks optimize-instructions simplify-globals-optimizing dae-optimizing
   inlining-optimizing duplicate-import-elimination simplify-globals-optimizing precompute-propagate simplify-globals-optimizing
-  simplify-globals-optimizing directize dae-optimizing inlining-optimizing code-folding ssa-nomerge rse code-pushing
+  simplify-globals-optimizing directize dae-optimizing inlining-optimizing code-folding code-pushing
   simplify-globals vacuum precompute-propagate inlining-optimizing directize dae-optimizing local-cse coalesce-locals
-  simplify-locals vacuum inlining precompute-propagate rse vacuum ssa-nomerge simplify-locals coalesce-locals
+  simplify-locals vacuum inlining precompute-propagate vacuum simplify-locals coalesce-locals
   optimize-instructions remove-unused-brs remove-unused-names merge-blocks vacuum simplify-globals-optimizing
   remove-unused-brs optimize-instructions vacuum
   reorder-globals reorder-functions duplicate-function-elimination memory-packing remove-unused-module-elements
