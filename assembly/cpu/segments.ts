@@ -227,6 +227,7 @@ export function beginStackCurrent(s: usize, error: u32): void {
 /** The current stack as 64-bit or compatibility code sees it. */
 export function beginStackMode(s: usize, long: bool): void {
   beginStackCurrent(s, 0)
+  if (!stackLong) stackSp &= 0xffffffff
   stackLong = long
   stackMask = long ? ~(<u64>0) : (stackAttrib & ATTR_DB) != 0 ? 0xffffffff : 0xffff
 }

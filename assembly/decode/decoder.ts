@@ -91,6 +91,11 @@ const RIP_SLOT: u8 = 136
 const base16: usize = memory.data<u8>([3, 3, 5, 5, 6, 7, 5, 3])
 const index16: usize = memory.data<u8>([6, 7, 6, 7, 16, 16, 16, 16])
 
+/** #UD that reaches to `end`; too long before it is undefined. */
+function undefinedOp(op: usize, at: u32, start: usize, end: usize): u32 {
+  return end - start > 15 ? finish(op, H_GP, 15, at, ENDS) : finish(op, H_UD, <u32>(end - start), at, ENDS)
+}
+
 /**
  * Decodes the instruction at `p` into `op`; `at` is its offset in the block. 16 readable bytes are
  * needed at `p`. Returns its length, | ENDS if it ends the block.
@@ -153,9 +158,8 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
   let vex: u32 = 0
   /** An encoding that is #UD once all of it was fetched. */
   let refused = false
-  if ((byte == 0xc4 || byte == 0xc5) && (long || load<u8>(p) >= 0xc0)) {
-    // VEX (SDM vol 2, 2.3.5): no other prefix but segments and 67 may come before it; only L = 0 has rows.
-    if (rex != 0) return finish(op, H_UD, <u32>(p - start), at, ENDS)
+  if ((byte == 0xc4 || byte == 0xc5) && rex == 0 && (long || load<u8>(p) >= 0xc0)) {
+    // VEX (SDM vol 2, 2.3.5): no other prefix but segments and 67 may come before it, and behind REX it is LES or LDS; only L = 0 has rows.
     refused = prefix66 || repeat != 0 || (flags & OPF_LOCK) != 0
     flags &= ~OPF_LOCK
     const first = <u32>load<u8>(p++)
@@ -167,7 +171,7 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
       map = (first & 31) + 3
     }
     if (!long) rex = 0
-    if (map < 4 || map > 6) return finish(op, H_UD, <u32>(p - start), at, ENDS)
+    if (map < 4 || map > 6) return undefinedOp(op, at, start, undefinedEnd(p + 1, 2, 0, addr, false, long, false))
     if ((vex & 4) != 0) refused = true
     vex |= 0x100
     const pp = vex & 3
@@ -200,10 +204,9 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
   const d = descriptors + node * 24
   const bits = <u32>load<u16>(d)
   if (node == 0 || ((bits & D_NO64) != 0 && long) || ((bits & D_ONLY64) != 0 && !long)) {
-    // An undefined instruction is fetched as far as its opcode says all the same, and too long before it is undefined.
+    // An undefined instruction is fetched as far as its opcode says all the same.
     const end = undefinedEnd(p, vex != 0 ? map - 3 : map, byte, addr, (rex & 8) == 0 && opsize16, long, rex != 0)
-    const reach = <u32>(end - start)
-    return reach > 15 ? finish(op, H_GP, 15, at, ENDS) : finish(op, H_UD, reach, at, ENDS)
+    return undefinedOp(op, at, start, end)
   }
 
   // Operand size (SDM vol 1, 3.6): log2 of bytes.

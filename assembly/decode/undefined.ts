@@ -13,7 +13,15 @@ export function undefinedEnd(p: usize, map: u32, byte: u32, addr: u32, opsize16:
     // What 64-bit mode has dropped.
     if (byte == 0xd4 || byte == 0xd5) return p + 1
     if (byte == 0x9a || byte == 0xea) return p + (opsize16 ? 4 : 6)
-    if (byte != 0x82 && byte != 0x8f && byte != 0xc6 && byte != 0xc7 && byte < 0xd8) return p
+    if (
+      byte != 0x82 &&
+      byte != 0x8f &&
+      !(rex && (byte == 0x62 || byte == 0xc4 || byte == 0xc5)) &&
+      byte != 0xc6 &&
+      byte != 0xc7 &&
+      byte < 0xd8
+    )
+      return p
     if (byte != 0xfe && byte != 0xff && byte > 0xdf) return p
   }
   // XOP (APM vol 3, 1.2.5): 8F that is not POP, but for behind REX.

@@ -286,5 +286,6 @@ export function probeOne(r: Random, form: Form, bits: Bits, selector: number, ad
     shift: undefined,
     text: `${form.name} ${text}`,
     step: true,
+    length: bytes.length,
   }
 }

@@ -138,11 +138,11 @@ export class Emulated {
   }
 
   private putCode(c: State, set: boolean): void {
-    for (let i = 0; i < 16 && c.slot + i < CODE_END; i++) {
+    for (let i = 0; i < c.code.length && c.slot + i < CODE_END; i++) {
       const offset = c.slot + i - CODE
       this.bytes[this.frame(P.CODE + (offset >> 12)) + (offset & 4095)] = set ? (c.code[i] as number) : 0xcc
     }
-    const last = Math.min(c.slot + 15, CODE_END - 1)
+    const last = Math.min(c.slot + c.code.length - 1, CODE_END - 1)
     for (let page = (c.slot - CODE) >> 12; page <= (last - CODE) >> 12; page++)
       call(this.core, 'invalidateLines', this.s, this.frame(P.CODE + page), 0xffffffff)
   }
@@ -185,7 +185,7 @@ export class Emulated {
     const { s, view, bytes } = this
     this.load(c, step)
     this.putCode(c, true)
-    const budget = view.getBigUint64(s + L.CPU_ICOUNT, true) + (step ? 4n : 1n)
+    const budget = view.getBigUint64(s + L.CPU_ICOUNT, true) + (c.free ? 200n : step ? 4n : 1n)
     view.setBigUint64(s + L.CPU_BUDGET, budget, true)
     view.setBigUint64(s + L.CPU_SLICE_END, budget, true)
     call(this.core, 'execute', s)
@@ -232,12 +232,12 @@ export class Emulated {
       if (ERROR_CODES.has(o.vector)) o.error = view.getUint32(frame - 48, true)
       o.cr2 = view.getBigUint64(s + L.CPU_CR2, true)
       // Alone, the instruction ran; then the page of the next one was not there.
-      if (!step && o.vector === 14 && (o.error & 0x10) !== 0 && o.rip !== c.rip) {
+      if (!step && !c.free && o.vector === 14 && (o.error & 0x10) !== 0 && o.rip !== c.rip) {
         o.vector = 1
         o.error = 0
         o.rflags |= 0x100n
       }
-    } else if (step) o.vector = STOPPED
+    } else if (step || c.free) o.vector = STOPPED
     else o.rflags = BigInt.asUintN(64, this.core.x['cpuGetFlags']?.(s) ?? 0n) | 0x100n
     this.changes(o)
     this.putCode(c, false)

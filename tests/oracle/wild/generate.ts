@@ -26,6 +26,17 @@ export interface Wild {
   text: string
   /** The emulated CPU runs it with TF too. */
   step: boolean
+  /** Bytes of the instruction. */
+  length: number
+}
+
+/** One of several instructions: where it lies, and what it shares with the others. Its operands in memory have fixed addresses. */
+export interface Within {
+  bits: Wild['bits']
+  slot: number
+  segment: number[]
+  base: [bigint, bigint]
+  gpr: BigUint64Array
 }
 
 const legacy = [0x66, 0x66, 0x66, 0x67, 0x67, 0xf2, 0xf2, 0xf3, 0xf3, 0x2e, 0x36, 0x3e, 0x26, 0x64, 0x65, 0xf0]
@@ -133,6 +144,12 @@ function target(r: Random): bigint {
   return 0xffff_ffff_0000_0000n + BigInt(r.u32() & 0x7fff_ffff)
 }
 
+/** What lies in the code pages is not compared: nothing may point there. */
+export function notCode(v: bigint): bigint {
+  const low = v & 0xffff_ffffn
+  return low >= BigInt(CODE - 0x400) && low < BigInt(CODE_END + 0x400) ? v ^ 0x4000_0000n : v
+}
+
 const registerNumber = (reg: number): number => (reg === Register.None || RegisterExt.isIP(reg) ? -1 : RegisterExt.number(reg))
 
 function makeFx(r: Random, f: Floats): Uint8Array {
@@ -170,7 +187,7 @@ function makeFx(r: Random, f: Floats): Uint8Array {
 export class Generator {
   readonly r: Random
   private readonly f: Floats
-  private fx: Uint8Array[] = []
+  fx: Uint8Array[] = []
   /** Rows that were executed, by text: cases. */
   readonly covered = new Map<string, number>()
   readonly refused = new Map<string, number>()
@@ -187,11 +204,11 @@ export class Generator {
     return makeBatch(this.r)
   }
 
-  private bytes(bits: number): { bytes: number[]; row: Opcode | undefined } {
+  private bytes(bits: number, fixed: boolean): { bytes: number[]; row: Opcode | undefined } {
     const { r } = this
     const row = r.chance(80) || this.rows.length < opcodes.length ? this.rows[r.below(this.rows.length)] : undefined
     const out: number[] = []
-    const n = r.pick([0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 4, r.below(16)])
+    const n = fixed ? r.pick([0, 0, 0, 1]) : r.pick([0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 4, r.below(16)])
     for (let i = 0; i < n; i++) if (r.pick([1, 1, 1, 0]) === 1) out.push(r.pick(legacy))
     const vex = row !== undefined && row.map >= 4
     if (row && !vex && row.prefix !== 'any' && row.prefix !== 'NP') out.splice(r.below(out.length + 1), 0, Number.parseInt(row.prefix, 16))
@@ -226,20 +243,16 @@ export class Generator {
         if (row.mod === 'mem' && modrm >= 0xc0) modrm &= r.pick([0x3f, 0x7f, 0xbf])
         if (row.exact !== undefined) modrm = row.exact
       }
+      if (fixed && modrm < 0xc0) modrm = (modrm & 0x38) | (bits === 16 ? 6 : 5)
       out.push(modrm)
     }
     while (out.length < 16) out.push(r.chance(20) ? r.pick([0, 0xff, 0x80, 0x7f, 1]) : r.below(256))
     return { bytes: out.slice(0, 16), row }
   }
 
-  /** One case for the batch, or nothing if what came out may not be run. */
-  make(batch: Batch): Wild | undefined {
+  /** Selectors, and bases of FS and GS. */
+  segments(batch: Batch, bits: Wild['bits']): { segment: number[]; base: [bigint, bigint] } {
     const { r } = this
-    const bits = r.pick([64, 64, 64, 64, 32, 32, 16] as const)
-    const { bytes, row } = this.bytes(bits)
-    let slot = CODE + 0x10000 + r.below(64)
-    if (r.chance(8)) slot = CODE + 0x11000 - 1 - r.below(15)
-    else if (r.chance(bits === 16 ? 0 : 6)) slot = CODE_END - 1 - r.below(15)
     const segment = [0, 0x33, 0x2b, 0, 0, 0]
     if (bits === 64) {
       segment[ES] = r.pick([0, 0x2b])
@@ -252,13 +265,25 @@ export class Generator {
       for (const n of [ES, 3, FS, GS]) segment[n] = r.chance(50) && bits === 32 ? 0x2b : r.chance(4) ? 0 : this.dataSelector(batch, false)
       segment[SS] = r.chance(60) && bits === 32 ? 0x2b : this.dataSelector(batch, true)
     }
+    return { segment, base: [BigInt(r.pick([0, 0x1000, DATA, DATA + 0xff8])), BigInt(r.pick([0, DATA, DATA - 0x100, DATA + 8]))] }
+  }
+
+  /** One case for the batch, or nothing if what came out may not be run. */
+  make(batch: Batch, within?: Within): Wild | undefined {
+    const { r } = this
+    const bits = within?.bits ?? r.pick([64, 64, 64, 64, 32, 32, 16] as const)
+    const { bytes, row } = this.bytes(bits, within !== undefined)
+    let slot = CODE + 0x10000 + r.below(64)
+    if (r.chance(8)) slot = CODE + 0x11000 - 1 - r.below(15)
+    else if (r.chance(bits === 16 ? 0 : 6)) slot = CODE_END - 1 - r.below(15)
+    if (within) slot = within.slot
+    const { segment, base } = within ?? this.segments(batch, bits)
     const code = find(segment[CS] as number, batch.ldt) as Descriptor
     const offset = slot - code.base
     if (bits !== 64 && offset + 15 > code.limit) return undefined
-    const base: [bigint, bigint] = [BigInt(r.pick([0, 0x1000, DATA, DATA + 0xff8])), BigInt(r.pick([0, DATA, DATA - 0x100, DATA + 8]))]
 
-    const gpr = new BigUint64Array(16)
-    for (let i = 0; i < 16; i++) gpr[i] = r.operand()
+    const gpr = within ? within.gpr.slice() : new BigUint64Array(16)
+    if (!within) for (let i = 0; i < 16; i++) gpr[i] = notCode(r.operand())
     const baseOf = (n: number): bigint => {
       if (bits === 64 && n < FS) return 0n
       const d = find(segment[n] as number, batch.ldt)
@@ -297,7 +322,9 @@ export class Generator {
     if (bits === 64 && bytes.some((b) => b === 0x64 || b === 0x65))
       for (const n of [3, 6, 7]) gpr[n] = (gpr[n] as bigint) & 0x3fff_ffff_ffffn
     if (memory) {
-      const want = target(r)
+      // Of several instructions most have to get past their operand.
+      const want =
+        within && r.chance(85) ? BigInt(DATA + 16 * (8 + r.below(WRITABLE / 16 - 16)) + (r.chance(20) ? r.below(16) : 0)) : target(r)
       const seg = segmentNumber(instruction.memorySegment)
       const at = BigInt.asUintN(64, want - baseOf(seg))
       const b = instruction.memoryBase
@@ -408,7 +435,17 @@ export class Generator {
       const repeated = instruction.hasRepPrefix || instruction.hasRepnePrefix
       const step = shadow || repeated || /^(Pushf|Popf|Iret|Int)/.test(mnemonic) || r.chance(50)
       if (row) this.covered.set(row.text, (this.covered.get(row.text) ?? 0) + 1)
-      return { state: c, bits, row, mnemonic, size, shift, text: invalid ? 'invalid' : String(Code[instruction.code]), step }
+      return {
+        state: c,
+        bits,
+        row,
+        mnemonic,
+        size,
+        shift,
+        text: invalid ? 'invalid' : String(Code[instruction.code]),
+        step,
+        length: instruction.length,
+      }
     } finally {
       instruction.free()
       decoder.free()

@@ -1,6 +1,6 @@
 /** The physical CPU: wild.c runs batches through it. */
 import { NativeServer, SIGNAL_FLAGS } from '../../support/native-program.ts'
-import { FX_SIZE, IN_SIZE, LDT_ENTRIES, OUT_SIZE, WRITABLE } from './place.ts'
+import { CODE_BYTES, FX_SIZE, IN_SIZE, LDT_ENTRIES, OUT_SIZE, WRITABLE } from './place.ts'
 import type { Batch, Descriptor, Outcome } from './place.ts'
 
 /** struct user_desc of modify_ldt(2); an empty one clears the entry. */
@@ -36,14 +36,18 @@ export class Native {
     at += WRITABLE
     for (const c of states) {
       request.set(c.code, at)
-      request.writeUInt32LE(c.slot, at + 16)
-      c.segment.forEach((s, i) => request.writeUInt16LE(s, at + 20 + i * 2))
-      request.writeBigUInt64LE(c.rip, at + 32)
-      request.set(new Uint8Array(c.gpr.buffer), at + 40)
-      request.writeBigUInt64LE(c.rflags, at + 168)
-      request.writeBigUInt64LE(c.base[0], at + 176)
-      request.writeBigUInt64LE(c.base[1], at + 184)
-      request.set(c.fx, at + 192)
+      let to = at + CODE_BYTES
+      request.writeUInt32LE(c.slot, to)
+      c.segment.forEach((s, i) => request.writeUInt16LE(s, to + 4 + i * 2))
+      request.writeUInt32LE(c.code.length, to + 16)
+      request.writeUInt32LE(c.free ? 1 : 0, to + 20)
+      to += 32
+      request.writeBigUInt64LE(c.rip, to)
+      request.set(new Uint8Array(c.gpr.buffer), to + 8)
+      request.writeBigUInt64LE(c.rflags, to + 136)
+      request.writeBigUInt64LE(c.base[0], to + 144)
+      request.writeBigUInt64LE(c.base[1], to + 152)
+      request.set(c.fx, to + 160)
       at += IN_SIZE
     }
     this.helper.send(request)

@@ -8,7 +8,9 @@ export const DATA_SIZE = 0x3000
 export const CODE_END = CODE + CODE_SIZE
 export const patternByte = (offset: number): number => (offset * 167 + (offset >> 8) * 13 + 5) & 0xff
 
-export const IN_SIZE = 608
+/** Longest code of a case. */
+export const CODE_BYTES = 96
+export const IN_SIZE = 704
 export const OUT_SIZE = 608
 export const FX_SIZE = 416
 export const ES = 0
@@ -38,6 +40,8 @@ export const LDT_ENTRIES = 32
 /** One case as both sides get it. */
 export interface State {
   code: Uint8Array
+  /** Without TF, up to the INT3 behind the code. */
+  free?: boolean
   slot: number
   segment: number[]
   rip: bigint

@@ -1,6 +1,6 @@
 /*
- * Executes one user-mode instruction per case on the physical CPU by single-stepping it (TF): any bytes, any prefixes, faults,
- * branches, segments of an LDT, x87 and SSE state. Batches over stdin and stdout; one signal per case, whose frame is the result
+ * Executes one user-mode instruction per case on the physical CPU by single-stepping it (TF), or several up to an INT3: any bytes, any
+ * prefixes, faults, branches, segments of an LDT, x87 and SSE state. Batches over stdin and stdout; one signal per case, whose frame is the result
  * of the case and is rewritten into the state of the next.
  *
  * In:  u32 cases, u32 descriptors, struct user_desc each, 8192 bytes for the two writable data pages, then struct in per case.
@@ -25,9 +25,11 @@
 #define DATA 0x20000000u /* two writable pages, one read-only, then nothing */
 
 struct in {
-  uint8_t code[16];
+  uint8_t code[96];
   uint32_t slot; /* linear address of the bytes */
   uint16_t segment[6]; /* ES CS SS DS FS GS */
+  uint32_t length, free; /* bytes of code; without TF: to the INT3 behind them */
+  uint64_t unused;
   uint64_t rip, gpr[16], rflags, base[2]; /* FS GS, where the selector is null */
   uint8_t fx[416];
 };
@@ -50,7 +52,7 @@ static uint16_t hostDs;
 
 static void copy(void *a, const void *b, uint64_t n) { __asm__ volatile("rep movsb" : "+D"(a), "+S"(b), "+c"(n) : : "memory"); }
 static void putCode(const struct in *c, int set) {
-  for (uint32_t i = 0; i < 16 && c->slot + i < CODE + CODE_SIZE; i++) *(volatile uint8_t *)(uintptr_t)(c->slot + i) = set ? c->code[i] : 0xcc;
+  for (uint32_t i = 0; i < c->length && c->slot + i < CODE + CODE_SIZE; i++) *(volatile uint8_t *)(uintptr_t)(c->slot + i) = set ? c->code[i] : 0xcc;
 }
 static void writeAll(const uint8_t *from, const uint8_t *end) {
   while (from < end) {
@@ -101,7 +103,7 @@ static void set(ucontext_t *u, const struct in *c) {
   putCode(c, 1);
   for (int i = 0; i < 16; i++) g[order[i]] = (greg_t)c->gpr[i];
   g[REG_RIP] = (greg_t)c->rip;
-  g[REG_EFL] = (greg_t)(c->rflags | 0x100);
+  g[REG_EFL] = (greg_t)(c->rflags | (c->free ? 0 : 0x100));
   g[REG_CSGSFS] = (greg_t)(c->segment[1] | (uint64_t)c->segment[2] << 48);
   copy(fp, c->fx, 416);
   *(uint64_t *)(fp + 512) |= 3; /* XSTATE_BV: x87 and SSE */
