@@ -52,6 +52,7 @@ test('kernels cut in half', () => {
   refused(/truncated/, bzImage().subarray(0, 0x500))
   refused(/truncated/, bzImage().subarray(0, 0x220))
   refused(/truncated/, pvh().subarray(0, 0x220))
+  refused(/truncated/, pvh().subarray(0, 0x100))
   refused(/truncated/, multiboot().subarray(0, 0x220))
   refused(/truncated/, multibootFlat({ end: 0x100400 }))
   refused(/truncated/, multibootFlat().subarray(0, 20))
@@ -75,6 +76,33 @@ test('absurd addresses', () => {
   refused(/PVH entry 0xdead0000 points outside/, pvh({ entry: 0xdead0000 }))
   refused(/PVH note of 2 bytes/, pvh({ noteSize: 2 }))
   refused(/does not fit/, pvh({ address: 0x4000000000, entry: 0 }))
+})
+
+test('a kernel in low memory leaves room for its module', () => {
+  const low = multiboot({ address: 0x8000 })
+  const initrd = new Uint8Array(MiB).fill(1)
+  const module = loadKernel({ kernel: low, memory: 16 * MiB, cpus: 1, initrd }).pieces.find((p) => p.bytes === initrd)
+  assert.is(module?.address, MiB)
+})
+
+test('zeros behind a segment are its memory too', () => {
+  const wide = multiboot({ address: 0x8000 })
+  new DataView(wide.buffer).setUint32(52 + 20, 0x90000, true)
+  refused(/loaded at 0x8000 ends at 0x98000, on what is loaded at 0x90000|on what is loaded at 0x9[0-9a-f]000/, wide)
+})
+
+test('a PVH entry above 4 GiB', () => {
+  const far = pvh({ noteSize: 8 })
+  new DataView(far.buffer).setUint32(0x100 + 20, 1, true)
+  refused(/PVH entry lies above 4 GiB/, far)
+})
+
+test('a command line that the kernel would cut', () => {
+  const kernel = bzImage()
+  new DataView(kernel.buffer).setUint32(0x238, 2047, true)
+  refused(/command line of 2048 bytes: at most 2047/, kernel, { append: 'x'.repeat(2048) })
+  loadKernel({ kernel, memory: 16 * MiB, cpus: 1, append: 'x'.repeat(2047) })
+  refused(/NUL/, kernel, { append: 'quiet\0' })
 })
 
 test('files that are no kernels, or too old', () => {

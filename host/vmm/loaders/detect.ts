@@ -7,8 +7,10 @@ const at32 = (bytes: Uint8Array, offset: number): number =>
 
 /** A PVH kernel has an ELF note of type 18 (XEN_ELFNOTE_PHYS32_ENTRY) by "Xen". */
 function hasPvhNote(bytes: Uint8Array): boolean {
-  for (let i = 0; i + 16 <= Math.min(bytes.length, 0x4000000); i += 4) {
-    if (at32(bytes, i) === 4 && at32(bytes, i + 8) === 18 && at32(bytes, i + 12) === 0x006e6558) return true
+  const end = Math.min(bytes.length, 0x4000000) - 16
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
+  for (let i = 0; i <= end; i += 4) {
+    if (view.getUint32(i, true) === 4 && view.getUint32(i + 8, true) === 18 && view.getUint32(i + 12, true) === 0x006e6558) return true
   }
   return false
 }

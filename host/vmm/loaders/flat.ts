@@ -41,8 +41,8 @@ export interface EntryState {
 }
 
 export interface LoadedImage {
-  /** Pieces of guest memory in ascending order; an encrypted launch measures them page by page. */
-  pieces: { address: number; bytes: Uint8Array }[]
+  /** Pieces of guest memory in ascending order (`size`: with the zeros behind them); an encrypted launch measures them page by page. */
+  pieces: { address: number; bytes: Uint8Array; size?: number }[]
   entry: EntryState
 }
 
@@ -108,5 +108,5 @@ export function loadFlat(image: FlatImage, memory: number, cBit: bigint): Loaded
   }
 }
 
-const sort = (pieces: { address: number; bytes: Uint8Array }[]): { address: number; bytes: Uint8Array }[] =>
+const sort = (pieces: { address: number; bytes: Uint8Array; size?: number }[]): { address: number; bytes: Uint8Array }[] =>
   pieces.toSorted((a, b) => a.address - b.address)

@@ -69,9 +69,10 @@ function gdtPiece(table: readonly bigint[] = descriptors): Piece {
 }
 const gdt = { base: GDT, limit: descriptors.length * 8 - 1 }
 
-function commandLine(append: string): Piece {
+function commandLine(append: string, most = CMDLINE_MAX - 1): Piece {
   const bytes = new TextEncoder().encode(`${append}\0`)
-  if (bytes.length > CMDLINE_MAX) refuse(`command line of ${bytes.length} bytes: at most ${CMDLINE_MAX}`)
+  if (bytes.length - 1 > most) refuse(`command line of ${bytes.length - 1} bytes: at most ${most}`)
+  if (bytes.indexOf(0) !== bytes.length - 1) refuse('command line with a NUL character')
   return { address: CMDLINE, bytes }
 }
 
@@ -107,8 +108,10 @@ function loadBzImage({ kernel, initrd, append = '', memory, cpus }: KernelOption
   params.setUint16(0x224, 0xfe00, true)
   params.setUint32(0x228, CMDLINE, true)
   params.setBigUint64(0x70, BigInt(ACPI), true)
+  // cmdline_size, without the terminating zero; a kernel silently drops what is longer.
+  const most = Math.min(CMDLINE_MAX - 1, view.getUint32(0x238, true) || 255)
   const tables = long ? [gdtPiece(), ...pageTables(0n).slice(1)] : [gdtPiece(descriptors32)]
-  const pieces: Piece[] = [...tables, commandLine(append), { address, bytes: kernel.subarray(setup) }]
+  const pieces: Piece[] = [...tables, commandLine(append, most), { address, bytes: kernel.subarray(setup) }]
   if (!long) params.setUint32(0x214, address, true)
   if (initrd) {
     const limit = Math.min(low, view.getUint32(0x22c, true) + 1)
@@ -146,7 +149,7 @@ function elfPieces(elf: Elf, memory: number): { pieces: Piece[]; end: number } {
         )
       }
       end = Math.max(end, address + size)
-      return { address, bytes }
+      return { address, bytes, size }
     })
   if (pieces.length === 0) refuse('no loadable segment')
   return { pieces, end }
@@ -162,7 +165,9 @@ function loadPvh({ kernel, initrd, append = '', memory, cpus }: KernelOptions): 
   const note = elf.notes.find((n) => n.name === 'Xen' && n.type === 18)
   if (!note) return refuse('ELF without a PVH note (XEN_ELFNOTE_PHYS32_ENTRY)')
   if (note.description.length < 4) refuse(`PVH note of ${note.description.length} bytes: wants 4 or 8`)
-  const rip = new DataView(note.description.buffer, note.description.byteOffset).getUint32(0, true)
+  const words = new DataView(note.description.buffer, note.description.byteOffset, note.description.length)
+  const rip = words.getUint32(0, true)
+  if (words.byteLength >= 8 && words.getUint32(4, true) !== 0) refuse('PVH entry lies above 4 GiB: it is entered in 32-bit mode')
   const { pieces, end } = elfPieces(elf, memory)
   checkEntry(rip, elf, 'PVH entry')
   const map = memoryMap(memory)
@@ -238,8 +243,8 @@ function loadMultiboot({ kernel, initrd, append = '', memory, cpus }: KernelOpti
   view.setUint32(8, (low - MIB) / 1024, true)
   view.setUint32(16, CMDLINE, true)
   if (initrd) {
-    const piece = { address: Math.ceil(end / 4096) * 4096, bytes: initrd }
-    if (piece.address + initrd.length > low) refuse(`module of ${initrd.length} bytes does not fit above 0x${end.toString(16)}`)
+    const piece = { address: Math.ceil(Math.max(end, MIB) / 4096) * 4096, bytes: initrd }
+    if (piece.address + initrd.length > low) refuse(`module of ${initrd.length} bytes does not fit above 0x${piece.address.toString(16)}`)
     view.setUint32(20, 1, true)
     view.setUint32(24, MODULES, true)
     view.setUint32(at(MODULES), piece.address, true)
@@ -284,11 +289,13 @@ function loadMultiboot({ kernel, initrd, append = '', memory, cpus }: KernelOpti
 
 /** In the order of addresses; each in low memory, none on another (segments on each other, or on what the loader itself puts there). */
 function arrange(pieces: readonly Piece[], memory: number): Piece[] {
-  const sorted = pieces.filter((p) => p.bytes.length > 0).toSorted((a, b) => a.address - b.address)
+  const sizeOf = ({ bytes, size = bytes.length }: Piece): number => size
+  const sorted = pieces.filter((p) => sizeOf(p) > 0).toSorted((a, b) => a.address - b.address)
   const hex = (n: number): string => `0x${n.toString(16)}`
   const { low } = splitMemory(memory)
-  for (const [i, { address, bytes }] of sorted.entries()) {
-    const end = address + bytes.length
+  for (const [i, piece] of sorted.entries()) {
+    const { address } = piece
+    const end = address + sizeOf(piece)
     const next = sorted[i + 1]
     if (end > low) refuse(`what is loaded at ${hex(address)} ends at ${hex(end)}, there are ${hex(low)} bytes below 4 GiB`)
     if (next && end > next.address)
@@ -296,7 +303,7 @@ function arrange(pieces: readonly Piece[], memory: number): Piece[] {
         `what is loaded at ${hex(address)} ends at ${hex(end)}, on what is loaded at ${hex(next.address)} (segments, or tables of the loader)`,
       )
   }
-  return sorted
+  return sorted.filter((p) => p.bytes.length > 0)
 }
 
 /** A kernel ready to be entered. Throws CloisterError('kernel') with the rule that the file breaks. */
@@ -312,6 +319,8 @@ export function loadKernel(options: KernelOptions): LoadedImage {
     case 'multiboot':
       return loadMultiboot(options)
     case 'elf':
+      // The note may lie where the file is cut off: then that is what is wrong.
+      parseElf(options.kernel)
       return refuse('ELF without a PVH note (XEN_ELFNOTE_PHYS32_ENTRY) or Multiboot header')
     case 'gzip':
       return refuse('a gzip file; unpack it first')
