@@ -1,6 +1,6 @@
 /**
  * A host that flips one bit of an SEV-ES guest's private memory: it sees only ciphertext, and what it writes decrypts
- * to noise. `node build/examples/03-hostile-host.js FIRMWARE-OR-NOTHING`
+ * to noise. `node build/examples/03-hostile-host.js`
  */
 import { readFileSync } from 'node:fs'
 import { Machine } from 'cloister/vmm'

@@ -119,8 +119,10 @@ export function size(name: string, value: string | undefined): number | undefine
 /** Hexadecimal with or without 0x. */
 export function hex(name: string, value: string | undefined): bigint | undefined {
   if (value === undefined) return undefined
-  const m = /^(?:0x)?([0-9a-f]{1,16})$/i.exec(value)
-  return m === null ? usage(`--${name}: '${value}' is not a hexadecimal number`) : BigInt(`0x${m[1]}`)
+  const m = /^(?:0x)?([0-9a-f]+)$/i.exec(value)
+  if (m === null) return usage(`--${name}: '${value}' is not a hexadecimal number`)
+  const n = BigInt(`0x${m[1]}`)
+  return n >> 64n === 0n ? n : usage(`--${name}: '${value}' has more than 64 bits`)
 }
 
 /** An address: 0x and hexadecimal digits, or decimal ones. */

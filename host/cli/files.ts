@@ -18,25 +18,26 @@ function why(error: unknown): string {
   return known[code ?? ''] ?? code ?? String(error)
 }
 
-/** The bytes of a file given as `--option FILE`. */
-export function readInput(option: string, path: string): Uint8Array<ArrayBuffer> {
+/** The bytes of a file; `name` is what gave it, `--option` or a word of the usage line. */
+export function readInput(name: string, path: string): Uint8Array<ArrayBuffer> {
   try {
     const stat = statSync(path)
-    if (stat.isDirectory()) return usage(`--${option} ${path}: is a directory`)
-    if (!stat.isFile() && !stat.isFIFO()) return usage(`--${option} ${path}: is not a file`)
-    if (stat.isFile() && stat.size === 0) return usage(`--${option} ${path}: is empty`)
-    if (stat.size > 1024 * 1024 * 1024) return usage(`--${option} ${path}: too large`)
+    if (stat.isDirectory()) return usage(`${name} ${path}: is a directory`)
+    if (!stat.isFile() && !stat.isFIFO()) return usage(`${name} ${path}: is not a file`)
+    if (stat.isFile() && stat.size === 0) return usage(`${name} ${path}: is empty`)
+    if (stat.size > 1024 * 1024 * 1024) return usage(`${name} ${path}: too large`)
     return new Uint8Array(readFileSync(path))
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === undefined) throw error
-    return usage(`--${option} ${path}: ${why(error)}`)
+    return usage(`${name} ${path}: ${why(error)}`)
   }
 }
 
-export function writeOutput(option: string, path: string, text: string): void {
+export function writeOutput(name: string, path: string, text: string): void {
   try {
     writeFileSync(path, text)
   } catch (error) {
-    usage(`--${option} ${path}: ${why(error)}`)
+    const code = (error as NodeJS.ErrnoException).code
+    usage(`${name} ${path}: ${code === 'ENOENT' || code === 'ENOTDIR' ? 'no such directory' : why(error)}`)
   }
 }

@@ -18,7 +18,7 @@ export function generalHelp(commands: readonly Command[], toCome: Readonly<Recor
 }
 
 export function commandHelp(command: Command): string {
-  const positionals = command.positionals === undefined ? '' : ` ${command.positionals}`
+  const positionals = command.positionals ? ` ${command.positionals}` : ''
   let text = `usage: cloister ${command.name}${positionals} [OPTION…]\n\n${command.summary}\n`
   const here = command.options.filter((o) => o.toCome === undefined)
   if (here.length > 0) text += '\noptions:\n'

@@ -34,6 +34,8 @@ function given<T extends object>(values: T): { [K in keyof T]?: Exclude<T[K], un
 
 export function readGuestOptions(values: Values): MachineOptions {
   const type = choice('type', values.text('type'), machineTypes, 'default')
+  if (type === 'default')
+    for (const name of ['policy', 'guest-features']) if (values.has(name)) usage(`--${name} is for confidential guests: give --type`)
   const linux = values.text('linux')
   const firmware = values.text('firmware')
   const kernel = values.text('kernel')
@@ -45,9 +47,9 @@ export function readGuestOptions(values: Values): MachineOptions {
       vcpuType: values.text('vcpu-type'),
       guestFeatures: hex('guest-features', values.text('guest-features')),
       linux: linux === undefined ? undefined : choice('linux', linux, ['6.12', '7.3'] as const, '7.3'),
-      firmware: firmware === undefined ? undefined : readInput('firmware', firmware),
-      kernel: kernel === undefined ? undefined : readInput('kernel', kernel),
-      initrd: initrd === undefined ? undefined : readInput('initrd', initrd),
+      firmware: firmware === undefined ? undefined : readInput('--firmware', firmware),
+      kernel: kernel === undefined ? undefined : readInput('--kernel', kernel),
+      initrd: initrd === undefined ? undefined : readInput('--initrd', initrd),
       append: values.text('append'),
     }),
   }
@@ -67,7 +69,7 @@ export function readImageOptions(values: Values): Pick<MachineOptions, 'image'> 
   )
   const load = address('load', values.text('load')) ?? usage('--image wants --load ADDR')
   const entry = address('entry', values.text('entry')) ?? load
-  return { image: { bytes: readInput('image', path), load, entry, mode } }
+  return { image: { bytes: readInput('--image', path), load, entry, mode } }
 }
 
 export function readSizes(values: Values): Pick<MachineOptions, 'memory' | 'smp' | 'cpu'> {

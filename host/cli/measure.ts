@@ -31,9 +31,10 @@ const legacyOf: Partial<Record<MachineType, MachineType>> = { sev: 'sev-legacy',
 function readOptions(values: Values): MachineOptions {
   const options: MachineOptions = { ...readGuestOptions(values), ...readImageOptions(values), memory: MEMORY }
   const vcpus = count('vcpus', values.text('vcpus'))
+  if (vcpus === 0) usage('--vcpus: a guest has at least one')
   if (vcpus !== undefined) options.smp = vcpus
   const type = options.type ?? 'default'
-  if (type === 'default') usage('--type: an ordinary VM is not measured; one of sev, sev-es')
+  if (type === 'default') usage('--type: an ordinary VM is not measured; one of sev, sev-es, sev-legacy, sev-es-legacy')
   if (values.has('legacy'))
     options.type = legacyOf[type] ?? (type.endsWith('-legacy') ? type : usage(`--legacy: VM type '${type}' has no legacy init command`))
   return options

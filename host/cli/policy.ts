@@ -40,6 +40,7 @@ export const policy: Command = {
     { name: 'json', help: 'as JSON' },
   ],
   run: (values) => {
+    if (values.has('diff') && values.has('explain')) usage('--diff and --explain exclude each other')
     if (values.has('diff')) return diff(values)
     if (values.positionals.length > 0) usage(`unexpected argument '${values.positionals[0]}'`)
     return values.has('explain') ? explain(values) : list(values)
@@ -52,16 +53,16 @@ function outcome({ expect, sees }: (typeof CONDITIONS)[number]): string {
   return sees.length === 0 ? said : `${said}; then ${sees.map((s) => (s.startsWith('=>') ? `its bytes ${s}` : s)).join(', ')}`
 }
 
-export function profileName(name: string): ProfileSource {
+export function profileName(name: string, option = 'profile'): ProfileSource {
   if ((PROFILES as readonly string[]).includes(name)) return name
   if (/[./]/.test(name)) return profileFile(name)
-  return usage(`--profile: unknown profile '${name}'${suggestion(name, PROFILES)}; one of ${PROFILES.join(', ')}`)
+  return usage(`--${option}: unknown profile '${name}'${suggestion(name, PROFILES)}; one of ${PROFILES.join(', ')}`)
 }
 
 /** A profile of the user's own, as JSON. */
 function profileFile(path: string): ProfileSource {
   try {
-    return parseProfile(new TextDecoder().decode(readInput('profile', path)))
+    return parseProfile(new TextDecoder().decode(readInput('--profile', path)))
   } catch (error) {
     if (error instanceof CloisterError && error.code === 'profile') return usage(`--profile ${path}: ${error.message}`)
     throw error
@@ -119,7 +120,7 @@ function list(values: Values): number {
 function side(spec: string, values: Values): PolicyLine[] {
   const kernel = /^linux:(.*)$/.exec(spec)?.[1]
   if (kernel !== undefined) return policyLines(profileName(values.text('profile') ?? 'upstream'), choice('diff', kernel, LINUXES, '7.3'))
-  return policyLines(profileName(spec), choice('linux', values.text('linux'), LINUXES, '7.3'))
+  return policyLines(profileName(spec, 'diff'), choice('linux', values.text('linux'), LINUXES, '7.3'))
 }
 
 function diff(values: Values): number {

@@ -27,7 +27,7 @@ Guests are not executed: KVM_RUN is checked up to the entry. What strace does no
 Status 0: every call is answered alike; 1: some are not.`,
   run: async (values) => {
     const path = values.positionals[0] ?? usage('replay wants a log file')
-    const text = new TextDecoder().decode(readInput('log', path))
+    const text = new TextDecoder().decode(readInput('LOG', path))
     const profile = values.text('profile')
     const report = await replayLog(text, {
       ...(values.has('type') ? { type: choice('type', values.text('type'), POLICY_TYPES, 'default') } : {}),

@@ -24,7 +24,11 @@ export const run: Command = {
     { name: 'trace-file', value: 'FILE', help: 'trace into a file instead of stderr' },
     { name: 'seed', value: 'N', help: 'seed of every random number (default 0)' },
     { name: 'jit', value: 'on|off', help: 'accepted; there is no JIT yet, both interpret' },
-    { name: 'firmware-less', help: 'launch a kernel without firmware', toCome: 'it comes with direct kernel boot' },
+    {
+      name: 'firmware-less',
+      help: 'launch a kernel without firmware',
+      toCome: 'a confidential guest boots its kernel through firmware in this version',
+    },
     { name: 'real-time', help: 'tie virtual time to the wall clock', toCome: 'virtual time is the instruction count in this version' },
   ],
   notes: `
@@ -46,7 +50,7 @@ function openTrace(values: Values): Pick<MachineOptions, 'trace' | 'traceKinds'>
     return found ?? usage(`--trace: unknown kind '${kind}'${suggestion(kind, traceKindNames)}; any of ${traceKindNames.join(', ')}`)
   })
   if (path === undefined) return { traceKinds, trace: (line) => void process.stderr.write(`${line}\n`), close: () => {} }
-  writeOutput('trace-file', path, '')
+  writeOutput('--trace-file', path, '')
   const file = openSync(path, 'a')
   let buffer: string[] = []
   const flush = () => {
@@ -91,7 +95,7 @@ async function runGuest(values: Values): Promise<number> {
   choice('jit', values.text('jit'), ['on', 'off'] as const, 'on')
   const reportPath = values.text('report')
   // Told before the run, not after it.
-  if (reportPath !== undefined) writeOutput('report', reportPath, '')
+  if (reportPath !== undefined) writeOutput('--report', reportPath, '')
   const trace = openTrace(values)
   if (trace.trace !== undefined) options.trace = trace.trace
   if (trace.traceKinds !== undefined) options.traceKinds = trace.traceKinds
@@ -120,7 +124,7 @@ async function runGuest(values: Values): Promise<number> {
   try {
     machine.launch()
     const result = await machine.run({ signal: abort.signal })
-    if (reportPath !== undefined) writeOutput('report', reportPath, json(result.report))
+    if (reportPath !== undefined) writeOutput('--report', reportPath, json(result.report))
     const line = verdict(result)
     if (line !== null && !quiet) complain(line)
     return result.status

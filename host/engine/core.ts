@@ -41,10 +41,13 @@ async function compile(source: WasmSource): Promise<WebAssembly.Module> {
 
 /** `memory` is the budget in bytes for everything one `openKvm` holds (4 GiB at most). */
 export async function loadCore(options: { wasm?: WasmSource; memory?: number } = {}): Promise<Core> {
-  const limit = Math.min(MAXIMUM_PAGES, Math.ceil((options.memory ?? MAXIMUM_PAGES * PAGE) / PAGE))
+  const limit = Math.ceil((options.memory ?? MAXIMUM_PAGES * PAGE) / PAGE)
   const initial = Math.ceil(HEAP / PAGE) + 1
-  if (!(limit >= initial)) throw new CloisterError('ERR_MEMORY', `memory must be at least ${initial * PAGE} bytes`)
-  const module = await compile(options.wasm ?? new URL('../core.wasm', import.meta.url))
+  if (!(limit >= initial && limit <= MAXIMUM_PAGES))
+    throw new CloisterError('ERR_MEMORY', `memory ${options.memory}: must be ${initial * PAGE} to ${MAXIMUM_PAGES * PAGE} bytes`)
+  const module = await compile(options.wasm ?? new URL('../core.wasm', import.meta.url)).catch((error: unknown) => {
+    throw error instanceof CloisterError ? error : new CloisterError('ERR_WASM', `cannot load the core: ${String(error)}`, { cause: error })
+  })
   const memory = new WebAssembly.Memory({ initial, maximum: MAXIMUM_PAGES, shared: true })
   const { instance } = await instantiate(module, { env: { memory, abort } })
   const raw = instance.exports as unknown as Record<string, unknown>

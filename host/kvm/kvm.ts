@@ -10,6 +10,7 @@ import { EventFd } from './eventfd.ts'
 import { GuestMemfd } from './guest-memfd.ts'
 import { type Host, type IoctlArgument, Kernel } from './kernel.ts'
 import type { Mapping } from './mapping.ts'
+import { capNumber } from './names.ts'
 import { SevFd } from './sev.ts'
 import { SystemFd } from './system.ts'
 import { VcpuFd } from './vcpu.ts'
@@ -38,6 +39,8 @@ export interface KvmOptions {
 /** Opens the modelled machine's /dev/kvm (and, on an AMD host, /dev/sev). */
 export async function openKvm(options: KvmOptions = {}): Promise<Kvm> {
   const { host = 'amd', profile = 'upstream', linux = '7.3', seed = 0 } = options
+  if (typeof seed !== 'bigint' && !Number.isSafeInteger(seed))
+    throw new CloisterError('ERR_ARGUMENT', `seed must be a whole number, not ${String(seed)}`)
   if (host !== 'amd' && host !== 'intel') throw new CloisterError('ERR_ARGUMENT', `host must be amd or intel, not ${String(host)}`)
   if (typeof profile === 'string' && !PROFILES.includes(profile))
     throw new CloisterError('ERR_ARGUMENT', `profile must be one of ${PROFILES.join(', ')}, not ${String(profile)}`)
@@ -191,7 +194,7 @@ export class Kvm {
 
   /** KVM_CHECK_EXTENSION on /dev/kvm. */
   checkExtension(cap: number | keyof typeof CAP): number {
-    return this.check(this.ioctl(this.#fd, REQUEST.KVM_CHECK_EXTENSION, typeof cap === 'string' ? CAP[cap] : cap))
+    return this.check(this.ioctl(this.#fd, REQUEST.KVM_CHECK_EXTENSION, capNumber(cap)))
   }
 
   /** KVM_GET_SUPPORTED_CPUID: defaults, not a mask of what is possible. */

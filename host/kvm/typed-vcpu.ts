@@ -1,10 +1,12 @@
 /** Typed wrappers of vCPU ioctls, and the two forms of running. */
 import { type CpuidEntry, decodeCpuid, encodeCpuid } from '../cpuid/entries.ts'
+import { CloisterError } from '../errors.ts'
 import { ERRNO, EXIT, REQUEST } from '../generated/kvm-abi.ts'
 import { RUN } from '../generated/kvm.ts'
 import { decodeExit, type Exit } from './exits.ts'
 import type { Kvm } from './kvm.ts'
 import type { Mapping } from './mapping.ts'
+import { requestCode } from './names.ts'
 import { RunNotes } from './run-notes.ts'
 import { decodeSregs, encodeSregs, REG_NAMES, type Regs, type Sregs } from './registers.ts'
 import type { Vm } from './typed-vm.ts'
@@ -51,7 +53,7 @@ export class Vcpu {
 
   /** Any request by name; throws KvmError. */
   ioctl(name: keyof typeof REQUEST, arg?: Uint8Array | number | bigint): number {
-    return this.kvm.check(this.kvm.ioctl(this.fd, REQUEST[name], arg))
+    return this.kvm.check(this.kvm.ioctl(this.fd, requestCode(name), arg))
   }
 
   /**
@@ -59,7 +61,9 @@ export class Vcpu {
    * -EFAULT with a memory fault is KVM_EXIT_MEMORY_FAULT; any other errno throws.
    */
   run(options: { maxInstructions?: number | bigint } = {}): Exit {
-    const result = this.runRaw(options.maxInstructions === undefined ? Number.POSITIVE_INFINITY : Number(options.maxInstructions))
+    const most = options.maxInstructions === undefined ? Number.POSITIVE_INFINITY : Number(options.maxInstructions)
+    if (!(most >= 0)) throw new CloisterError('ERR_ARGUMENT', `maxInstructions ${String(options.maxInstructions)}: must not be negative`)
+    const result = this.runRaw(most)
     if (result < 0) {
       if (result === -ERRNO.EINTR) return { reason: 'KVM_EXIT_INTR' }
       const fault = result === -ERRNO.EFAULT || result === -ERRNO.EHWPOISON

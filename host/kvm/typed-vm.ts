@@ -4,6 +4,7 @@ import { sevRootCertificates } from '../firmware/psp/roots.ts'
 import { CAP, REQUEST, SEV_COMMAND } from '../generated/kvm-abi.ts'
 import { SEV_SIZE } from '../generated/psp.ts'
 import type { Kvm, VmType } from './kvm.ts'
+import { capNumber, requestCode } from './names.ts'
 import { Vcpu } from './typed-vcpu.ts'
 import type { VcpuFd } from './vcpu.ts'
 import type { VmFd } from './vm.ts'
@@ -80,11 +81,11 @@ export class Vm {
 
   /** Any request by name; throws KvmError. */
   ioctl(name: keyof typeof REQUEST, arg?: Uint8Array | number | bigint): number {
-    return this.kvm.check(this.kvm.ioctl(this.fd, REQUEST[name], arg))
+    return this.kvm.check(this.kvm.ioctl(this.fd, requestCode(name), arg))
   }
 
   checkExtension(cap: number | keyof typeof CAP): number {
-    return this.ioctl('KVM_CHECK_EXTENSION', typeof cap === 'string' ? CAP[cap] : cap)
+    return this.ioctl('KVM_CHECK_EXTENSION', capNumber(cap))
   }
 
   createVcpu(id: number): Vcpu {

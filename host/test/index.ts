@@ -77,6 +77,7 @@ export function expectServed<T>(kvm: Kvm, call: () => T): T {
 
 /** What the policy table says an ioctl answers: `ok`, `ok-zeros`, …, or an errno name. */
 export function expectedAnswer(ioctl: string, type: VmType, phase: PolicyPhase, options: { profile?: string; linux?: Linux } = {}): string {
+  if (phase !== 'before' && phase !== 'after') throw new RangeError(`no phase ${String(phase)}: before or after`)
   const row = policyTable(options.profile ?? 'upstream', options.linux ?? '7.3').get(ioctl)
   const rule = row?.rules[POLICY_TYPES.indexOf(type as PolicyType)]?.[phase === 'before' ? 0 : 1]
   if (rule === undefined) throw new RangeError(`no row for ${ioctl} and VM type ${type}`)

@@ -143,6 +143,13 @@ export function checkOptions(options: MachineOptions): Checked {
       'unsupported-type',
       `VM type '${type}' cannot be launched yet: this version launches ${machineTypes.filter((t) => t !== 'snp' && t !== 'tdx').join(', ')}`,
     )
+  for (const [name, bytes] of [
+    ['firmware', options.firmware],
+    ['kernel', options.kernel],
+    ['initrd', options.initrd],
+    ['image', options.image?.bytes ?? options.image],
+  ] as const)
+    if (bytes !== undefined && !(bytes instanceof Uint8Array)) refuse(name, `${name}: wants the file's bytes, a Uint8Array`)
   const memory = options.memory ?? 256 * MiB
   if (!Number.isSafeInteger(memory) || memory <= 0) refuse('memory', `memory ${memory}: must be a positive number of bytes`)
   if (memory < MiB) refuse('memory', `memory ${memory}: a machine has at least 1 MiB`)
@@ -179,7 +186,12 @@ export function checkOptions(options: MachineOptions): Checked {
   if (options.image && !imageModes.includes(options.image.mode)) {
     refuse('mode', `unknown image mode '${String(options.image.mode)}': one of ${imageModes.join(', ')}`)
   }
+  for (const kind of options.traceKinds ?? [])
+    if (!traceKindNames.includes(kind)) refuse('trace', `unknown trace kind '${String(kind)}': any of ${traceKindNames.join(', ')}`)
+  if (options.seed !== undefined && typeof options.seed !== 'bigint' && !Number.isSafeInteger(options.seed))
+    refuse('seed', `seed ${String(options.seed)}: must be a whole number`)
   const cpu = options.cpu ?? 'default'
+  if (typeof cpu !== 'string') refuse('cpu', `cpu ${String(cpu)}: wants the name of a model`)
   const { model } = parseCpu(cpu)
   if (options.vcpuType !== undefined) vcpuSignature(options.vcpuType)
   const vcpuType = options.vcpuType ?? (model === 'default' ? undefined : model)

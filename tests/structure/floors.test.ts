@@ -37,6 +37,7 @@ const EXITS: Readonly<Record<string, string>> = {
   'assembly/execute/boundary.ts': 'interrupts and events between instructions',
   'assembly/execute/identify.ts': 'CPUID, RDTSC, RDMSR, WRMSR',
   'assembly/execute/io.ts': 'port I/O, HLT',
+  'assembly/execute/repeat.ts': 'breakpoints of KVM_SET_GUEST_DEBUG',
   'assembly/execute/return.ts': 'breakpoints of KVM_SET_GUEST_DEBUG',
   'assembly/execute/system.ts': 'CR8, RSM, PAUSE, WBINVD, INT3',
   'assembly/execute/vmgexit.ts': 'VMGEXIT, VMMCALL',
