@@ -83,6 +83,25 @@ test('single steps', () => {
   assert.is(m.reg(1), 0n)
 })
 
+test('KVM_GUESTDBG_SINGLESTEP stops behind each iteration', () => {
+  const g = new Guest()
+  g.write(0x1000, [0xb9, 3, 0, 0xf3, 0xaa, 0xf4]) // mov cx,3; rep stosb; hlt
+  g.enter(0x1000)
+  g.core.view.setUint32(g.s + L.VCPU_KVM + L.VKVM_GUEST_DEBUG, 3, true)
+  const seen: [number, number][] = []
+  for (let i = 0; i < 4; i++) {
+    assert.is(g.run(), 0)
+    assert.is(g.reason(), 4) // KVM_EXIT_DEBUG
+    seen.push([g.rip(), Number(g.reg(1))])
+  }
+  assert.equal(seen, [
+    [0x1003, 3],
+    [0x1003, 2],
+    [0x1003, 1],
+    [0x1005, 0],
+  ])
+})
+
 test('RF lasts as long as the repetition: an instruction breakpoint on it hits once', () => {
   const m = new Machine('long')
   m.idt(1, gate(KCODE64, HANDLER, 0x8e))
