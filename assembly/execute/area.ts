@@ -1,5 +1,5 @@
 /**
- * Operands of several words: x87 environments and states (14, 28, 94, 108 bytes) and FXSAVE images (512), cut as Zen 4
+ * Operands of several words: x87 environments and states (14, 28, 94, 108 bytes) FXSAVE images (512) and XSAVE's beginning (576), cut as Zen 4
  * cuts them where they go round at the end of the address size; ten-byte numbers; the plain areas of XSAVE. Owns MOVED.
  */
 import { CPU_MODE, EXC_AC, EXC_GP, EXC_SS, LEAVE_NEXT, MODE_CS64, MODE_CS_MASK, OP_SEG, SEG_SS } from '../generated/layout'
@@ -11,6 +11,8 @@ import { addressMask, effectiveOffset, segmentAddress } from './operands'
 import { left, stored } from './sse-operands'
 
 const IMAGE: u32 = 512
+/** IMAGE and the header of XSAVE. */
+export const STATE: u32 = 576
 /** Bytes that a readOperand which failed had read. */
 export let MOVED: u32 = 0
 
@@ -81,6 +83,19 @@ export function beginImage(s: usize, op: usize, write: bool): u64 {
   return va
 }
 
+/** As beginEnvironment for the legacy region and the header of XSAVE and XRSTOR, of which the latter touches the header. */
+export function beginState(s: usize, op: usize, write: bool): u64 {
+  const va = piece(s, op, 0, 4, write)
+  if (leaving(s)) return va
+  if ((va & 63) != 0) raiseError(s, EXC_GP, 0)
+  else if (touch(s, op, va, 4, write)) {
+    const size: u32 = write ? 1 : 4
+    const second = piece(s, op, write ? STATE - 1 : IMAGE, size, write)
+    if (!leaving(s)) touch(s, op, second, size, write)
+  }
+  return va
+}
+
 /** After begin...: `n` bytes of the operand to `to`. 0 or LEAVE. */
 export function readOperand(s: usize, op: usize, va: u64, to: usize, n: u32): u32 {
   MOVED = 0
@@ -100,9 +115,10 @@ export function writeOperand(s: usize, op: usize, va: u64, from: usize, used: u3
   if (!wraps(s, op, n)) return copyOut(s, op, va, from, used)
   let retired: u32 = 0
   for (let at: u32 = 0; at < used; at += pieceSize(n, at)) {
-    const to = piece(s, op, at, pieceSize(n, at), true)
+    const size = min<u32>(pieceSize(n, at), used - at)
+    const to = piece(s, op, at, size, true)
     if (leaving(s)) return left(s)
-    const leave = copyOut(s, op, to, from + at, pieceSize(n, at))
+    const leave = copyOut(s, op, to, from + at, size)
     if (!stored(leave)) return leave
     if (leave) retired = leave
   }
@@ -116,7 +132,7 @@ function areaAligned(s: usize, va: u64, n: u32): bool {
   return false
 }
 
-/** Copies `n` bytes from guest memory; an area of XSAVE. 0 or LEAVE. */
+/** Copies `n` bytes of a component of XSAVE from guest memory. 0 or LEAVE. */
 export function readArea(s: usize, op: usize, va: u64, to: usize, n: u32): u32 {
   if (!areaCanonical(s, op, va) || !areaAligned(s, va, n)) return left(s)
   return copyIn(s, op, va, to, n)

@@ -24,9 +24,9 @@ import {
 } from '../generated/layout'
 import { raise, raiseError } from '../cpu/exceptions'
 import { leaving } from '../memory/access'
-import { readArea, writeArea } from './area'
+import { beginState, readArea, readOperand, STATE, writeArea, writeOperand } from './area'
 import { buildX87, buildXmm, loadX87, loadXmm, mxcsrMask, xmmCount } from './fxsave'
-import { ea, eaWrite, operandSize } from './operands'
+import { operandSize } from './operands'
 import { left } from './sse-operands'
 import { setPkru } from './pkru'
 import { initX87 } from './x87-state'
@@ -60,9 +60,7 @@ function area(s: usize, op: usize, write: bool, privileged: bool): u64 {
     raise(s, EXC_NM)
     return 0
   }
-  const va = write ? eaWrite(s, op, HEADER + 64) : ea(s, op, HEADER + 64)
-  if (!leaving(s) && (va & 63) != 0) raiseError(s, EXC_GP, 0)
-  return va
+  return beginState(s, op, write)
 }
 
 function requested(s: usize, enabled: u64): u64 {
@@ -93,7 +91,7 @@ function save(s: usize, op: usize, va: u64, parts: u64, mxcsr: bool, header: u32
     if (failed) return failed
   }
   // One write keeps the instruction whole when a later page faults: what is not saved is read first.
-  const leave = readArea(s, op, va, p, HEADER + 16)
+  const leave = readOperand(s, op, va, p, STATE)
   if (leave) return leave
   const kept = load<u64>(p, 24)
   if ((parts & X87) != 0) buildX87(s, p, operandSize(op) == 8)
@@ -101,7 +99,7 @@ function save(s: usize, op: usize, va: u64, parts: u64, mxcsr: bool, header: u32
   if ((parts & SSE) != 0) buildXmm(s, p)
   store<u64>(p + HEADER, state)
   if (header == 16) store<u64>(p + HEADER, compaction, 8)
-  return writeArea(s, op, va, p, HEADER + header)
+  return writeOperand(s, op, va, p, HEADER + header, STATE)
 }
 
 export function xsave(s: usize, op: usize): u32 {
@@ -114,10 +112,10 @@ function standard(s: usize, op: usize, optimise: bool): u32 {
   const va = area(s, op, true, false)
   if (leaving(s)) return left(s)
   const p = s + VCPU_FPU
-  if (readArea(s, op, va + HEADER, p, 8)) return left(s)
+  if (readOperand(s, op, va, p, STATE)) return left(s)
   const mask = requested(s, load<u64>(s, CPU_XCR0))
   const used = inUse(s)
-  const state = (load<u64>(p) & ~mask) | (used & mask)
+  const state = (load<u64>(p, HEADER) & ~mask) | (used & mask)
   return save(s, op, va, optimise ? mask & used : mask, (mask & MXCSR_OWNERS) != 0, 8, state, 0)
 }
 export function xsavec(s: usize, op: usize): u32 {
@@ -147,7 +145,7 @@ function restore(s: usize, op: usize, supervisor: bool): u32 {
   const va = area(s, op, false, supervisor)
   if (leaving(s)) return left(s)
   const p = s + VCPU_FPU
-  if (readArea(s, op, va, p, HEADER + 64)) return left(s)
+  if (readOperand(s, op, va, p, STATE)) return left(s)
   const enabled = load<u64>(s, CPU_XCR0) | (supervisor ? load<u64>(s, CPU_XSS) : 0)
   const mask = requested(s, enabled)
   const state = load<u64>(p + HEADER)

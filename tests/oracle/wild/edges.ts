@@ -111,7 +111,14 @@ export const forms: readonly Form[] = [
   ]),
   ...['', '48 '].flatMap((p) => {
     const bits = p === '48 ' ? long : all
-    return [f('Fxsave', `${p}0fae m/0`, 512, 'm', bits), f('Fxrstor', `${p}0fae m/1`, 512, 'm', bits)]
+    return [
+      f('Fxsave', `${p}0fae m/0`, 512, 'm', bits),
+      f('Fxrstor', `${p}0fae m/1`, 512, 'm', bits),
+      f('Xsave', `${p}0fae m/4`, 576, 'm', bits),
+      f('Xrstor', `${p}0fae m/5`, 576, 'm', bits),
+      f('Xsaveopt', `${p}0fae m/6`, 576, 'm', bits),
+      f('Xsavec', `${p}0fc7 m/4`, 576, 'm', bits),
+    ]
   }),
   f('Fld', 'db m/5', 10),
   f('Fstp', 'db m/7', 10),
@@ -200,7 +207,7 @@ const longEdges: readonly bigint[] = [
 function deltas(r: Random, size: number): number[] {
   if (size <= 40) return Array.from({ length: size + 6 }, (_, i) => i - size - 3)
   const few = [...Array.from({ length: 12 }, () => r.below(size + 8) - size - 4), 0, -size, -16, -32, -1]
-  return size < 512 ? few : [...few, ...Array.from({ length: 34 }, (_, i) => i * 16 - 528)]
+  return size < 512 ? few : [...few, ...Array.from({ length: 38 }, (_, i) => i * 16 - 592)]
 }
 
 /** The edges of all forms, or `percent` of them, with registers and small choices by the seed. */
@@ -252,6 +259,11 @@ export function probeOne(r: Random, form: Form, bits: Bits, selector: number, ad
   gpr[4] = BigInt(DATA + 0x800 + 48 * r.below(32))
   const register = { m: 3, sp: 4, bp: 5, si: 6, di: 7 }[form.at]
   gpr[register] = BigInt.asUintN(bits === 64 ? 64 : 32, address)
+  // Components x87 and SSE.
+  if (form.name.startsWith('X')) {
+    gpr[0] = BigInt(r.below(4))
+    gpr[2] = 0n
+  }
   const segment = [0x2b, bits === 64 ? 0x33 : bits === 32 ? 0x23 : 0x07, 0x2b, 0x2b, 0, 0]
   if (bits === 16) {
     // Reachable with 16 bits: elsewhere than at the edge, the small segment.

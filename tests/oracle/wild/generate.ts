@@ -150,6 +150,10 @@ export function notCode(v: bigint): bigint {
   return low >= BigInt(CODE - 0x400) && low < BigInt(CODE_END + 0x400) ? v ^ 0x4000_0000n : v
 }
 
+/** AL indexes the table of XLAT. */
+const indexValue = (reg: number, gpr: BigUint64Array): bigint =>
+  RegisterExt.size(reg) === 1 ? (gpr[0] as bigint) & 0xffn : (gpr[RegisterExt.number(reg)] as bigint)
+
 const registerNumber = (reg: number): number => (reg === Register.None || RegisterExt.isIP(reg) ? -1 : RegisterExt.number(reg))
 
 function makeFx(r: Random, f: Floats): Uint8Array {
@@ -343,7 +347,7 @@ export class Generator {
         const width = RegisterExt.size(b === Register.None ? x : b)
         const displacement = BigInt.asUintN(64, instruction.memoryDisplacement)
         if (bn >= 0 && xn === bn) put(bn, width, BigInt.asUintN(width * 8, at - displacement) / (scale + 1n))
-        else if (bn >= 0) put(bn, width, BigInt.asUintN(64, at - displacement - (xn < 0 ? 0n : (gpr[xn] as bigint) * scale)))
+        else if (bn >= 0) put(bn, width, BigInt.asUintN(64, at - displacement - (xn < 0 ? 0n : indexValue(x, gpr) * scale)))
         else put(xn, width, BigInt.asUintN(width * 8, at - displacement) / scale)
       }
     }
@@ -488,7 +492,8 @@ function effective(
   const seg = baseOf(segmentNumber(instruction.memorySegment))
   if (RegisterExt.isIP(b)) return BigInt.asUintN(64, d + seg)
   const width = b !== Register.None ? RegisterExt.size(b) : x !== Register.None ? RegisterExt.size(x) : bits === 64 ? 8 : 4
-  const value = (reg: number): bigint => (reg === Register.None ? 0n : (gpr[RegisterExt.number(reg)] as bigint))
-  const at = BigInt.asUintN(width * 8, d + value(b) + value(x) * BigInt(instruction.memoryIndexScale))
+  const base = b === Register.None ? 0n : (gpr[RegisterExt.number(b)] as bigint)
+  const index = x === Register.None ? 0n : indexValue(x, gpr)
+  const at = BigInt.asUintN(width * 8, d + base + index * BigInt(instruction.memoryIndexScale))
   return BigInt.asUintN(bits === 64 ? 64 : 32, at + seg)
 }
