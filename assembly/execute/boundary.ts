@@ -5,6 +5,7 @@
 import { instructionBreakpoint, instructionRetired, takeTrap, trapDue } from '../cpu/debug'
 import { deliver } from '../cpu/exceptions'
 import { TF } from '../cpu/flags'
+import { windowOpened } from '../cpu/mode'
 import { lookup, quickLookup } from '../decode/cache'
 import { chained, H_PARTIAL_END } from '../generated/opcodes'
 import {
@@ -77,6 +78,8 @@ function clampBudget(s: usize): void {
 /** Looks the next block up, delivering fetch faults; 0 = stopped. Cuts it to one instruction for TF or a shadow. */
 function enter(s: usize): usize {
   if (trapDue(s) && !taken(s, takeTrap(s))) return 0
+  // Events come before the breakpoint and the faults of the next instruction (SDM vol 3, table 6-2).
+  if (atomic.load<u64>(s, CPU_BUDGET) <= load<u64>(s, CPU_ICOUNT) && !attend(s)) return 0
   let n = breakpointOrBlock(s)
   while (!n) {
     store<u32>(s, 0, CPU_LINK)
@@ -115,6 +118,16 @@ function fault(s: usize): bool {
   if (!taken(s, pollEvents(s))) return false
   clampBudget(s)
   return count + 1 < load<u64>(s, CPU_SLICE_END) || taken(s, STOP_BUDGET)
+}
+
+/** The budget is spent at a boundary: events and timers, and a new budget. False = stopped. */
+function attend(s: usize): bool {
+  if (!taken(s, pollEvents(s))) return false
+  clampBudget(s)
+  const count = load<u64>(s, CPU_ICOUNT)
+  if (load<u64>(s, CPU_BUDGET) > count) return true
+  store<u64>(s, count + 1, CPU_BUDGET)
+  return load<u64>(s, CPU_SLICE_END) > count || taken(s, STOP_BUDGET)
 }
 
 /** True if a delivery succeeded; else the stop is recorded. */
@@ -172,6 +185,10 @@ export function boundary(s: usize, b: usize, op: usize): usize {
   const step: u32 = b == s + VCPU_PARTIAL ? load<u32>(b, BLOCK_STEP) : 0
   if (leave == 0) {
     if (step) return stepped(s, step)
+    if (atomic.load<u64>(s, CPU_BUDGET) <= load<u64>(s, CPU_ICOUNT)) {
+      store<u32>(s, 0, CPU_LINK)
+      return enter(s)
+    }
     const n = lookup(s)
     const link = <usize>load<u32>(s, CPU_LINK)
     store<u32>(s, 0, CPU_LINK)
@@ -200,7 +217,10 @@ export function boundary(s: usize, b: usize, op: usize): usize {
   }
   if (leave == LEAVE_FAULT) {
     // A faulting instruction in an interrupt shadow is the one the shadow was for.
-    store<u32>(s, 0, CPU_INTERRUPT_SHADOW)
+    if (load<u32>(s, CPU_INTERRUPT_SHADOW)) {
+      store<u32>(s, 0, CPU_INTERRUPT_SHADOW)
+      windowOpened(s)
+    }
     return fault(s) ? enter(s) : 0
   }
   if (leave >= LEAVE_EXIT_RETRY) {
@@ -240,26 +260,9 @@ export function overBudget(s: usize, n: usize): usize {
     if (!n || load<u64>(s, CPU_ICOUNT) + <u64>load<u32>(n, BLOCK_COUNT) <= load<u64>(s, CPU_BUDGET)) return n
   }
   const count = load<u64>(s, CPU_ICOUNT)
-  let budget = load<u64>(s, CPU_BUDGET)
-  if (budget <= count) {
-    const stop = pollEvents(s)
-    if (stop) {
-      store<u32>(s, stop, CPU_STOP_REASON)
-      return 0
-    }
-    clampBudget(s)
-    budget = load<u64>(s, CPU_BUDGET)
-    if (budget <= count) {
-      if (load<u64>(s, CPU_SLICE_END) <= count) {
-        store<u32>(s, STOP_BUDGET, CPU_STOP_REASON)
-        return 0
-      }
-      store<u64>(s, count + 1, CPU_BUDGET)
-      budget = count + 1
-    }
-    // An interrupt may have been injected: look up again.
-    return enterWithin(s)
-  }
+  const budget = load<u64>(s, CPU_BUDGET)
+  // An interrupt may have been injected: look up again.
+  if (budget <= count) return attend(s) ? enterWithin(s) : 0
   return cut(s, n, u32(budget - count))
 }
 
