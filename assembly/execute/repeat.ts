@@ -27,7 +27,7 @@ const TF: u64 = 0x100
 /** What a repetition did before it was left early. Forgotten by whatever else ends this run of it. */
 export function takeRepeated(s: usize): u32 {
   const done = load<u32>(s, CPU_REPEATED)
-  store<u32>(s, 0, CPU_REPEATED)
+  if (done) store<u32>(s, 0, CPU_REPEATED)
   return done
 }
 

@@ -145,7 +145,7 @@ export function movs(s: usize, op: usize): u32 {
   if (count == 0) return LEAVE_NONE
   let si = getCounter(s, op, RSI)
   let di = getCounter(s, op, RDI)
-  const total = stretch(s, count, shift, done)
+  const total = count > 1 ? stretch(s, count, shift, done) : count
   let work = total
   while (work != 0) {
     let n: u64 = 0
@@ -183,7 +183,7 @@ export function movs(s: usize, op: usize): u32 {
       iterationDone(s)
     }
     if (code) return count != 0 && rep ? giveWayEarly(s, op, done + ((<u32>(total - work)) << shift)) : code
-    if (disturbed(s)) break
+    if (work != 0 && disturbed(s)) break
   }
   return count != 0 && rep ? giveWay(s, op) : LEAVE_NONE
 }
@@ -200,7 +200,7 @@ export function stos(s: usize, op: usize): u32 {
   const done: u32 = rep ? takeRepeated(s) : 0
   if (count == 0) return LEAVE_NONE
   let di = getCounter(s, op, RDI)
-  const total = stretch(s, count, shift, done)
+  const total = count > 1 ? stretch(s, count, shift, done) : count
   let work = total
   while (work != 0) {
     let n: u64 = 0
@@ -230,7 +230,7 @@ export function stos(s: usize, op: usize): u32 {
       iterationDone(s)
     }
     if (code) return count != 0 && rep ? giveWayEarly(s, op, done + ((<u32>(total - work)) << shift)) : code
-    if (disturbed(s)) break
+    if (work != 0 && disturbed(s)) break
   }
   return count != 0 && rep ? giveWay(s, op) : LEAVE_NONE
 }
@@ -243,7 +243,7 @@ export function lods(s: usize, op: usize): u32 {
   const rep = repeated(op)
   let count: u64 = rep ? getCounter(s, op, RCX) : 1
   if (count == 0) return LEAVE_NONE
-  let work = stretch(s, count, shift, 0)
+  let work = count > 1 ? stretch(s, count, shift, 0) : count
   while (work != 0) {
     const si = getCounter(s, op, RSI)
     const from = linear(s, segment, si, size, false)
@@ -261,7 +261,7 @@ export function lods(s: usize, op: usize): u32 {
       setCounter(s, op, RCX, count)
       iterationDone(s)
     }
-    if (disturbed(s)) break
+    if (work != 0 && disturbed(s)) break
   }
   return count != 0 && rep ? giveWay(s, op) : LEAVE_NONE
 }
@@ -288,7 +288,7 @@ export function scas(s: usize, op: usize): u32 {
   let count: u64 = rep ? getCounter(s, op, RCX) : 1
   if (count == 0) return LEAVE_NONE
   let di = getCounter(s, op, RDI)
-  let work = stretch(s, count, shift, 0)
+  let work = count > 1 ? stretch(s, count, shift, 0) : count
   let last: u64 = 0
   let any = false
   while (work != 0) {
@@ -344,7 +344,7 @@ export function cmps(s: usize, op: usize): u32 {
   if (count == 0) return LEAVE_NONE
   let si = getCounter(s, op, RSI)
   let di = getCounter(s, op, RDI)
-  let work = stretch(s, count, shift, 0)
+  let work = count > 1 ? stretch(s, count, shift, 0) : count
   let lastA: u64 = 0
   let lastB: u64 = 0
   let any = false
