@@ -97,6 +97,11 @@ test('a PVH entry above 4 GiB', () => {
   refused(/PVH entry lies above 4 GiB/, far)
 })
 
+test('a bzImage whose last paragraph is short', () => {
+  loadKernel({ kernel: bzImage().subarray(0, 0x7f8), memory: 16 * MiB, cpus: 1 })
+  refused(/truncated/, bzImage().subarray(0, 0x7f0))
+})
+
 test('a command line that the kernel would cut', () => {
   const kernel = bzImage()
   new DataView(kernel.buffer).setUint32(0x238, 2047, true)

@@ -93,7 +93,8 @@ function loadBzImage({ kernel, initrd, append = '', memory, cpus }: KernelOption
   const long = (view.getUint16(0x236, true) & 1) !== 0
   const setup = ((kernel[0x1f1] || 4) + 1) * 512
   const size = view.getUint32(0x1f4, true) * 16
-  if (setup + size > kernel.length) refuse(`truncated: the header says ${setup + size} bytes, the file has ${kernel.length}`)
+  // syssize counts paragraphs: the last one may be cut short (memtest86+).
+  if (setup + size > kernel.length + 15) refuse(`truncated: the header says ${setup + size} bytes, the file has ${kernel.length}`)
   const address = Number(view.getBigUint64(0x258, true))
   const initSize = view.getUint32(0x260, true)
   const { low } = splitMemory(memory)
