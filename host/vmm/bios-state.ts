@@ -1,6 +1,6 @@
 /**
  * What a PC BIOS leaves behind for a Multiboot guest that goes back to real mode (kvm-unit-tests' realmode): interrupt
- * vectors that return, the 8259s at 0x08 and 0x70 with SeaBIOS's masks, the 8254 ticking at 18.2 Hz.
+ * vectors that return, its data area (Xen looks there for the end of low memory), the 8259s at 0x08 and 0x70 with SeaBIOS's masks, the 8254 ticking at 18.2 Hz.
  */
 import type { Vm } from '../index.ts'
 import type { LoadedImage } from './loaders/flat.ts'
@@ -11,6 +11,8 @@ const TIMER = 0xfea5
 const BIOS = 0xf0000
 const SELECTOR = 0xf000
 const TIMER_VECTOR = 8
+/** Extended BIOS data area: the last KiB below 640 KiB. */
+export const EBDA = 0x9fc00
 
 export function biosVectors(): LoadedImage['pieces'] {
   const table = new Uint8Array(0x400)
@@ -19,8 +21,16 @@ export function biosVectors(): LoadedImage['pieces'] {
     view.setUint16(v * 4, v === TIMER_VECTOR ? TIMER : DUMMY, true)
     view.setUint16(v * 4 + 2, SELECTOR, true)
   }
+  // BIOS data area: COM1, EBDA segment, KiB of base memory. The EBDA begins with its size in KiB.
+  const area = new Uint8Array(0x100)
+  const words = new DataView(area.buffer)
+  words.setUint16(0x00, 0x3f8, true)
+  words.setUint16(0x0e, EBDA >> 4, true)
+  words.setUint16(0x13, EBDA >> 10, true)
   return [
     { address: 0, bytes: table },
+    { address: 0x400, bytes: area },
+    { address: EBDA, bytes: Uint8Array.of(1) },
     // push ax; mov al, 0x20; out 0x20, al; pop ax; iret
     { address: BIOS + TIMER, bytes: Uint8Array.of(0x50, 0xb0, 0x20, 0xe6, 0x20, 0x58, 0xcf) },
     { address: BIOS + DUMMY, bytes: Uint8Array.of(0xcf) },

@@ -85,6 +85,15 @@ test('a kernel in low memory leaves room for its module', () => {
   assert.is(module?.address, MiB)
 })
 
+test('a Multiboot kernel finds the BIOS data area', () => {
+  const { pieces } = loadKernel({ kernel: multiboot(), memory: 16 * MiB, cpus: 1 })
+  const area = pieces.find((p) => p.address === 0x400)?.bytes
+  assert.ok(area)
+  const words = new DataView(area.buffer, area.byteOffset)
+  assert.is(words.getUint16(0x0e, true), 0x9fc0, 'segment of the EBDA')
+  assert.is(words.getUint16(0x13, true), 639, 'KiB of base memory')
+})
+
 test('zeros behind a segment are its memory too', () => {
   const wide = multiboot({ address: 0x8000 })
   new DataView(wide.buffer).setUint32(52 + 20, 0x90000, true)

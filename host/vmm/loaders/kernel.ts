@@ -3,7 +3,7 @@
  * ELF with a PVH note (Xen docs/misc/pvh.pandoc) and Multiboot 1 ELF32 (Multiboot specification 0.6.96).
  */
 import { CloisterError } from '../../errors.ts'
-import { biosVectors } from '../bios-state.ts'
+import { biosVectors, EBDA } from '../bios-state.ts'
 import { FOUR_GIB, splitMemory } from '../memory.ts'
 import { placeAcpi } from './acpi.ts'
 import { detect, multibootHeader } from './detect.ts'
@@ -26,7 +26,6 @@ const MODULES = 0x91800
 const CMDLINE = 0x92000
 const CMDLINE_MAX = 0x1000
 const GDT = 0x500
-const EBDA = 0x9fc00
 /** The RSDP and the tables after it. */
 export const ACPI_PLACE = 0xe0000
 const ACPI = ACPI_PLACE
