@@ -1,6 +1,6 @@
 /**
- * Wild instructions on the emulated and the physical CPU (generate.ts). `CLOISTER_WILD_CASES`, `CLOISTER_WILD_SEED` for longer
- * runs and other seeds, `CLOISTER_WILD_ONLY` (regular expression on rows of the opcode map) to look at a few.
+ * Wild instructions (generate.ts), and several in a row (sequence.ts), on the emulated and the physical CPU. `CLOISTER_WILD_CASES`,
+ * `CLOISTER_WILD_SEED` for longer runs and other seeds, `CLOISTER_WILD_ONLY` (regular expression on rows of the opcode map) to look at a few.
  */
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
