@@ -40,13 +40,13 @@ function linear(s: usize, rip: u64): u64 {
   return code64(s) ? rip : <u64>(<u32>(rip + load<u64>(s + CPU_SEGMENTS + ((<usize>SEG_CS) << 4), SEG_BASE)))
 }
 
-/** The step is done. */
-export function exitStep(s: usize): void {
+/** The step is done; `emulated`: by KVM itself, which leaves dr7 alone (kvm_inject_emulated_db), not seen by db_interception. */
+export function exitStep(s: usize, emulated: bool): void {
   const run = runOf(s)
   store<u32>(run, 1, RUN_DEBUG_EXCEPTION)
   store<u64>(run, linear(s, load<u64>(s, CPU_RIP)), RUN_DEBUG_PC)
   store<u64>(run, DR6_STEP, RUN_DEBUG_DR6)
-  store<u64>(run, load<u64>(s, CPU_DR7), RUN_DEBUG_DR7)
+  if (!emulated) store<u64>(run, load<u64>(s, CPU_DR7), RUN_DEBUG_DR7)
   stopForExit(s, KVM_EXIT_DEBUG)
 }
 

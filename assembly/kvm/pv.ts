@@ -189,8 +189,11 @@ function recordSteal(s: usize): void {
   if (pvHas(s, PV_TLB_FLUSH) && (load<u8>(p, 16) & 2) != 0) flushTlb(s)
   const last = load<u64>(k, VKVM_STEAL_LAST)
   const time = now(s)
-  store<u64>(p, load<u64>(p) + (last != 0 && time > last ? time - last : 0))
-  store<u32>(p, ((load<u32>(p, 8) + 1) & ~1) + 2, 8)
+  // Nobody ran since its budget ended: where a caller cuts a run into pieces must not show (the clock is one of instructions).
+  if (last == 0 || time != last) {
+    store<u64>(p, load<u64>(p) + (last != 0 && time > last ? time - last : 0))
+    store<u32>(p, ((load<u32>(p, 8) + 1) & ~1) + 2, 8)
+  }
   store<u8>(p, 0, 16)
   store<u64>(k, 0, VKVM_STEAL_LAST)
   store<u32>(k, 0, VKVM_STEAL_PREEMPTED)

@@ -193,9 +193,10 @@ function block(s: usize): i32 {
 /** The loop of vcpu_run: 0 = exit filled in, else a negative errno. */
 function loop(s: usize, started: u64): i32 {
   const k = vkvm(s)
+  let emulated = true
   while (true) {
     if (singleStepping(s) && load<u64>(s, CPU_ICOUNT) != started) {
-      exitStep(s)
+      exitStep(s, emulated)
       return 0
     }
     const devices = chipOf(vmOf(s))
@@ -245,6 +246,7 @@ function loop(s: usize, started: u64): i32 {
     // Before the first fetch: the code at RIP may not be there.
     if (stop == 0 && smiDue(s) && load<u32>(k, VKVM_REPLAY) == 0 && !eventsBlocked(s) && !enterSmm(s)) stop = STOP_DEAD
     if (stop == 0) {
+      emulated = load<u32>(k, VKVM_REPLAY) != 0
       execute(s)
       stop = load<u32>(s, CPU_STOP_REASON)
     }
@@ -253,7 +255,7 @@ function loop(s: usize, started: u64): i32 {
         return load<i32>(k, VKVM_WHY) < 0 ? load<i32>(k, VKVM_WHY) : 0
       case STOP_BUDGET:
         if (singleStepping(s) && load<u64>(s, CPU_ICOUNT) != started) {
-          exitStep(s)
+          exitStep(s, emulated)
           return 0
         }
         return interrupted(s, WHY_BUDGET)
@@ -327,7 +329,15 @@ export function vcpuRun(s: usize, maxInstructions: u64): i32 {
         // wants_to_run is 0: the instruction whose access was completed ends, then -EINTR, and exit_reason stays what it was
         result = load<u32>(k, VKVM_REPLAY) != 0 ? finish(s, icount) : EINTR
         if (result == EINTR) store<u32>(k, WHY_KICK, VKVM_WHY)
-      } else result = loop(s, icount)
+      } else {
+        // Userspace may have said since then that this vCPU is halted: the access is completed all the same.
+        if (load<u32>(k, VKVM_REPLAY) != 0 && load<u32>(s, CPU_HALTED) != 0) {
+          const end = load<u64>(s, CPU_SLICE_END)
+          result = finish(s, icount)
+          store<u64>(s, end, CPU_SLICE_END)
+        } else result = EINTR
+        if (result == EINTR) result = loop(s, icount)
+      }
     }
   } else if (result > 0) {
     // What VMRUN refuses comes after the events: an SMI without a save area kills the VM first.
@@ -347,9 +357,12 @@ export function vcpuRun(s: usize, maxInstructions: u64): i32 {
 /** complete_emulated_mmio: runs the instruction at RIP to its end, or to its next exit. */
 function finish(s: usize, icount: u64): i32 {
   const reason = load<u32>(runOf(s), RUN_EXIT_REASON)
+  const halted = load<u32>(s, CPU_HALTED)
+  store<u32>(s, 0, CPU_HALTED)
   store<u64>(s, icount + 1, CPU_SLICE_END)
   store<u32>(vkvm(s), REPLAY_ALONE, VKVM_REPLAY)
   const result = loop(s, icount)
+  if (halted != 0) store<u32>(s, halted, CPU_HALTED)
   if (result == EINTR) store<u32>(runOf(s), reason, RUN_EXIT_REASON)
   return result
 }

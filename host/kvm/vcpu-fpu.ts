@@ -110,7 +110,9 @@ function getFpu(vcpu: VcpuFd, bytes: Uint8Array): number {
   const area = new Uint8Array(4096)
   const inUse = saveXsave(vcpu, area)
   const image = area.subarray(0, 512)
-  if (vcpu.xstateBv === null) keepFpu(vcpu, image, ~inUse, inUse)
+  // Before an entry all of it is what userspace wrote; after one only x87 can be missing: Zen 4 always saves XMM.
+  if (vcpu.xstateBv === null) keepFpu(vcpu, image, X87 & ~inUse, inUse | SSE)
+  else keepFpu(vcpu, image, X87 | SSE, 0n)
   bytes.set(image.subarray(32, 160), 0)
   bytes.set(image.subarray(0, 5), 128)
   bytes.set(image.subarray(6, 8), 134)
@@ -154,7 +156,7 @@ function setFpu(vcpu: VcpuFd, bytes: Uint8Array): number {
   const view = viewOf(image)
   loadX87(vcpu, view)
   loadXmm(vcpu, viewOf(bytes), 152)
-  saveFxsave(vcpu, view)
+  image.set(bytes.subarray(152, 408), 160)
   keepFpu(vcpu, image, 0n, X87 | SSE)
   return 0
 }

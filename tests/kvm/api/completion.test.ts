@@ -57,6 +57,42 @@ for (const [name, edit] of [
   })
 }
 
+test('an access is completed on a vCPU that userspace calls halted, and it stays halted', async () => {
+  for (const nmi of [false, true]) {
+    const guest = await RawGuest.create(READ, { irqchip: 'full' })
+    const sregs = guest.get('KVM_GET_SREGS', 312)
+    sregs.setBigUint64(24, MMIO_DS, true)
+    guest.set('KVM_SET_SREGS', sregs)
+    guest.to('KVM_EXIT_MMIO')
+    guest.runView().setUint16(40, 0xbeef, true)
+    const state = new DataView(new ArrayBuffer(4))
+    state.setUint32(0, 3, true)
+    guest.set('KVM_SET_MP_STATE', state)
+    if (nmi) assert.is(guest.call('KVM_NMI'), 0)
+    guest.runView().setUint8(1, 1)
+    assert.is(guest.run(), -4)
+    assert.is(guest.reg('RAX') & 0xffffn, 0xbeefn)
+    assert.is(guest.reg('RIP'), BigInt(CODE + 3))
+    assert.is(guest.get('KVM_GET_MP_STATE', 4).getUint32(0, true), 3)
+    guest.close()
+  }
+})
+
+test('a step that KVM makes itself leaves dr7 in kvm_run alone', async () => {
+  // out 0x10, al; nop; nop
+  const guest = await RawGuest.create([0xe6, 0x10, 0x90, 0x90, 0xf4])
+  guest.port(0x10)
+  const debug = new DataView(new ArrayBuffer(72))
+  debug.setUint32(0, 3, true)
+  guest.set('KVM_SET_GUEST_DEBUG', debug)
+  guest.runView().setBigUint64(56, 0x1234n, true)
+  guest.to('KVM_EXIT_DEBUG')
+  assert.is(guest.runView().getBigUint64(40, true), BigInt(CODE + 2))
+  assert.is(guest.runView().getBigUint64(56, true), 0x1234n)
+  guest.to('KVM_EXIT_DEBUG')
+  assert.is(guest.runView().getBigUint64(56, true), 0x400n, 'by the CPU: db_interception')
+})
+
 test('the trap flag of a completed port access: a pending #DB that userspace sees and can take back', async () => {
   for (const take of [false, true]) {
     // out 0x10, al; hlt
@@ -126,8 +162,13 @@ test('KVM_GET_FPU after an entry that found x87 in its initial state: what KVM_S
   const fpu = guest.get('KVM_GET_FPU', 416)
   fpu.setUint16(128, 0x7f, true)
   fpu.setUint8(7, 0x55)
+  fpu.setUint16(134, 0x3bff, true)
+  fpu.setUint8(160, 0x77)
   guest.set('KVM_SET_FPU', fpu)
+  const raw = guest.get('KVM_GET_FPU', 416)
+  assert.equal([raw.getUint16(134, true), raw.getUint8(160)], [0x3bff, 0x77], 'as written')
   guest.port(1)
+  assert.is(guest.get('KVM_GET_FPU', 416).getUint8(160), 0, 'XMM is always saved')
   const now = guest.get('KVM_GET_FPU', 416)
   assert.is(now.getUint16(128, true), 0x7f)
   assert.is(now.getUint8(7), 0x55)

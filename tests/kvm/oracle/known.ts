@@ -84,6 +84,15 @@ export const KNOWN: readonly Known[] = [
     bytes: [[0, 4096]],
   },
   {
+    why: 'X2APIC in that completed table: directed EOI in the version register',
+    whose: 'host',
+    names: ['KVM_GET_LAPIC'],
+    bytes: [
+      [0x33, 0x34],
+      [0x390, 0x394],
+    ],
+  },
+  {
     why: 'what CPUID allows (CR4, XCR0) follows that completed table',
     whose: 'host',
     names: ['KVM_SET_SREGS', 'KVM_SET_SREGS2', 'KVM_SET_XCRS'],
