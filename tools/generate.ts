@@ -10,6 +10,7 @@ import { layoutSource } from './generate-layout.ts'
 import { msrAssembly, msrHost } from './generate-msr.ts'
 import { coverageDocument, opcodesSource } from './generate-opcodes.ts'
 import { policyDocument } from './generate-policy.ts'
+import { registersSource } from './generate-registers.ts'
 
 /** Writes only what changed, so that incremental builds stay quick. */
 function put(path: string, text: string): void {
@@ -36,6 +37,7 @@ put('assembly/generated/fill.ts', fillSource())
 put('assembly/generated/opcodes.ts', opcodesSource(assemblySources()))
 put('host/generated/layout.ts', layoutSource('host'))
 put('assembly/generated/msr.ts', msrAssembly())
+put('assembly/generated/registers.ts', registersSource())
 put('host/generated/msr.ts', msrHost())
 put('host/generated/guests.ts', guestsSource())
 put('docs/opcodes.md', coverageDocument())

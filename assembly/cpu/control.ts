@@ -21,23 +21,7 @@ import {
   SEG_TR,
   VM_C_BIT,
 } from '../generated/layout'
-import { writeProtectionChanged } from '../memory/quick'
-import { flushTlb, flushTlbArrays, flushTlbLocal } from '../memory/tlb'
-import { updateDebug } from './debug'
 import {
-  F_1_ECX,
-  F_7_EBX,
-  F_7_ECX,
-  F_D0_EAX,
-  F_D0_EDX,
-  F_80000001_EDX,
-  feature,
-  featureOrBare,
-  featureWord,
-  physicalBits,
-} from './features'
-import {
-  ATTR_L,
   CR0_CD,
   CR0_NW,
   CR0_PE,
@@ -59,13 +43,23 @@ import {
   EFER_LMA,
   EFER_LME,
   EFER_SVME,
-  code64,
-  longMode,
-  segment,
-  sevEs,
-  updateMode,
-  windowOpened,
-} from './mode'
+} from '../generated/registers'
+import { writeProtectionChanged } from '../memory/quick'
+import { flushTlb, flushTlbArrays, flushTlbLocal } from '../memory/tlb'
+import { updateDebug } from './debug'
+import {
+  F_1_ECX,
+  F_7_EBX,
+  F_7_ECX,
+  F_D0_EAX,
+  F_D0_EDX,
+  F_80000001_EDX,
+  feature,
+  featureOrBare,
+  featureWord,
+  physicalBits,
+} from './features'
+import { ATTR_L, code64, longMode, segment, sevEs, updateMode, windowOpened } from './mode'
 
 /** Bits that exist: PE MP EM TS ET NE WP AM NW CD PG. */
 const CR0_DEFINED: u64 = 0xe005003f

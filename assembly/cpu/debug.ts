@@ -24,11 +24,12 @@ import {
   SEG_BASE,
   SEG_CS,
 } from '../generated/layout'
+import { FLAG_RF } from '../generated/registers'
 import { exitBreakpoint } from '../kvm/debug'
 import { flushTlb } from '../memory/tlb'
 import { deliverTrap, raise } from './exceptions'
 import { activeDr, activeDr7, hostBreakpoints } from './watch'
-import { FLAG_RF, segment } from './mode'
+import { segment } from './mode'
 
 const DR6_BS: u32 = 0x4000
 

@@ -70,25 +70,11 @@ import {
   VKVM_AGAIN_FLAGS,
   VKVM_AGAIN_VECTOR,
 } from '../generated/layout'
+import { FLAG_NT, FLAG_RF, FLAG_VM } from '../generated/registers'
 import { instructionRip } from '../execute/operands'
 import { sysRead } from '../memory/access'
 import { IF, TF, getFlags, setFlags } from './flags'
-import {
-  ATTR_DB,
-  ATTR_L,
-  FLAG_NT,
-  FLAG_RF,
-  FLAG_VM,
-  canonical,
-  code64,
-  leaveWith,
-  longMode,
-  protectedMode,
-  segment,
-  sevEs,
-  updateMode,
-  virtual8086,
-} from './mode'
+import { ATTR_DB, ATTR_L, canonical, code64, leaveWith, longMode, protectedMode, segment, sevEs, updateMode, virtual8086 } from './mode'
 import { TASK_DONE, TASK_GATE, TASK_REFUSED, taskSwitch } from './task'
 import {
   applyStack,

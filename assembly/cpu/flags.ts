@@ -20,7 +20,7 @@ import {
 } from '../generated/layout'
 
 export const CF: u32 = 1
-const PF: u32 = 4
+export const PF: u32 = 4
 export const AF: u32 = 0x10
 export const ZF: u32 = 0x40
 export const SF: u32 = 0x80

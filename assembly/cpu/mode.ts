@@ -38,45 +38,10 @@ import {
   SEG_SS,
   VM_SEV,
 } from '../generated/layout'
+import { CR0_PE, CR4_LA57, EFER_LMA, FLAG_VM } from '../generated/registers'
 import { newJumpGeneration, selectTlb } from '../memory/tlb'
 import { F_7_ECX, feature } from './features'
 
-export const CR0_PE: u64 = 1
-export const CR0_TS: u64 = 8
-export const CR0_WP: u64 = 0x10000
-export const CR0_NW: u64 = 0x20000000
-export const CR0_CD: u64 = 0x40000000
-export const CR0_PG: u64 = 0x80000000
-export const CR4_VME: u64 = 1
-export const CR4_PVI: u64 = 2
-export const CR4_TSD: u64 = 4
-export const CR4_DE: u64 = 8
-export const CR4_PSE: u64 = 0x10
-export const CR4_PAE: u64 = 0x20
-export const CR4_PGE: u64 = 0x80
-export const CR4_PCE: u64 = 0x100
-export const CR4_UMIP: u64 = 0x800
-export const CR4_LA57: u64 = 0x1000
-export const CR4_FSGSBASE: u64 = 0x10000
-export const CR4_PCIDE: u64 = 0x20000
-export const CR4_OSXSAVE: u64 = 0x40000
-export const CR4_SMEP: u64 = 0x100000
-export const CR4_SMAP: u64 = 0x200000
-export const CR4_PKE: u64 = 0x400000
-export const CR4_PKS: u64 = 0x1000000
-export const CR4_CET: u64 = 0x800000
-export const EFER_SCE: u64 = 1
-export const EFER_LME: u64 = 0x100
-export const EFER_LMA: u64 = 0x400
-export const EFER_SVME: u64 = 0x1000
-export const FLAG_IOPL: u64 = 0x3000
-export const FLAG_NT: u64 = 0x4000
-export const FLAG_RF: u64 = 0x10000
-export const FLAG_VM: u64 = 0x20000
-export const FLAG_AC: u64 = 0x40000
-export const FLAG_VIF: u64 = 0x80000
-export const FLAG_VIP: u64 = 0x100000
-export const FLAG_ID: u64 = 0x200000
 /** Segment attributes, VMSA packing. */
 export const ATTR_L: u32 = 0x200
 export const ATTR_DB: u32 = 0x400

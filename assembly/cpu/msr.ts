@@ -32,6 +32,7 @@ import {
   SEG_FS,
   SEG_GS,
 } from '../generated/layout'
+import { EFER_SVME } from '../generated/registers'
 import {
   MSRF_CANONICAL,
   MSRF_IGNORE,
@@ -64,7 +65,7 @@ import { apicSync, clockStale, isPvMsr, pvMsrHas, pvMsrRead, pvMsrWrite } from '
 import { exitsDisabled, quirk, vmOf } from '../kvm/state'
 import { now, tscNow } from '../kvm/time'
 import { flushTlb } from '../memory/tlb'
-import { EFER_SVME, canonicalRegister, registerBits, segment, sevEs } from './mode'
+import { canonicalRegister, registerBits, segment, sevEs } from './mode'
 
 function row(index: u32): i32 {
   let low: i32 = 0

@@ -50,11 +50,12 @@ import {
   SEG_SELECTOR,
   SEG_TR,
 } from '../generated/layout'
+import { CR0_CD, CR0_NW } from '../generated/registers'
 import { flushBlocks } from '../decode/cache'
 import { flushTlb } from '../memory/tlb'
 import { updateDebug } from './debug'
 import { setFlags } from './flags'
-import { CR0_CD, CR0_NW, segment, updateMode } from './mode'
+import { segment, updateMode } from './mode'
 import { resetMsrs } from './msr'
 import { familyModelStepping } from './features'
 

@@ -27,11 +27,12 @@ import {
   SEG_SS,
   SEG_TR,
 } from '../generated/layout'
+import { CR0_PG, CR0_TS, FLAG_NT, FLAG_RF, FLAG_VM } from '../generated/registers'
 import { sysRead, sysWrite } from '../memory/access'
 import { raiseError } from './exceptions'
 import { getFlags, setFlags } from './flags'
 import { writeCr3 } from './control'
-import { ATTR_UNUSABLE, CR0_PG, CR0_TS, FLAG_NT, FLAG_RF, FLAG_VM, segment, updateMode } from './mode'
+import { ATTR_UNUSABLE, segment, updateMode } from './mode'
 import {
   applyStack,
   attributes,

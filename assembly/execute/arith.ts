@@ -1,11 +1,5 @@
 /** Arithmetic helpers of cold integer handlers: flag bits of an addition or subtraction, operand masks, wide products. Owns no state. */
-
-export const CF: u32 = 1
-export const PF: u32 = 4
-export const AF: u32 = 0x10
-export const ZF: u32 = 0x40
-const SF: u32 = 0x80
-export const OF: u32 = 0x800
+import { AF, CF, OF, PF, SF, ZF } from '../cpu/flags'
 
 /** All ones of 1 << shift bytes. */
 export function maskOf(shift: u32): u64 {

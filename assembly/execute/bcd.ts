@@ -1,8 +1,8 @@
 /** AAA AAS AAM AAD DAA DAS and SALC (SDM vol. 2; SALC: undocumented D6). Legacy modes only. Owns no state. */
 import { EXC_DE, LEAVE_NONE, OP_IMM } from '../generated/layout'
-import { carry, getFlags, setArithmetic } from '../cpu/flags'
+import { AF, CF, carry, getFlags, setArithmetic } from '../cpu/flags'
 import { raise } from '../cpu/exceptions'
-import { AF, CF, resultFlags } from './arith'
+import { resultFlags } from './arith'
 
 function adjustAscii(s: usize, subtract: bool): u32 {
   let ax = <u32>load<u16>(s)

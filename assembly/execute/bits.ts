@@ -1,8 +1,8 @@
 /** BT BTS BTR BTC, BSF BSR TZCNT LZCNT POPCNT, SHLD SHRD (SDM vol. 2). Owns no state. */
 import { CPU_LEAVE, LEAVE_NONE, OP_IMM, OP_REG, OP_RM, OP_SEG } from '../generated/layout'
-import { getFlags, setArithmetic } from '../cpu/flags'
+import { AF, CF, OF, PF, ZF, getFlags, setArithmetic } from '../cpu/flags'
 import { leaving, modifyMem, readMem } from '../memory/access'
-import { AF, CF, maskOf, OF, PF, resultFlags, signExtend, ZF } from './arith'
+import { maskOf, resultFlags, signExtend } from './arith'
 import { aborted, linear } from './linear'
 import {
   addressMask,

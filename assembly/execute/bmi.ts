@@ -2,9 +2,9 @@
 import { raise } from '../cpu/exceptions'
 import { CF, setArithmetic, SF, ZF } from '../cpu/flags'
 import { CPU_CR0, CPU_EFLAGS, CPU_GPR, CPU_LEAVE, EXC_UD, OP_IMM } from '../generated/layout'
+import { CR0_PE } from '../generated/registers'
 import { getRm, operandSize, readRegister, setReg, writeRegister } from './operands'
 
-const CR0_PE: u64 = 1
 const VM: u64 = 1 << 17
 const RDX: usize = CPU_GPR + 16
 

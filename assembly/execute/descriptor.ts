@@ -1,7 +1,7 @@
 /** Descriptor-table instructions: LGDT..STR, LAR, LSL, VERR, VERW, ARPL (SDM vol 2; vol 3, 5.10). */
 import { raise, raiseError } from '../cpu/exceptions'
 import { ZF, arithmetic, setArithmetic } from '../cpu/flags'
-import { CR4_UMIP, canonicalRegister, code64, leaveWith, longMode, protectedMode, segment, virtual8086 } from '../cpu/mode'
+import { canonicalRegister, code64, leaveWith, longMode, protectedMode, segment, virtual8086 } from '../cpu/mode'
 import {
   attributes,
   codeSegment,
@@ -31,6 +31,7 @@ import {
   SEG_SELECTOR,
   SEG_TR,
 } from '../generated/layout'
+import { CR4_UMIP } from '../generated/registers'
 import { readMem, writeMem } from '../memory/access'
 import { ea, eaWrite, getReg, getRm, isMemory, operandSize, setReg, setRm } from './operands'
 

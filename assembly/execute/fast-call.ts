@@ -2,21 +2,7 @@
 import { raise, raiseError } from '../cpu/exceptions'
 import { intelCompatible } from '../cpu/features'
 import { IF, TF, getFlags, setFlags } from '../cpu/flags'
-import {
-  CR4_FSGSBASE,
-  EFER_SCE,
-  FLAG_RF,
-  FLAG_VM,
-  canonical,
-  canonicalRegister,
-  code64,
-  leaveWith,
-  longMode,
-  protectedMode,
-  segment,
-  updateMode,
-  windowOpened,
-} from '../cpu/mode'
+import { canonical, canonicalRegister, code64, leaveWith, longMode, protectedMode, segment, updateMode, windowOpened } from '../cpu/mode'
 import {
   CPU_CPL,
   CPU_CR4,
@@ -48,6 +34,7 @@ import {
   SEG_SELECTOR,
   SEG_SS,
 } from '../generated/layout'
+import { CR4_FSGSBASE, EFER_SCE, FLAG_RF, FLAG_VM } from '../generated/registers'
 import { operandSize, writeRegister } from './operands'
 
 const RCX: usize = 8

@@ -25,6 +25,7 @@ import {
   MODE_CS_MASK,
   VCPU_FPU,
 } from '../generated/layout'
+import { CR0_EM, CR0_TS, CR4_OSFXSR, EFER_FFXSR } from '../generated/registers'
 import { raise, raiseError } from '../cpu/exceptions'
 import { intelCompatible } from '../cpu/features'
 import { leaving } from '../memory/access'
@@ -33,11 +34,7 @@ import { getRm, operandSize, setRm } from './operands'
 import { left, sseUsable } from './sse-operands'
 import { FSW_ES, setControlWord, setStatusWord, st, statusWord } from './x87-state'
 
-const CR0_EM: u64 = 1 << 2
-const CR0_TS: u64 = 1 << 3
-const CR4_OSFXSR: u64 = 1 << 9
 // APM vol 2, 3.1.7: fast FXSAVE leaves XMM registers out at CPL 0 in 64-bit mode.
-const EFER_FFXSR: u64 = 1 << 14
 /** Valid MXCSR bits: 15:0, and MM on AMD. */
 export function mxcsrMask(s: usize): u32 {
   return intelCompatible(s) ? 0xffff : 0x2ffff

@@ -4,7 +4,7 @@
  */
 import { raise, raiseError, vmmCommunication } from '../cpu/exceptions'
 import { F_1_ECX, F_7_ECX, F_80000001_ECX, F_80000001_EDX, F_80000008_EBX, feature, featureOrBare } from '../cpu/features'
-import { CR4_PCE, CR4_TSD, code64, leaveWith, protectedMode, sevEs } from '../cpu/mode'
+import { code64, leaveWith, protectedMode, sevEs } from '../cpu/mode'
 import { msrPassThrough, msrRead } from '../cpu/msr'
 import {
   CPU_CPL,
@@ -20,6 +20,7 @@ import {
   QUIRK_MISC_ENABLE_NO_MWAIT,
   QUIRK_MWAIT_NEVER_UD_FAULTS,
 } from '../generated/layout'
+import { CR4_PCE, CR4_TSD } from '../generated/registers'
 import { pendRetry } from './vmgexit'
 import { pollTsc } from '../kvm/pio'
 import { exitsDisabled, quirk } from '../kvm/state'

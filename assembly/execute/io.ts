@@ -50,6 +50,7 @@ import {
   VKVM_PIO_PORT,
   VKVM_PIO_SIZE,
 } from '../generated/layout'
+import { FLAG_DF } from '../generated/registers'
 import { exitHlt } from '../kvm/exits'
 import { coalescedWrite } from '../kvm/coalesced'
 import { ioeventWrite } from '../kvm/ioevent'
@@ -60,7 +61,6 @@ import { addressMask, operandSize, segmentAddress } from './operands'
 import { disturbed, giveWay } from './repeat'
 
 const SVM_EXIT_IOIO: u32 = 0x7b
-const DF: u64 = 0x400
 
 /** IOPL, or the I/O permission bitmap of the TSS (SDM vol 1, 19.5.2). Raises #GP(0). */
 function permitted(s: usize, port: u32, size: u32): bool {
@@ -178,7 +178,7 @@ export function ins(s: usize, op: usize): u32 {
   const k = vkvm(s)
   const mask = addressMask(op)
   const repeat = (load<u8>(op, OP_FLAGS) & (OPF_REP | OPF_REPNE)) != 0
-  const down = (controlFlags(s) & DF) != 0
+  const down = (controlFlags(s) & FLAG_DF) != 0
   const step: i64 = down ? -(<i64>size) : <i64>size
   const key = (rip(s, op) << 16) | <u64>port
   const kernel = inKernelPort(s, port)
@@ -236,7 +236,7 @@ export function outs(s: usize, op: usize): u32 {
   if (isSevEs(s)) return raiseError(s, EXC_VC, SVM_EXIT_IOIO)
   const mask = addressMask(op)
   const repeat = (load<u8>(op, OP_FLAGS) & (OPF_REP | OPF_REPNE)) != 0
-  const step: i64 = (controlFlags(s) & DF) != 0 ? -(<i64>size) : <i64>size
+  const step: i64 = (controlFlags(s) & FLAG_DF) != 0 ? -(<i64>size) : <i64>size
   const kernel = inKernelPort(s, port)
   pollEnd(s)
   while (true) {

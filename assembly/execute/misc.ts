@@ -23,9 +23,9 @@ import {
 } from '../generated/layout'
 import { raise, raiseError } from '../cpu/exceptions'
 import { F_7_ECX, feature } from '../cpu/features'
-import { getFlags, setArithmetic } from '../cpu/flags'
+import { CF, OF, ZF, getFlags, setArithmetic } from '../cpu/flags'
 import { leaving, readBytes, readMem, writeBytes, writeMem } from '../memory/access'
-import { CF, maskOf, OF, signExtend, ZF } from './arith'
+import { maskOf, signExtend } from './arith'
 import { aborted, getCounter, linear, nextRip, setCounter } from './linear'
 import { addressMask, ea, getReg, getRm, operandSize, setReg, setRm, writeRegister } from './operands'
 

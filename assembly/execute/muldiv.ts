@@ -1,9 +1,9 @@
 /** MUL, IMUL (one operand), DIV, IDIV in all sizes (SDM vol. 2). Owns no state. */
 import { CPU_LEAVE, EXC_DE, LEAVE_NONE } from '../generated/layout'
-import { getFlags, setArithmetic } from '../cpu/flags'
+import { AF, CF, OF, getFlags, setArithmetic } from '../cpu/flags'
 import { raise } from '../cpu/exceptions'
 import { leaving } from '../memory/access'
-import { AF, CF, divide128, maskOf, mulHigh, mulHighSigned, OF, signExtend } from './arith'
+import { divide128, maskOf, mulHigh, mulHighSigned, signExtend } from './arith'
 import { getRm, operandSize } from './operands'
 
 const RDX: usize = 16

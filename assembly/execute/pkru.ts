@@ -1,9 +1,9 @@
 /** Protection keys for user pages: RDPKRU, WRPKRU (SDM vol 2; vol 3, 4.6.2). Owns CPU_PKRU; page walks read it. */
 import { raise, raiseError } from '../cpu/exceptions'
 import { CPU_CR4, CPU_GPR, CPU_PKRU, EXC_GP, EXC_UD, LEAVE_NEXT } from '../generated/layout'
+import { CR4_PKE } from '../generated/registers'
 import { flushTlb } from '../memory/tlb'
 
-const CR4_PKE: u64 = 1 << 22
 const RCX: usize = CPU_GPR + 8
 const RDX: usize = CPU_GPR + 16
 

@@ -15,6 +15,7 @@ import {
   CPU_STEP_CANCEL,
   LEAVE_BRANCH,
 } from '../generated/layout'
+import { FLAG_TF } from '../generated/registers'
 import { REPEATS } from '../cpu/debug'
 import { singleStepping } from '../kvm/debug'
 import { exactCount } from './count'
@@ -22,7 +23,6 @@ import { currentRip } from './linear'
 
 /** Bytes of one uninterrupted stretch of a repetition. */
 const STRETCH: u32 = 0x10000
-const TF: u64 = 0x100
 
 /** What a repetition did before it was left early. Forgotten by whatever else ends this run of it. */
 export function takeRepeated(s: usize): u32 {
@@ -33,7 +33,7 @@ export function takeRepeated(s: usize): u32 {
 
 /** Iterations of a stretch of which `done` bytes are done; single-stepping one at a time. */
 export function stretch(s: usize, count: u64, shift: u32, done: u32): u64 {
-  if ((load<u64>(s, CPU_EFLAGS) & TF) != 0 || singleStepping(s)) return 1
+  if ((load<u64>(s, CPU_EFLAGS) & FLAG_TF) != 0 || singleStepping(s)) return 1
   return min(count, <u64>((STRETCH - done) >> shift))
 }
 
@@ -44,9 +44,9 @@ export function disturbed(s: usize): bool {
   return budget <= load<u64>(s, CPU_ICOUNT) && budget <= exactCount(s)
 }
 
-/** Leaves the block to come back to this same instruction. A single step (TF) is no end of a stretch and does not count. */
+/** Leaves the block to come back to this same instruction. A single step (FLAG_TF) is no end of a stretch and does not count. */
 export function giveWay(s: usize, op: usize): u32 {
-  const stepping = (load<u64>(s, CPU_EFLAGS) & TF) != 0
+  const stepping = (load<u64>(s, CPU_EFLAGS) & FLAG_TF) != 0
   return comeBack(s, op, !stepping, stepping)
 }
 
@@ -55,7 +55,7 @@ export function giveWay(s: usize, op: usize): u32 {
  * around was cut into blocks, and must not show in the count.
  */
 export function giveWayEarly(s: usize, op: usize, done: u32): u32 {
-  const stepping = (load<u64>(s, CPU_EFLAGS) & TF) != 0
+  const stepping = (load<u64>(s, CPU_EFLAGS) & FLAG_TF) != 0
   const counts = done >= STRETCH
   if (!counts && !stepping) store<u32>(s, done, CPU_REPEATED)
   return comeBack(s, op, counts && !stepping, stepping)

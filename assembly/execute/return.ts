@@ -2,26 +2,7 @@
 import { arrive, checkTarget, nullStack, switched } from './transfer'
 import { raiseError, softwareInterrupt, vmmCommunication } from '../cpu/exceptions'
 import { IF, TF, getFlags, overflow, setFlags } from '../cpu/flags'
-import {
-  ATTR_DB,
-  ATTR_L,
-  FLAG_AC,
-  FLAG_ID,
-  FLAG_IOPL,
-  FLAG_NT,
-  FLAG_RF,
-  FLAG_VIF,
-  FLAG_VIP,
-  FLAG_VM,
-  code64,
-  leaveWith,
-  longMode,
-  protectedMode,
-  segment,
-  sevEs,
-  virtual8086,
-  windowOpened,
-} from '../cpu/mode'
+import { ATTR_DB, ATTR_L, code64, leaveWith, longMode, protectedMode, segment, sevEs, virtual8086, windowOpened } from '../cpu/mode'
 import {
   applyStack,
   attributes,
@@ -72,6 +53,7 @@ import {
   SEG_SS,
   SEG_TR,
 } from '../generated/layout'
+import { FLAG_AC, FLAG_ID, FLAG_IOPL, FLAG_NT, FLAG_RF, FLAG_VIF, FLAG_VIP, FLAG_VM } from '../generated/registers'
 import { TASK_RETURN, taskSwitch } from '../cpu/task'
 import { sysRead } from '../memory/access'
 import { breakpoint } from '../kvm/debug'

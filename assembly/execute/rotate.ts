@@ -1,7 +1,7 @@
 /** RCL and RCR (SDM vol. 2, RCL/RCR/ROL/ROR). Owns no state. */
 import { CPU_LEAVE, OP_IMM } from '../generated/layout'
-import { carry, getFlags, setArithmetic } from '../cpu/flags'
-import { CF, maskOf, OF } from './arith'
+import { CF, OF, carry, getFlags, setArithmetic } from '../cpu/flags'
+import { maskOf } from './arith'
 import { aborted } from './linear'
 import { finishRm, modifyRm, operandSize, readRegister } from './operands'
 

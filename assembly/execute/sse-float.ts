@@ -4,12 +4,11 @@
  * Owns CPU_MXCSR's exception flags.
  */
 import { CPU_CR4, CPU_MXCSR, EXC_UD, EXC_XM, OP_EXTRA } from '../generated/layout'
+import { CR4_OSXMMEXCPT } from '../generated/registers'
 import { raise } from '../cpu/exceptions'
 import { left, source, sourceOf, xmmReg } from './sse-operands'
 import { FLAGS, begin } from './softfloat'
 import { add, div, minmax, mul, sqrt } from './softfloat-binary'
-
-const CR4_OSXMMEXCPT: u64 = 1 << 10
 
 const MXCSR_DAZ: u32 = 0x40
 

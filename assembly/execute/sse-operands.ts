@@ -33,6 +33,7 @@ import {
   SEG_FS,
   SEG_SS,
 } from '../generated/layout'
+import { CR0_EM, CR0_TS, CR4_OSFXSR } from '../generated/registers'
 import { raise, raiseError } from '../cpu/exceptions'
 import { leaving, plainRead, plainWrite, slowRead, writeBytes, writeMem } from '../memory/access'
 import { alignmentChecked } from '../memory/tlb'
@@ -40,9 +41,6 @@ import { canonical } from '../memory/translate'
 import { ea, eaWrite, effectiveOffset, isMemory } from './operands'
 
 // SDM vol 3, 2.5 "control registers".
-const CR0_EM: u64 = 1 << 2
-const CR0_TS: u64 = 1 << 3
-const CR4_OSFXSR: u64 = 1 << 9
 // APM vol 1, 4.2.2: misaligned-exception mask.
 const MXCSR_MM: u32 = 1 << 17
 const FSW_ES: u32 = 1 << 7

@@ -2,26 +2,7 @@
 import { raise, raiseError } from '../cpu/exceptions'
 import { CF, DF, IF, TF, arithmetic, getFlags, setArithmetic, setFlags } from '../cpu/flags'
 import { F_80000001_ECX, featureOrBare } from '../cpu/features'
-import {
-  CR4_PVI,
-  CR4_VME,
-  FLAG_AC,
-  FLAG_ID,
-  FLAG_IOPL,
-  FLAG_NT,
-  FLAG_RF,
-  FLAG_VIF,
-  FLAG_VIP,
-  FLAG_VM,
-  code64,
-  leaveWith,
-  protectedMode,
-  segment,
-  setShadow,
-  updateMode,
-  virtual8086,
-  windowOpened,
-} from '../cpu/mode'
+import { code64, leaveWith, protectedMode, segment, setShadow, updateMode, virtual8086, windowOpened } from '../cpu/mode'
 import { applyStack, beginStackCurrent, loadSegment, stackDone, stackPop, stackPush, stackSkip, stackTop } from '../cpu/segments'
 import {
   CPU_CPL,
@@ -44,6 +25,7 @@ import {
   SEG_SELECTOR,
   SEG_SS,
 } from '../generated/layout'
+import { CR4_PVI, CR4_VME, FLAG_AC, FLAG_ID, FLAG_IOPL, FLAG_NT, FLAG_RF, FLAG_VIF, FLAG_VIP, FLAG_VM } from '../generated/registers'
 import { modifyMem, readMem } from '../memory/access'
 import { pointerSize } from './transfer'
 import { selectTlb } from '../memory/tlb'

@@ -17,6 +17,7 @@ import {
   SEG_ES,
   VCPU_TLB_EMPTY,
 } from '../generated/layout'
+import { FLAG_DF } from '../generated/registers'
 import { setArithmetic } from '../cpu/flags'
 import { leaving, plainRead, plainWrite, readMem, writeMem } from '../memory/access'
 import { aborted, getCounter, linear, NO_ADDRESS, setCounter, tryLinear } from './linear'
@@ -27,14 +28,13 @@ import { disturbed, giveWay, giveWayEarly, stretch, takeRepeated } from './repea
 const RCX: u32 = 1
 const RSI: u32 = 6
 const RDI: u32 = 7
-const DF: u64 = 0x400
 
 function repeated(op: usize): bool {
   return (load<u8>(op, OP_FLAGS) & (OPF_REP | OPF_REPNE)) != 0
 }
 
 function backward(s: usize): bool {
-  return (load<u64>(s, CPU_EFLAGS) & DF) != 0
+  return (load<u64>(s, CPU_EFLAGS) & FLAG_DF) != 0
 }
 
 /** MMIO fragments logged for a finished iteration do not belong to the next one. */

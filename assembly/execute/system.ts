@@ -5,23 +5,7 @@
 import { readDr, writeCr0, writeCr3, writeCr4, writeCr8, writeDr, writeXcr0 } from '../cpu/control'
 import { raise, raiseDebug, raiseError, unimplementedFeature, vmmCommunication } from '../cpu/exceptions'
 import { F_7_EBX, F_D1_EAX, F_80000001_ECX, F_80000008_EBX, feature, featureOrBare } from '../cpu/features'
-import {
-  CR0_PE,
-  CR0_TS,
-  CR4_DE,
-  CR4_OSXSAVE,
-  CR4_UMIP,
-  EFER_SVME,
-  FLAG_AC,
-  canonical,
-  canonicalRegister,
-  code64,
-  leaveWith,
-  protectedMode,
-  segment,
-  sevEs,
-  updateMode,
-} from '../cpu/mode'
+import { canonical, canonicalRegister, code64, leaveWith, protectedMode, segment, sevEs, updateMode } from '../cpu/mode'
 import {
   CPU_CPL,
   CPU_CR0,
@@ -57,6 +41,7 @@ import {
   OP_RM,
   UNIMPLEMENTED_SVM,
 } from '../generated/layout'
+import { CR0_ET, CR0_PE, CR0_TS, CR4_DE, CR4_OSXSAVE, CR4_UMIP, EFER_SVME, FLAG_AC } from '../generated/registers'
 import { flushPcid, flushPcids, flushTlb, invalidatePage, selectTlb } from '../memory/tlb'
 import { readMem, writeBytes, writeMem } from '../memory/access'
 import { vmmcall } from './vmgexit'
@@ -108,7 +93,6 @@ function crNumber(s: usize, op: usize): u32 {
 }
 
 /** CR0.ET reads as 1, also if KVM_SET_SREGS left it out (APM vol 2, 3.1.1). */
-const CR0_ET: u64 = 0x10
 
 export function movFromCr(s: usize, op: usize): u32 {
   const n = crNumber(s, op)

@@ -1,21 +1,7 @@
 /** Virtual-8086 mode: the instructions sensitive to IOPL, and the mode extensions of CR4.VME (SDM vol 3, 20.2, 20.3). Owns no state. */
 import { raiseError } from '../cpu/exceptions'
 import { IF, TF, getFlags, setFlags } from '../cpu/flags'
-import {
-  CR4_VME,
-  FLAG_AC,
-  FLAG_ID,
-  FLAG_IOPL,
-  FLAG_NT,
-  FLAG_RF,
-  FLAG_VIF,
-  FLAG_VIP,
-  FLAG_VM,
-  leaveWith,
-  segment,
-  updateMode,
-  windowOpened,
-} from '../cpu/mode'
+import { leaveWith, segment, updateMode, windowOpened } from '../cpu/mode'
 import { applyStack, beginStackCurrent, setRealCache, stackDone, stackPop, stackPush } from '../cpu/segments'
 import {
   CPU_CPL,
@@ -36,6 +22,7 @@ import {
   SEG_SS,
   SEG_TR,
 } from '../generated/layout'
+import { CR4_VME, FLAG_AC, FLAG_ID, FLAG_IOPL, FLAG_NT, FLAG_RF, FLAG_VIF, FLAG_VIP, FLAG_VM } from '../generated/registers'
 import { readMem, sysRead } from '../memory/access'
 import { STACK_OP } from './operands'
 

@@ -17,14 +17,11 @@ import {
   EXC_MF,
   EXC_NM,
 } from '../generated/layout'
+import { CR0_EM, CR0_MP, CR0_TS } from '../generated/registers'
 import { raise } from '../cpu/exceptions'
 import { leaving } from '../memory/access'
 import { getRm, setRm } from './operands'
 import { left, mmxUsable } from './sse-operands'
-
-const CR0_MP: u64 = 1 << 1
-const CR0_EM: u64 = 1 << 2
-const CR0_TS: u64 = 1 << 3
 
 export const FSW_SF: u32 = 64
 export const FSW_ES: u32 = 1 << 7

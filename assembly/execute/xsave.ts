@@ -22,6 +22,7 @@ import {
   EXC_UD,
   VCPU_FPU,
 } from '../generated/layout'
+import { CR0_TS, CR4_OSXSAVE } from '../generated/registers'
 import { raise, raiseError } from '../cpu/exceptions'
 import { leaving } from '../memory/access'
 import { beginState, readArea, readOperand, STATE, writeArea, writeOperand } from './area'
@@ -31,8 +32,6 @@ import { left } from './sse-operands'
 import { setPkru } from './pkru'
 import { initX87 } from './x87-state'
 
-const CR0_TS: u64 = 1 << 3
-const CR4_OSXSAVE: u64 = 1 << 18
 const X87: u64 = 1
 const SSE: u64 = 2
 const PKRU: u64 = 0x200

@@ -43,6 +43,7 @@ import {
   VKVM_SIPI_VECTOR,
   VKVM_TPR_REPORT,
 } from '../generated/layout'
+import { FLAG_IF } from '../generated/registers'
 import { KVM_EXIT_TPR_ACCESS } from '../generated/kvm'
 import { exitEoi, exitWindow, stopForExit, windowOpen, windowWanted } from './exits'
 import { apReset, apSipi } from './ap'
@@ -56,8 +57,6 @@ import { pitExpire } from './pit'
 import { eventsBlocked } from './debug'
 import { chipOf, clearEvent, INJECTED, kernelApic, lapicOf, NEVER, vkvm, vmOf } from './state'
 import { now } from './time'
-
-const IF: u64 = 0x200
 
 /** The nearest deadline that this vCPU must notice. */
 export function nearestDeadline(s: usize): u64 {
@@ -95,7 +94,7 @@ export function rearm(s: usize): void {
   atomic.store<u64>(s + CPU_BUDGET, budget)
 }
 
-/** A maskable interrupt is waiting (whether or not IF lets it in). */
+/** A maskable interrupt is waiting (whether or not FLAG_IF lets it in). */
 function interruptPending(s: usize): bool {
   if (load<u32>(vkvm(s), VKVM_INTERRUPT) != 0) return true
   if (!kernelApic(s)) return false
@@ -122,7 +121,7 @@ export function wakes(s: usize): bool {
   if ((event & (EVENT_INIT | EVENT_SIPI)) != 0 && !inSmm(s)) return true
   if (smiDue(s) || heldWakes(s) || load<u32>(vkvm(s), VKVM_PV_UNHALTED) != 0) return true
   if (load<u32>(vkvm(s), VKVM_NMI_PENDING) != 0 && load<u32>(s, CPU_NMI_BLOCKED) == 0) return true
-  return (controlFlags(s) & IF) != 0 && interruptPending(s)
+  return (controlFlags(s) & FLAG_IF) != 0 && interruptPending(s)
 }
 
 /** INIT and SIPI (kvm_apic_accept_events). */
@@ -157,7 +156,7 @@ function injectOne(s: usize): u32 {
     if (left == 0) clearEvent(s, EVENT_NMI)
     return delivered(deliverNmi(s))
   }
-  if ((controlFlags(s) & IF) == 0) return 0
+  if ((controlFlags(s) & FLAG_IF) == 0) return 0
   if (!interruptPending(s)) {
     clearEvent(s, EVENT_INTERRUPT)
     return 0

@@ -5,6 +5,7 @@
 import { deliverAgain, deliverException } from '../cpu/exceptions'
 import { controlFlags } from '../cpu/flags'
 import { execute } from '../generated/execute'
+import { FLAG_IF } from '../generated/registers'
 import { RUN_CR8, RUN_EXIT_REASON, RUN_IMMEDIATE_EXIT } from '../generated/kvm'
 import {
   CHIP_HOST_WORK,
@@ -94,7 +95,6 @@ import { slotSpace } from '../memory/slots'
 
 const EINTR: i32 = -4
 const EIO: i32 = -5
-const IF: u64 = 0x200
 const ENOMEM: i32 = -12
 const EINVAL: i32 = -22
 const EFAULT: i32 = -14
@@ -128,7 +128,7 @@ function othersDeadline(s: usize): u64 {
   const count = load<u32>(vm, VM_VCPU_COUNT)
   for (let i: u32 = 0; i < count; i++) {
     const other: usize = load<u32>(vm + VM_VCPUS + (i << 2))
-    if (!other || other == s || load<u32>(other, CPU_HALTED) != 3 || (controlFlags(other) & IF) == 0) continue
+    if (!other || other == s || load<u32>(other, CPU_HALTED) != 3 || (controlFlags(other) & FLAG_IF) == 0) continue
     const mine = nearestDeadline(other)
     if (mine < at) at = mine
   }
@@ -170,10 +170,10 @@ function block(s: usize): i32 {
       store<u64>(k, time, VKVM_BLOCKED_AT)
       return interrupted(s, state == 3 ? WHY_BLOCKED : WHY_WAIT_SIPI)
     }
-    // with IF clear no timer of its own wakes it
+    // with FLAG_IF clear no timer of its own wakes it
     const chip = chipOf(vmOf(s))
     const user = chip ? load<u64>(chip, CHIP_USER_DEADLINE) : NEVER
-    const own = state == 3 && (controlFlags(s) & IF) != 0 ? nearestDeadline(s) : user
+    const own = state == 3 && (controlFlags(s) & FLAG_IF) != 0 ? nearestDeadline(s) : user
     const others = othersDeadline(s)
     if (own == NEVER && others == NEVER)
       return interrupted(s, othersRunnable(s) ? WHY_BLOCKED : state == 3 ? WHY_HALTED_FOREVER : WHY_WAIT_SIPI)

@@ -7,7 +7,7 @@ import { updateDebug } from '../cpu/debug'
 import { writeCr0, writeCr3, writeCr4, writeDr, writeEfer } from '../cpu/control'
 import { F_80000001_EDX, feature } from '../cpu/features'
 import { getFlags, setFlags } from '../cpu/flags'
-import { CR4_PAE, CR4_PCIDE, EFER_LMA, segment, setShadow, updateMode } from '../cpu/mode'
+import { segment, setShadow, updateMode } from '../cpu/mode'
 import {
   CPU_CPL,
   CPU_CR0,
@@ -48,6 +48,7 @@ import {
   VKVM_SMI_PENDING,
   VKVM_SMM,
 } from '../generated/layout'
+import { CR4_PAE, CR4_PCIDE, EFER_LMA } from '../generated/registers'
 import { gpaRead, gpaWrite } from '../memory/physical'
 import { slotSpace } from '../memory/slots'
 import { flushTlb } from '../memory/tlb'

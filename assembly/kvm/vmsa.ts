@@ -62,6 +62,7 @@ import {
   VMSA_XCR0,
   VMSA_XSS,
 } from '../generated/kvm'
+import { CR4_MCE, EFER_SVME } from '../generated/registers'
 import {
   CPU_CPL,
   CPU_CR0,
@@ -138,8 +139,6 @@ import { flushTlb } from '../memory/tlb'
 import { exitFailEntry } from './exits'
 import { isSevEs, vkvm, vmOf } from './state'
 
-const EFER_SVME: u64 = 0x1000
-const CR4_MCE: u64 = 0x40
 const CR0_CD_NW: u64 = 0x60000000
 
 /** svm_set_segment's packing; a segment marked unusable is not present. */

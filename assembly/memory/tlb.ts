@@ -64,6 +64,8 @@ import {
   VCPU_TLB_USER_SIZE,
   VCPU_MMU,
 } from '../generated/layout'
+import { CR0_AM, CR0_WP, CR4_PCIDE, CR4_SMAP, CR4_SMEP, FLAG_AC } from '../generated/registers'
+export { CR0_WP, CR4_SMEP } from '../generated/registers'
 import { watchedPage } from '../cpu/watch'
 import { frameInfo } from './frames'
 
@@ -71,13 +73,6 @@ import { frameInfo } from './frames'
 export const USER: u32 = 0
 export const SUPERVISOR: u32 = 1
 export const SMAP: u32 = 2
-
-export const CR0_WP: u64 = 1 << 16
-const CR0_AM: u64 = 1 << 18
-export const CR4_SMEP: u64 = 1 << 20
-const CR4_SMAP: u64 = 1 << 21
-const CR4_PCIDE: u64 = 1 << 17
-const RFLAGS_AC: u64 = 1 << 18
 
 /** Data word of an L2 entry; 31:12 are the frame. Bits 5:0 are a shift of QUICK_ALLOW; U and GLOBAL are where a page-table entry has them. */
 export const L2_U: u32 = 4
@@ -103,7 +98,7 @@ const FLUSH_SINGLY: u32 = 64
 /** The L1 array for explicit accesses in the current state. */
 export function currentArray(s: usize): u32 {
   if (load<u32>(s, CPU_CPL) == 3) return USER
-  return (load<u64>(s, CPU_CR4) & CR4_SMAP) != 0 && (load<u64>(s, CPU_EFLAGS) & RFLAGS_AC) == 0 ? SMAP : SUPERVISOR
+  return (load<u64>(s, CPU_CR4) & CR4_SMAP) != 0 && (load<u64>(s, CPU_EFLAGS) & FLAG_AC) == 0 ? SMAP : SUPERVISOR
 }
 
 /** The L1 array for implicit supervisor accesses: these ignore AC (SDM vol 3, 4.6.1). */
@@ -117,7 +112,7 @@ export function arrayBase(s: usize, array: u32): usize {
 
 /** CPL 3 with CR0.AM and RFLAGS.AC: every access is looked at (SDM vol 3, 6.15, #AC). */
 export function alignmentChecked(s: usize): bool {
-  return load<u32>(s, CPU_CPL) == 3 && (load<u64>(s, CPU_EFLAGS) & RFLAGS_AC) != 0 && (load<u64>(s, CPU_CR0) & CR0_AM) != 0
+  return load<u32>(s, CPU_CPL) == 3 && (load<u64>(s, CPU_EFLAGS) & FLAG_AC) != 0 && (load<u64>(s, CPU_CR0) & CR0_AM) != 0
 }
 
 /** Chooses the L1 array from CPL, CR4.SMAP, CR0.AM and RFLAGS.AC. */

@@ -33,6 +33,7 @@ import {
   VM_ASID,
   VM_IRQCHIP,
 } from '../generated/layout'
+import { CR0_WP, CR4_LA57, CR4_SMEP, EFER_LMA } from '../generated/registers'
 import { raiseError, raisePageFault } from '../cpu/exceptions'
 import { watchedPage } from '../cpu/watch'
 import {
@@ -56,8 +57,6 @@ import { ringNews } from './dirty-ring'
 import { quickPrepare } from './quick'
 import { dirtyMark, MEM_READONLY, memoryFrame, MISMATCH, noteUnit, slotFind } from './slots'
 import {
-  CR0_WP,
-  CR4_SMEP,
   currentArray,
   fillEntry,
   implicitArray,
@@ -92,8 +91,6 @@ export let gpa: u64 = 0
 /** ASID key of the view this access uses (PLAIN, SPECIAL). */
 export let view: u32 = 0
 
-const EFER_LMA: u64 = 1 << 10
-const CR4_LA57: u64 = 1 << 12
 const APIC_ENABLED: u64 = 1 << 11
 const APIC_X2: u64 = 1 << 10
 

@@ -23,12 +23,31 @@ import {
   VM_C_BIT,
   VM_PHYS_MASK,
 } from '../generated/layout'
+import {
+  CR0_PG,
+  CR0_WP,
+  CR4_LA57,
+  CR4_PAE,
+  CR4_PGE,
+  CR4_PKE,
+  CR4_PKS,
+  CR4_PSE,
+  CR4_SMEP,
+  EFER_LMA,
+  EFER_NXE,
+  PTE_A,
+  PTE_D,
+  PTE_G,
+  PTE_NX,
+  PTE_P,
+  PTE_PS,
+  PTE_U,
+  PTE_W,
+} from '../generated/registers'
 import { frameInfo } from '../memory/frames'
 import { dirtyMark, MEM_READONLY, memoryFrame, MISMATCH, slotFind } from '../memory/slots'
 import { isPrivate } from '../memory/attributes'
 import {
-  CR0_WP,
-  CR4_SMEP,
   L2_GLOBAL,
   L2_LARGE,
   L2_PRIVATE,
@@ -74,24 +93,6 @@ export let walkError: u32 = 0
 /** A protection key restricts the page: rights depend on the access, nothing may be cached. */
 export let walkRestricted: bool = false
 
-const CR0_PG: u64 = 1 << 31
-const CR4_PSE: u64 = 1 << 4
-const CR4_PAE: u64 = 1 << 5
-const CR4_PGE: u64 = 1 << 7
-const CR4_LA57: u64 = 1 << 12
-const CR4_PKE: u64 = 1 << 22
-const CR4_PKS: u64 = 1 << 24
-const EFER_LMA: u64 = 1 << 10
-const EFER_NXE: u64 = 1 << 11
-
-const PTE_P: u64 = 1
-const PTE_W: u64 = 2
-const PTE_U: u64 = 4
-const PTE_A: u64 = 0x20
-const PTE_D: u64 = 0x40
-const PTE_PS: u64 = 0x80
-const PTE_G: u64 = 0x100
-const PTE_NX: u64 = 1 << 63
 const ADDRESS: u64 = 0x000ffffffffff000
 
 const ERROR_P: u32 = 1
