@@ -87,7 +87,8 @@ export function exitIo(s: usize, write: bool, port: u32, size: u32, count: u32):
 export function exitMmio(s: usize, write: bool, gpa: u64, size: u32, value: u64): void {
   const run = runOf(s)
   store<u64>(run, gpa, RUN_MMIO_ADDRESS)
-  store<u64>(run, value, RUN_MMIO_DATA)
+  // read_exit_mmio leaves the data as they were.
+  if (write) store<u64>(run, value, RUN_MMIO_DATA)
   store<u32>(run, size, RUN_MMIO_LENGTH)
   store<u8>(run, write ? 1 : 0, RUN_MMIO_IS_WRITE)
   stopForExit(s, KVM_EXIT_MMIO)

@@ -93,6 +93,16 @@ test('a step that KVM makes itself leaves dr7 in kvm_run alone', async () => {
   assert.is(guest.runView().getBigUint64(56, true), 0x400n, 'by the CPU: db_interception')
 })
 
+test('a read leaves the data in kvm_run as they were', async () => {
+  const guest = await RawGuest.create(READ)
+  const sregs = guest.get('KVM_GET_SREGS', 312)
+  sregs.setBigUint64(24, MMIO_DS, true)
+  guest.set('KVM_SET_SREGS', sregs)
+  guest.runView().setBigUint64(40, 0x1122334455667788n, true)
+  guest.to('KVM_EXIT_MMIO')
+  assert.is(guest.runView().getBigUint64(40, true), 0x1122334455667788n)
+})
+
 test('the trap flag of a completed port access: a pending #DB that userspace sees and can take back', async () => {
   for (const take of [false, true]) {
     // out 0x10, al; hlt
