@@ -463,4 +463,21 @@ test('encrypted memory reads as ciphertext', async () => {
   assert.ok(new Set(memory).size > 100)
 })
 
+test('without memory for the VMSA, sealing is refused and the vCPU stays readable', async () => {
+  using kvm = await open({ memory: 64 << 20 })
+  const vm = kvm.createVm('sev-es')
+  vm.sevInit()
+  const vcpu = vm.createVcpu(0)
+  vm.launchStart({ policy: 5 })
+  const ram = kvm.mmap(-1, 128 << 20)
+  assert.throws(() => {
+    for (let at = 0; at < ram.length; at += 4096) ram.write(at, Uint8Array.of(1))
+  }, /budget .* is spent/)
+  assert.throws(
+    () => vm.launchUpdateVmsa(),
+    (error: KvmError) => error.code === 'ENOMEM' && /VMSA/.test(error.reason),
+  )
+  assert.is(vcpu.getRegs().rip, 0xfff0n)
+})
+
 test.run()

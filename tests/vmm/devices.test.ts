@@ -257,6 +257,24 @@ test('fw_cfg: signature, id, numbers and file directory by port', () => {
   assert.is(device.readPort(0x514, 4), 0x554d4551)
 })
 
+test('fw_cfg: a kernel is handed over in two parts, setup_sects of its header (0 means 4) and the rest', () => {
+  for (const [sectors, setup] of [
+    [0, 5 * 512],
+    [7, 8 * 512],
+    [255, 8192], // more than the file has: all of it
+  ] as const) {
+    const kernel = new Uint8Array(8192)
+    kernel[0x1f1] = sectors
+    const device = new FwCfg(ram(64))
+    device.setKernel(kernel, new Uint8Array(3), 'quiet')
+    const size = (key: number): number => {
+      device.writePort(0x510, 2, key)
+      return [0, 8, 16, 24].reduce((n, shift) => n + (device.readPort(0x511, 1) << shift), 0)
+    }
+    assert.equal([FW_CFG.SETUP_SIZE, FW_CFG.KERNEL_SIZE, FW_CFG.INITRD_SIZE, FW_CFG.CMDLINE_SIZE].map(size), [setup, 8192 - setup, 3, 6])
+  }
+})
+
 test('fw_cfg: DMA select, read, skip, error', () => {
   const memory = ram(256)
   const device = new FwCfg(memory)
