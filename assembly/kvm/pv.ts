@@ -353,6 +353,8 @@ export function pvMsrWrite(s: usize, index: u32, value: u64, host: bool): bool {
       return true
     case 0x4b564d04:
       if (value & 2) return false
+      // An EOI that was offered is taken back first, or the guest's handler believes it (reboot notifiers switch it off in one).
+      apicSync(s)
       store<u64>(k, value, VKVM_PV_EOI)
       return true
     case 0x4b564d05:

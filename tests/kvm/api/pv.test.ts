@@ -129,11 +129,10 @@ test('steal time: time that other vCPUs took; preempted while it does not run; T
   assert.equal(steal(), [5000n, 6, 1])
 })
 
-test('PV EOI: the guest clears a bit instead of writing the register', async () => {
-  // sti; hlt; out 2; mov eax,[PAGE]; out 3; hlt. The handler at 0x3000 (IDT): btr dword [PAGE], 0; out 1; iretd
-  const code = [...wrmsr(MSR.EOI, PAGE | 1), 0xfb, 0xf4, ...out(2), 0xf4, ...out(3)]
+/** A guest that takes vector 0x41 with `handler`; its ISR word, and an MSI for it. */
+async function interrupted(code: number[], handler: number[]): Promise<{ guest: RawGuest; isr: () => number; msi: () => number }> {
   const guest = await RawGuest.create(code, { mode: 'protected', irqchip: 'full' })
-  guest.memory.write(0x3000, Uint8Array.of(0x0f, 0xba, 0x35, ...le(PAGE), 0, 0xe6, 0x01, 0xcf))
+  guest.memory.write(0x3000, Uint8Array.from(handler))
   guest.memory.write(0x6000 + 0x41 * 8, Uint8Array.of(0x00, 0x30, 0x08, 0, 0, 0x8e, 0, 0))
   guest.memory.write(0x7000 + 8, Uint8Array.of(0xff, 0xff, 0, 0, 0, 0x9b, 0xcf, 0, 0xff, 0xff, 0, 0, 0, 0x93, 0xcf, 0))
   const sregs = guest.get('KVM_GET_SREGS', 312)
@@ -153,6 +152,23 @@ test('PV EOI: the guest clears a bit instead of writing the register', async () 
     v.setUint32(8, 0x41, true)
     return guest.vmCall('KVM_SIGNAL_MSI', bytes)
   }
+  return { guest, isr, msi }
+}
+
+test('PV EOI switched off inside a handler: the offer is taken back', async () => {
+  const handler = [...wrmsr(MSR.EOI, 0), 0x0f, 0xba, 0x35, ...le(PAGE), 0, 0xe6, 0x01, 0xcf]
+  const { guest, isr, msi } = await interrupted([...wrmsr(MSR.EOI, PAGE | 1), 0xfb, 0xf4], handler)
+  assert.is(guest.run(), -ERRNO.EINTR, 'halted')
+  assert.is(msi(), 1)
+  guest.port(1)
+  assert.is(guest.reg('RFLAGS') & 1n, 0n, 'BTR found the bit clear: the handler writes the register')
+  assert.is(isr(), 2, 'the vector is in service until then')
+})
+
+test('PV EOI: the guest clears a bit instead of writing the register', async () => {
+  // sti; hlt; out 2; mov eax,[PAGE]; out 3; hlt. The handler at 0x3000 (IDT): btr dword [PAGE], 0; out 1; iretd
+  const code = [...wrmsr(MSR.EOI, PAGE | 1), 0xfb, 0xf4, ...out(2), 0xf4, ...out(3)]
+  const { guest, isr, msi } = await interrupted(code, [0x0f, 0xba, 0x35, ...le(PAGE), 0, 0xe6, 0x01, 0xcf])
   assert.is(guest.run(), -ERRNO.EINTR, 'halted')
   assert.is(msi(), 1)
   guest.port(1)
