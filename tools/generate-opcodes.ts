@@ -152,8 +152,10 @@ export function opcodesSource(files: ReadonlyMap<string, string>): string {
   const tables = buildTables()
   const imports = new Map<string, string[]>()
   for (const name of coldNames) {
-    const file = [...files].find(([, text]) => new RegExp(`^export function ${name}\\(`, 'm').test(text))?.[0]
-    if (file === undefined) throw new Error(`opcode map: no file of assembly/ exports the handler ${name}`)
+    const found = [...files].filter(([, text]) => new RegExp(`^export function ${name}\\(s: usize, op: usize\\): u32 `, 'm').test(text))
+    const file = found[0]?.[0]
+    if (file === undefined) throw new Error(`opcode map: no file of assembly/ exports the handler ${name}(s, op)`)
+    if (found.length > 1) throw new Error(`opcode map: handler ${name} is exported by ${found.map(([path]) => path).join(' and ')}`)
     imports.set(file, [...(imports.get(file) ?? []), name])
   }
   const list = (values: readonly number[]): string => values.join(',')
