@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -33,6 +34,8 @@ static void handler(int sig, siginfo_t *info, void *context) {
 static uint8_t *put(uint8_t *p, const void *b, int n) { memcpy(p, b, n); return p + n; }
 
 int main(void) {
+  /* A case that spins must not outlive the test. */
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
   code = mmap((void *)0x30000000, 4096, 7, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
   mem = mmap((void *)0x37f000, 8192, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
   mem += 0xe00;

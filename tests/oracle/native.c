@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -153,6 +154,8 @@ static void readAll(void *to, size_t n) {
 }
 
 int main(void) {
+  /* A case that spins must not outlive the test. */
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
   static char inBuffer[1 << 20];
   setvbuf(stdin, inBuffer, _IOFBF, sizeof inBuffer);
   int fixed = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED;

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <ucontext.h>
@@ -168,6 +169,8 @@ static void first(int sig, siginfo_t *info, void *context) {
 }
 
 int main(void) {
+  /* A case that spins must not outlive the test. */
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
   /* The limit of segment 7b is the CPU's number. */
   cpu_set_t cpu;
   CPU_ZERO(&cpu);
