@@ -383,6 +383,10 @@ export function ffreep(s: usize, op: usize): u32 {
   pop(s)
   return 0
 }
+/** FNOP leaves its pointers, unlike the control instructions. */
+export function fnop(s: usize, op: usize): u32 {
+  return enter(s, op) ? 0 : left(s)
+}
 /** FINCSTP (D9 F7), FDECSTP (D9 F6): no tag changes. */
 export function fincstp(s: usize, op: usize): u32 {
   if (!enter(s, op)) return left(s)

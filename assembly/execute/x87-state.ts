@@ -128,6 +128,3 @@ export function emms(s: usize, op: usize): u32 {
 export function fneni(s: usize, op: usize): u32 {
   return x87Available(s) ? 0 : left(s)
 }
-export function fnop(s: usize, op: usize): u32 {
-  return x87Usable(s) ? 0 : left(s)
-}

@@ -51,6 +51,26 @@ test('CR0.TS: everything is #NM; WAIT only with CR0.MP', () => {
     assert.is(outcome(machine({ cr0: 0x3bn }), ...code), NM)
   assert.is(outcome(machine({ cr0: 0x39n }), ...WAIT), HALTED)
 })
+test('which instructions are the last x87 instruction, as on Zen 4: FNOP and the stack pointers are, control is not', () => {
+  // FNINIT, FLD1, FLDZ, FLD1, FDIVRP (zero divide, masked); ...; FLDCW [rsi + 0x200] unmasks it; FXSAVE [rsi]
+  const before = [...FNINIT, 0xd9, 0xe8, 0xd9, 0xee, 0xd9, 0xe8, 0xde, 0xf1]
+  const last = (...code: number[]): string => {
+    const m = machine()
+    m.poke(DATA + 0x200, 0x33bn)
+    assert.is(outcome(m, ...before, ...code, 0xd9, 0xae, 0, 2, 0, 0, ...FXSAVE), HALTED)
+    return `${(m.peek(DATA) >> 48n).toString(16)} ${m.peek(DATA + 8, 4) - BigInt(CODE)}`
+  }
+  const division = `6f1 ${before.length - 2}`
+  const here = before.length
+  assert.is(last(0xd9, 0xd0), `1d0 ${here}`, 'FNOP')
+  assert.is(last(0xd9, 0xf7), `1f7 ${here}`, 'FINCSTP')
+  assert.is(last(0xdd, 0xc3), `5c3 ${here}`, 'FFREE')
+  assert.is(last(0xd9, 0xc9), `1c9 ${here}`, 'FXCH')
+  assert.is(last(0xd9, 0x3e), division, 'FNSTCW')
+  assert.is(last(0xdf, 0xe0), division, 'FNSTSW AX')
+  assert.is(last(0xdb, 0xe0), division, 'FNENI')
+  assert.is(last(0x9b), division, 'WAIT')
+})
 test('without CR4.OSFXSR SSE is #UD, MMX and FXSAVE are not, and FXSAVE leaves XMM and MXCSR out', () => {
   const bare = { cr4: 0x20n }
   for (const code of [ADDPS, LDMXCSR]) assert.is(outcome(machine(bare), ...code), UD)
