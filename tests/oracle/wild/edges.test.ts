@@ -9,6 +9,7 @@ import { edgeCases } from './edges.ts'
 import { Emulated } from './emulated.ts'
 import { Native } from './native.ts'
 import type { Outcome } from './place.ts'
+import { Tally } from './tally.ts'
 
 const seed = Number(process.env['CLOISTER_WILD_SEED'] ?? 1)
 const only = new RegExp(process.env['CLOISTER_WILD_ONLY'] ?? '.')
@@ -20,10 +21,8 @@ needs(test, 'amdOracle', 'edges of pages, segments and the address space against
   const kvm = await openKvm({ host: 'amd' })
   const emulated = new Emulated(cpuidFor(kvm.supportedCpuid(), 0, 1, undefined).entries)
   kvm[Symbol.dispose]()
-  const kinds = new Map<string, number>()
-  const texts: string[] = []
+  const tally = new Tally(show)
   let done = 0
-  let bad = 0
   let hung = 0
   try {
     for (const { batch, cases } of edgeCases(seed, only, percent)) {
@@ -37,13 +36,7 @@ needs(test, 'amdOracle', 'edges of pages, segments and the address space against
           hung++
           return
         }
-        const found = differences(c, batch, n, got[i] as Outcome)
-        if (found.length === 0) return
-        bad++
-        const kind = `${c.text} ${c.bits} ${found.map((f) => f.replace(/\(.*|0x[0-9a-f]+|[0-9a-f]{4,}/g, '')).join()}`
-        const k = (kinds.get(kind) ?? 0) + 1
-        kinds.set(kind, k)
-        if (k <= show) texts.push(`${describe(c, batch)}\n      ${found.join('\n      ')}`)
+        tally.add(`${c.text} ${c.bits}`, differences(c, batch, n, got[i] as Outcome), () => describe(c, batch))
       })
       done += cases.length
     }
@@ -51,16 +44,8 @@ needs(test, 'amdOracle', 'edges of pages, segments and the address space against
     native.close()
   }
   console.log(`oracle: ${done} cases at edges, ${hung} hung natively, seed ${seed}`)
-  if (bad > 0) {
-    console.log(texts.slice(0, 60).join('\n  '))
-    console.log(
-      [...kinds]
-        .toSorted((a, b) => b[1] - a[1])
-        .map(([k, n]) => `${n} ${k}`)
-        .join('\n'),
-    )
-  }
-  assert.is(bad, 0, `${bad} of ${done} cases differ (seed ${seed})`)
+  tally.print()
+  assert.is(tally.bad, 0, `${tally.bad} of ${done} cases differ (seed ${seed})`)
 })
 
 test.run()

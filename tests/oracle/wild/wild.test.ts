@@ -14,6 +14,7 @@ import type { Wild } from './generate.ts'
 import { Native } from './native.ts'
 import { sequence } from './sequence.ts'
 import type { Outcome } from './place.ts'
+import { Tally } from './tally.ts'
 
 const cases = Number(process.env['CLOISTER_WILD_CASES'] ?? 40000)
 const seed = Number(process.env['CLOISTER_WILD_SEED'] ?? 1)
@@ -30,12 +31,10 @@ needs(test, 'amdOracle', 'wild instructions against the physical CPU', async () 
   kvm[Symbol.dispose]()
   const generator = new Generator(seed, only)
   const { r } = generator
-  const kinds = new Map<string, number>()
-  const texts: string[] = []
+  const tally = new Tally(show)
   let faults = 0
   /** Cases that the machine itself does not come back from. */
   let hung = 0
-  let bad = 0
   let done = 0
   try {
     while (done < cases) {
@@ -58,13 +57,9 @@ needs(test, 'amdOracle', 'wild instructions against the physical CPU', async () 
           return
         }
         if (n.vector !== 1) faults++
-        const found = differences(w, batch, n, normalise(w, got[i] as Outcome))
-        if (found.length === 0) return
-        bad++
-        const kind = `${process.env['CLOISTER_WILD_KINDS'] ? '' : w.mnemonic} ${found.map((f) => f.replace(/\(.*|0x[0-9a-f]+|[0-9a-f]{4,}/g, '')).join()}`
-        const k = (kinds.get(kind) ?? 0) + 1
-        kinds.set(kind, k)
-        if (k <= show) texts.push(`${describe(w, batch)}\n      ${found.join('\n      ')}`)
+        tally.add(process.env['CLOISTER_WILD_KINDS'] ? '' : w.mnemonic, differences(w, batch, n, normalise(w, got[i] as Outcome)), () =>
+          describe(w, batch),
+        )
       })
       done += wild.length
     }
@@ -72,16 +67,8 @@ needs(test, 'amdOracle', 'wild instructions against the physical CPU', async () 
     native.close()
   }
   console.log(`oracle: ${done} cases of wild code, ${generator.covered.size} rows, ${faults} faults, ${hung} hung natively, seed ${seed}`)
-  if (bad > 0) {
-    console.log(texts.slice(0, 60).join('\n  '))
-    console.log(
-      [...kinds]
-        .toSorted((a, b) => b[1] - a[1])
-        .map(([k, n]) => `${n} ${k}`)
-        .join('\n'),
-    )
-  }
-  assert.is(bad, 0, `${bad} of ${done} cases differ (seed ${seed})`)
+  tally.print()
+  assert.is(tally.bad, 0, `${tally.bad} of ${done} cases differ (seed ${seed})`)
 })
 
 test.run()
