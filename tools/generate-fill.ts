@@ -70,6 +70,8 @@ export function lookup(s: usize, va: u64, n: u32): bool {${indent(quickFill('ret
   return true
 }
 
+/** Miss code of the benchmark's loads. */
+export const BENCH_CODE: u32 = ${missCode(8, false)}
 let benchSeed: u32 = 0
 export let benchSum: u64 = 0
 export let benchMiss: u64 = 0
@@ -81,7 +83,7 @@ export function benchStart(): void {
 
 /** \`left\` 8-byte loads from random places of the \`mask\` + 8 bytes at \`base\`, as fast() makes them. Returns how many are left at a miss. */
 export function benchRun(s: usize, base: u64, mask: u32, left: u32): u32 {
-  const n: u32 = ${missCode(8, false)}
+  const n = BENCH_CODE
   let x = benchSeed
   let sum = benchSum
   let va = base + <u64>((x >> 4) & mask)
