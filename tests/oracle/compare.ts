@@ -96,6 +96,10 @@ export interface Plan {
   perMnemonic?: number
   perKind?: number
   prepare?: (r: Random, c: Case) => void
+  /** Cases of another generator; they end the comparison when they are used up. */
+  from?: (r: Random) => Iterator<Case>
+  /** The core runs each case a second time one instruction at a time. */
+  stepped?: boolean
 }
 
 const BATCH = 2000
@@ -105,17 +109,24 @@ export async function compare(plan: Plan): Promise<Report> {
   const emulated = new Emulated()
   const claims = new Claims(plan.all)
   const r = new Random(plan.seed)
+  const given = plan.from?.(r)
+  let ended = false
   const report: Report = { cases: 0, faults: 0, bad: 0, counts: new Map(), kinds: new Map(), texts: [] }
   try {
-    while (report.cases < plan.cases) {
+    while (report.cases < plan.cases && !ended) {
       const cases: Case[] = []
       const windows: Uint8Array[] = []
       const sent: (Uint8Array | undefined)[] = []
       let base = new Uint8Array(WINDOW)
       for (let i = 0; i < Math.min(BATCH, plan.cases - report.cases); i++) {
-        const c = plan.sequences
-          ? generateSequence(r, plan.rows, claims, plan.bits, (part) => undefinedFlags(part) !== 0 || undefinedResult(part))
-          : generate(r, plan.rows[(report.cases + i) % plan.rows.length] as Opcode, claims, plan.bits)
+        const next = given?.next()
+        ended = next?.done === true
+        if (ended) break
+        const c = next?.value
+          ? next.value
+          : plan.sequences
+            ? generateSequence(r, plan.rows, claims, plan.bits, (part) => undefinedFlags(part) !== 0 || undefinedResult(part))
+            : generate(r, plan.rows[(report.cases + i) % plan.rows.length] as Opcode, claims, plan.bits)
         plan.prepare?.(r, c)
         let fresh = i === 0
         if (i % 16 === 0) {
@@ -136,11 +147,15 @@ export async function compare(plan: Plan): Promise<Report> {
       }
       const pending = native.run(cases, sent)
       const got = cases.map((c, i) => emulated.run(c, windows[i] as Uint8Array))
+      const stepped = plan.stepped ? cases.map((c, i) => emulated.run(c, windows[i] as Uint8Array, 1)) : []
       const want = await pending
       cases.forEach((c, i) => {
         const w = normalise(c, want[i] as Outcome)
         if (w.vector !== RAN) report.faults++
         const found = differences(c, w, normalise(c, got[i] as Outcome), windows[i] as Uint8Array)
+        const step = stepped[i]
+        if (step && found.length === 0)
+          found.push(...differences(c, w, normalise(c, step), windows[i] as Uint8Array).map((text) => `single-stepped: ${text}`))
         if (found.length === 0) return
         report.bad++
         const n = (report.counts.get(c.row.mnemonic) ?? 0) + 1

@@ -214,7 +214,8 @@ export class Emulated {
       this.call.invalidateLines(this.s, this.frame(P.CODE + page), 0xffffffff)
   }
 
-  run(c: Case, window: Uint8Array): Outcome {
+  /** `step`: in runs of so many instructions. */
+  run(c: Case, window: Uint8Array, step = 100): Outcome {
     const { s, view } = this
     const sequence = c.parts.length > 0
     this.code(c.slot, sequence ? Uint8Array.of(...c.bytes, 0xf4) : c.bytes, c.length + (sequence ? 1 : 0))
@@ -237,10 +238,15 @@ export class Emulated {
     view.setUint32(s + L.CPU_EVENT, 0, true)
     view.setBigUint64(s + L.CPU_CR2, 0n, true)
     const start = view.getBigUint64(s + L.CPU_ICOUNT, true)
-    view.setBigUint64(s + L.CPU_BUDGET, start + (sequence ? 100n : 1n), true)
-    view.setBigUint64(s + L.CPU_SLICE_END, start + (sequence ? 100n : 1n), true)
-    this.call.execute(s)
-    const stop = view.getUint32(s + L.CPU_STOP_REASON, true)
+    let stop: number = L.STOP_BUDGET
+    for (let ran = 0; ran < (sequence ? 100 : 1); ran += step) {
+      const until = start + BigInt(sequence ? ran + step : 1)
+      view.setBigUint64(s + L.CPU_BUDGET, until, true)
+      view.setBigUint64(s + L.CPU_SLICE_END, until, true)
+      this.call.execute(s)
+      stop = view.getUint32(s + L.CPU_STOP_REASON, true)
+      if (stop !== L.STOP_BUDGET || view.getUint32(s + L.CPU_CPL, true) === 0) break
+    }
     const outcome: Outcome = {
       vector: RAN,
       error: 0,

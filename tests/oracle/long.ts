@@ -14,6 +14,7 @@ const counted = (text: string): number =>
 
 const suites = [
   { file: 'oracle/integer.test.js', env: { CLOISTER_ORACLE_CASES: '200000' }, seed: 'CLOISTER_ORACLE_SEED' },
+  { file: 'oracle/pairs.test.js', env: { CLOISTER_PAIRS_SHARE: '1' }, seed: 'CLOISTER_ORACLE_SEED' },
   { file: 'oracle/wild/wild.test.js', env: { CLOISTER_WILD_CASES: '200000' }, seed: 'CLOISTER_WILD_SEED' },
   { file: 'oracle/wild/edges.test.js', env: { CLOISTER_WILD_EDGES: '70' }, seed: 'CLOISTER_WILD_SEED' },
   { file: 'simd/oracle.test.js', env: { CLOISTER_SIMD_CASES: '200' }, seed: 'CLOISTER_SIMD_SEED' },
