@@ -2,6 +2,7 @@
 
 /** Misuse of the library, or something that is not implemented; `code` is stable. */
 export class CloisterError extends Error {
+  /** `ERR_ARGUMENT`, `ERR_MEMORY`, …; of a machine's options the option's name; of a KvmError the errno's name. */
   readonly code: string
   constructor(code: string, message: string, options?: ErrorOptions) {
     super(message, options)
@@ -30,9 +31,13 @@ export interface Refusal {
 
 /** A refused ioctl, from the typed wrappers. */
 export class KvmError extends CloisterError {
+  /** Negative errno. */
   readonly errno: number
+  /** Name of the ioctl or command. */
   readonly ioctl: string
+  /** One sentence: what was asked and why it is refused. */
   readonly reason: string
+  /** Where Linux decides this (file and function), or `cloister`. */
   readonly source: string
   constructor(refusal: Refusal) {
     super(refusal.code, `${refusal.ioctl}: ${refusal.code}: ${refusal.reason} [${refusal.source}]`)

@@ -425,8 +425,9 @@ export const VM_TYPE = { DEFAULT: 0, SW_PROTECTED: 1, SEV: 2, SEV_ES: 3, SNP: 4,
 export const VCPU_MMAP_SIZE = 12288
 export const KVM_API_VERSION = 12
 
-/** SEV_ISSUE_CMD on /dev/sev, and its commands (uapi/linux/psp-sev.h). */
+/** Request code of SEV_ISSUE_CMD on /dev/sev; its argument is struct sev_issue_cmd, 16 bytes (uapi/linux/psp-sev.h). */
 export const SEV_ISSUE_CMD = 0xc0105300
+/** Commands of SEV_ISSUE_CMD by name: the number that `kvm.sevIssue` takes (uapi/linux/psp-sev.h). */
 export const SEV_ISSUE = {
   SEV_FACTORY_RESET: 0,
   SEV_PLATFORM_STATUS: 1,

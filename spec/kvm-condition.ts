@@ -20,14 +20,19 @@
  */
 import type { PolicyType } from './kvm-policy.ts'
 
+/** One case: after `setup`, `call` answers `expect`, and then `sees` holds. The words are explained at the head of spec/kvm-condition.ts. */
 export interface Condition {
+  /** Row of the policy table. */
   readonly ioctl: string
+  /** VM types for which it holds. */
   readonly types: readonly PolicyType[]
+  /** Steps before the call. */
   readonly setup: readonly string[]
   /** Struct fields, or a scalar argument. */
   readonly call: string | number
   /** `ok`, an errno name, `=N` (the returned number) or the exit reason of a KVM_RUN. */
   readonly expect: string
+  /** What is seen afterwards. */
   readonly sees: readonly string[]
   /** Words of the table's details that this case shows; `ROW: words` for another row than its own. */
   readonly shows: readonly string[]

@@ -12,6 +12,7 @@ import type { PolicyType } from './kvm-policy.ts'
 
 export { type Condition, phaseOf } from './kvm-condition.ts'
 
+/** Every case of the policy table's details (upstream, Linux 7.3): each is a test, and `cloister policy --explain` prints them. */
 export const CONDITIONS: readonly Condition[] = [...VM_CONDITIONS, ...LAUNCH_CONDITIONS, ...VCPU_CONDITIONS, ...MSR_CONDITIONS]
 
 /** Words of the table that no call on the modelled hosts can show, and why; `held` names the test that shows them otherwise. */

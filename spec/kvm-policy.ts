@@ -7,7 +7,9 @@
  * ok-dropped, error, special); `?` = this is the answer to a correct call, the detail says when it differs.
  * A pair is [before, after]; the switch says which state change separates them.
  */
+/** VM types in the order of the table's columns; the legacy ones are an ordinary VM with KVM_SEV_INIT or KVM_SEV_ES_INIT. */
 export const POLICY_TYPES = ['default', 'sev-legacy', 'sev-es-legacy', 'sev', 'sev-es', 'snp', 'tdx'] as const
+/** A VM type: a column of the policy table. */
 export type PolicyType = (typeof POLICY_TYPES)[number]
 export type PolicyScope = 'system' | 'vm' | 'vcpu' | 'system+vm' | 'vm+vcpu'
 

@@ -5,7 +5,9 @@
  */
 import type { PolicyType } from './kvm-policy.ts'
 
+/** Built-in policy profiles: `upstream` is Linux as merged, `rfc-2020` the SEV-ES and TDX proposals of 2020. */
 export const PROFILES = ['upstream', 'rfc-2020'] as const
+/** Name of a built-in policy profile. */
 export type Profile = (typeof PROFILES)[number]
 
 /** The VM types a profile defines; every other column inherits `upstream`. */
@@ -19,18 +21,25 @@ export interface Overlay {
   /** Applies to this profile or kernel version only. */
   readonly profile?: Profile
   readonly linux?: '6.12' | '7.3'
+  /** Rows of the policy table. */
   readonly ioctls: readonly string[]
+  /** Columns of the policy table. */
   readonly types: readonly PolicyType[]
+  /** Before or after guest state is protected; default both. */
   readonly phase?: 'before' | 'after'
+  /** `result[:ERRNO][?][; detail]`, as in docs/policy.md: `ok`, `error:EINVAL; why`. */
   readonly cell: string
+  /** Who asks for it. */
   readonly source: string
 }
 
 /** A profile of the caller's own: overlays on one of the built-in profiles. */
 export interface ProfileData {
+  /** What errors call it. */
   readonly name: string
   /** Built-in profile it starts from; default `upstream`. */
   readonly base?: Profile
+  /** Later ones win. */
   readonly overlays: readonly Overlay[]
 }
 
@@ -151,10 +160,15 @@ export const OVERLAYS: readonly Overlay[] = [
 export interface MailNote {
   /** Number of the mail in the project's seeds, and the rule made from it. */
   readonly mail: string
+  /** Letter and number of the rule. */
   readonly rule: string
+  /** Rows of the policy table. */
   readonly ioctls: readonly string[]
+  /** Columns of the policy table. */
   readonly types: readonly PolicyType[]
+  /** What the mail asks for. */
   readonly proposed: string
+  /** What Linux does. */
   readonly merged: string
 }
 
@@ -165,6 +179,7 @@ const MAIL_001 = '001 (Tom Lendacky, 2020-09-18, QEMU SEV-ES guest support)'
 const MAIL_003 = '003 (Sean Christopherson, 2024-05-13, SNP_EXTENDED_GUEST_REQUEST)'
 const MAIL_004 = '004 (Tom Lendacky, 2020-09-17, Prevent debugging under SEV-ES)'
 
+/** All of them; `cloister policy --explain` prints those of an ioctl. */
 export const MAIL_NOTES: readonly MailNote[] = [
   {
     mail: MAIL_000,

@@ -35,6 +35,7 @@ export function kvmHost(): string {
     HEAD,
     '',
     '/** Offsets in struct kvm_run. */',
+    '/** Byte offsets in struct kvm_run, flat: a union member by its exit (uapi/linux/kvm.h); for `vcpu.runView`. */',
     `export const RUN = ${JSON.stringify(runOffsets)} as const`,
     '/** Names of NAE events by SW_EXITCODE. */',
     `export const naeNames${record(Object.fromEntries(naeEvents.map((e) => [e.code, e.name])))}`,

@@ -1,13 +1,20 @@
 /** struct kvm_cpuid2 and kvm_cpuid_entry2 (uapi/asm/kvm.h). */
 
+/** One leaf: struct kvm_cpuid_entry2, all fields u32. */
 export interface CpuidEntry {
+  /** CPUID leaf (EAX). */
   function: number
+  /** Subleaf (ECX), where `flags` says that it counts. */
   index: number
   /** KVM_CPUID_FLAG_SIGNIFCANT_INDEX = 1. */
   flags: number
+  /** What CPUID answers. */
   eax: number
+  /** What CPUID answers. */
   ebx: number
+  /** What CPUID answers. */
   ecx: number
+  /** What CPUID answers. */
   edx: number
 }
 

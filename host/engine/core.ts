@@ -9,12 +9,17 @@ import { CloisterError } from '../errors.ts'
 import { HEAP, STAGING, STAGING_SIZE } from '../generated/layout.ts'
 import { CORE_EXPORTS, type CoreExports } from './exports.ts'
 
-export type WasmSource = URL | BufferSource | WebAssembly.Module
+/** A WebAssembly.Module: named so that programs without lib.dom can use the types. */
+type CompiledModule = object
+
+/** The core: where it lies, its bytes, or the compiled WebAssembly.Module. */
+export type WasmSource = URL | ArrayBuffer | ArrayBufferView<ArrayBuffer> | CompiledModule
 
 /** 64 KiB pages of WebAssembly memory. */
 const PAGE = 0x10000
 const MAXIMUM_PAGES = 65536
 
+/** The running core and its memory. @internal */
 export interface Core {
   readonly call: CoreExports
   readonly memory: WebAssembly.Memory
@@ -28,7 +33,7 @@ export interface Core {
 
 async function compile(source: WasmSource): Promise<WebAssembly.Module> {
   if (source instanceof WebAssembly.Module) return source
-  if (!(source instanceof URL)) return WebAssembly.compile(source)
+  if (!(source instanceof URL)) return WebAssembly.compile(source as BufferSource)
   if (source.protocol === 'file:') {
     // Only Node and Deno have file: URLs; both know node:fs.
     const { readFile } = await import('node:fs/promises')
@@ -39,7 +44,7 @@ async function compile(source: WasmSource): Promise<WebAssembly.Module> {
   return WebAssembly.compile(await response.arrayBuffer())
 }
 
-/** `memory` is the budget in bytes for everything one `openKvm` holds (4 GiB at most). */
+/** `memory` is the budget in bytes for everything one `openKvm` holds (4 GiB at most). @internal */
 export async function loadCore(options: { wasm?: WasmSource; memory?: number } = {}): Promise<Core> {
   const limit = Math.ceil((options.memory ?? MAXIMUM_PAGES * PAGE) / PAGE)
   const initial = Math.ceil(HEAP / PAGE) + 1

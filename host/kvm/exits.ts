@@ -6,8 +6,10 @@
 import { RUN } from '../generated/kvm.ts'
 import { EXIT } from '../generated/kvm-abi.ts'
 
+/** Names of exit reasons (uapi/linux/kvm.h KVM_EXIT_*). */
 export type ExitReason = keyof typeof EXIT
 
+/** The guest accessed a port. */
 export interface IoExit {
   readonly reason: 'KVM_EXIT_IO'
   readonly direction: 'in' | 'out'
@@ -18,6 +20,7 @@ export interface IoExit {
   /** `count * size` live bytes: written by the guest (out), to be filled by the handler (in). */
   readonly data: Uint8Array
 }
+/** The guest accessed an address without memory. */
 export interface MmioExit {
   readonly reason: 'KVM_EXIT_MMIO'
   readonly physAddr: bigint
@@ -26,12 +29,14 @@ export interface MmioExit {
   /** `len` live bytes. */
   readonly data: Uint8Array
 }
+/** A hypercall for userspace (KVM_HC_MAP_GPA_RANGE 12); the answer goes by `vcpu.completeHypercall`. */
 export interface HypercallExit {
   readonly reason: 'KVM_EXIT_HYPERCALL'
   readonly nr: bigint
   readonly args: readonly bigint[]
   readonly flags: bigint
 }
+/** An MSR that KVM_CAP_X86_USER_SPACE_MSR hands over; the answer goes by `vcpu.completeMsr`. */
 export interface MsrExit {
   readonly reason: 'KVM_EXIT_X86_RDMSR' | 'KVM_EXIT_X86_WRMSR'
   /** KVM_MSR_EXIT_REASON_*. */
@@ -39,11 +44,13 @@ export interface MsrExit {
   readonly index: number
   readonly data: bigint
 }
+/** The hardware refused to enter the guest. */
 export interface FailEntryExit {
   readonly reason: 'KVM_EXIT_FAIL_ENTRY'
   readonly hardwareEntryFailureReason: bigint
   readonly cpu: number
 }
+/** KVM could not go on. */
 export interface InternalErrorExit {
   readonly reason: 'KVM_EXIT_INTERNAL_ERROR'
   /** KVM_INTERNAL_ERROR_*: 1 EMULATION, 3 DELIVERY_EV, 4 UNEXPECTED_EXIT_REASON. */
@@ -52,17 +59,20 @@ export interface InternalErrorExit {
   /** Of EMULATION: bytes at RIP, as many as KVM could fetch. */
   readonly instruction: Uint8Array | null
 }
+/** KVM_SYSTEM_EVENT_*: SHUTDOWN 1, RESET 2, CRASH 3, SEV_TERM 6 with the GHCB MSR's value in data[0]. */
 export interface SystemEventExit {
   readonly reason: 'KVM_EXIT_SYSTEM_EVENT'
   readonly type: number
   readonly data: readonly bigint[]
 }
+/** No memory of the kind asked for behind these addresses; KVM_RUN returned -EFAULT. Flag 8: private. */
 export interface MemoryFaultExit {
   readonly reason: 'KVM_EXIT_MEMORY_FAULT'
   readonly flags: bigint
   readonly gpa: bigint
   readonly size: bigint
 }
+/** A breakpoint or step of KVM_SET_GUEST_DEBUG. */
 export interface DebugExit {
   readonly reason: 'KVM_EXIT_DEBUG'
   readonly exception: number
@@ -70,31 +80,36 @@ export interface DebugExit {
   readonly dr6: bigint
   readonly dr7: bigint
 }
+/** Not made by KVM today; logs may hold it. */
 export interface ExceptionExit {
   readonly reason: 'KVM_EXIT_EXCEPTION'
   readonly exception: number
   readonly errorCode: number
 }
+/** End of interrupt, for an IOAPIC in userspace (KVM_CAP_SPLIT_IRQCHIP). */
 export interface IoapicEoiExit {
   readonly reason: 'KVM_EXIT_IOAPIC_EOI'
   readonly vector: number
 }
+/** A reason without a name here; `hardwareExitReason` is the vendor's number. */
 export interface UnknownExit {
   readonly reason: 'KVM_EXIT_UNKNOWN'
   readonly hardwareExitReason: bigint
 }
+/** The guest touched the TPR (KVM_TPR_ACCESS_REPORTING). */
 export interface TprAccessExit {
   readonly reason: 'KVM_EXIT_TPR_ACCESS'
   /** RIP of the access, which is done. */
   readonly rip: bigint
   readonly isWrite: boolean
 }
+/** KVM_CAP_X86_NOTIFY_VMEXIT. */
 export interface NotifyExit {
   readonly reason: 'KVM_EXIT_NOTIFY'
   /** KVM_NOTIFY_CONTEXT_INVALID 1. */
   readonly flags: number
 }
-/** The answer goes to `ret` (RUN.CERTS_RET): 0, ENOSPC with `npages`, EAGAIN or EIO. */
+/** The guest asks for certificates; the answer goes to `ret` (RUN.CERTS_RET): 0, ENOSPC with `npages`, EAGAIN or EIO. */
 export interface SnpReqCertsExit {
   readonly reason: 'KVM_EXIT_SNP_REQ_CERTS'
   readonly gpa: bigint
@@ -140,6 +155,7 @@ export interface PlainExit {
     | 'KVM_EXIT_X86_BUS_LOCK'
 }
 
+/** What KVM_RUN came back with: told apart by `reason`, the kernel's full name. */
 export type Exit =
   | IoExit
   | MmioExit
@@ -181,7 +197,7 @@ function tdxCall(nr: bigint, data: readonly bigint[]): TdxExit['call'] {
   return { nr, data }
 }
 
-/** Decodes the exit that the vCPU's pages hold. */
+/** Decodes the exit that a vCPU's pages hold: `decodeExit(vcpu.runBytes, vcpu.runView)` after `vcpu.runRaw`. Never throws. */
 export function decodeExit(run: Uint8Array, view: DataView): Exit {
   const reason = view.getUint32(RUN.EXIT_REASON, true)
   const u32 = (at: number): number => view.getUint32(at, true)

@@ -9,6 +9,7 @@ import { type Linux, type PolicyEntry, policyTable, type ProfileSource } from '.
 import { AddressSpace } from './mapping.ts'
 import { Platform } from '../firmware/psp/platform.ts'
 
+/** Vendor of the modelled machine: AMD (SEV) or Intel (TDX). */
 export type Host = 'amd' | 'intel'
 export type ErrnoName = keyof typeof ERRNO
 
@@ -43,6 +44,7 @@ function scattered(n: bigint): bigint {
   return b ^ (b >> 31n)
 }
 
+/** @internal */
 export class Kernel {
   readonly core: Core
   readonly options: KernelOptions

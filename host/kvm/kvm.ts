@@ -1,5 +1,5 @@
 /** The public device: raw ioctls and the typed wrappers over them. */
-import { type CpuidEntry, decodeCpuid, encodeCpuid } from '../cpuid/entries.ts'
+import { type CpuidEntry, decodeCpuid } from '../cpuid/entries.ts'
 import { CloisterError, KvmError, type Refusal } from '../errors.ts'
 import { loadCore, type WasmSource } from '../engine/core.ts'
 import { CAP, ERRNO, REQUEST, SEV_ISSUE, SEV_ISSUE_CMD, VM_TYPE } from '../generated/kvm-abi.ts'
@@ -14,11 +14,15 @@ import { capNumber } from './names.ts'
 import { SevFd } from './sev.ts'
 import { SystemFd } from './system.ts'
 import { VcpuFd } from './vcpu.ts'
-import { Vm } from './typed-vm.ts'
+import { makeVm, type Vm } from './typed-vm.ts'
 import { VmFd } from './vm.ts'
 
+export type { WasmSource } from '../engine/core.ts'
+
+/** VM types; the legacy ones are ordinary VMs that `vm.sevInit()` turns into SEV guests. */
 export type VmType = PolicyType
 
+/** What `openKvm` takes; everything has a default. */
 export interface KvmOptions {
   /** The machine below KVM: an AMD host (SEV) or an Intel one (TDX). Default `amd`. */
   readonly host?: Host
@@ -27,16 +31,19 @@ export interface KvmOptions {
   /** Whose KVM is modelled, default `7.3`. */
   readonly linux?: Linux
   /** Budget in bytes for everything this device holds; at most (and by default) 4 GiB. */
-  readonly memory?: number
-  /** The core, if it does not lie beside this file. */
+  readonly memory?: number | bigint
+  /** The core (`cloister/core.wasm`), if it does not lie beside the library. */
   readonly wasm?: WasmSource
-  /** Worker module for parallel mode. */
+  /** Worker module for parallel mode, which is to come: accepted, and nothing runs in a Worker yet. */
   readonly worker?: URL
   /** Seed of everything random in the modelled machine, default 0. */
   readonly seed?: number | bigint
 }
 
-/** Opens the modelled machine's /dev/kvm (and, on an AMD host, /dev/sev). */
+/**
+ * Opens the modelled machine's /dev/kvm (and, on an AMD host, /dev/sev). Each device is a machine of its own. CloisterError
+ * `ERR_ARGUMENT`, `ERR_MEMORY` or `profile` for options that cannot be, `ERR_WASM` for a core that cannot be loaded.
+ */
 export async function openKvm(options: KvmOptions = {}): Promise<Kvm> {
   const { host = 'amd', profile = 'upstream', linux = '7.3', seed = 0 } = options
   if (typeof seed !== 'bigint' && !Number.isSafeInteger(seed))
@@ -48,9 +55,9 @@ export async function openKvm(options: KvmOptions = {}): Promise<Kvm> {
   const table = typeof profile === 'string' ? profile : parseProfile(profile)
   const core = await loadCore({
     ...(options.wasm === undefined ? {} : { wasm: options.wasm }),
-    ...(options.memory === undefined ? {} : { memory: options.memory }),
+    ...(options.memory === undefined ? {} : { memory: typeof options.memory === 'bigint' ? Number(options.memory) : options.memory }),
   })
-  return new Kvm(new Kernel(core, { host, profile: table, linux, seed: BigInt.asUintN(64, BigInt(seed)) }))
+  return makeKvm(new Kernel(core, { host, profile: table, linux, seed: BigInt.asUintN(64, BigInt(seed)) }))
 }
 
 const VM_TYPES: Readonly<Record<VmType, number>> = {
@@ -66,13 +73,23 @@ const VM_TYPES: Readonly<Record<VmType, number>> = {
 /** Bytes that the typed wrappers keep for structs behind pointers. */
 const SCRATCH = 0x10000
 
+/** Makes the device over its kernel floor: `openKvm` alone does. */
+let makeKvm: (kernel: Kernel) => Kvm
+
+/**
+ * The device: raw ioctls, which return negative errnos, and typed wrappers, which throw KvmError with the reason. Disposing it
+ * closes every file descriptor.
+ */
 export class Kvm {
+  static {
+    makeKvm = (kernel) => new Kvm(kernel)
+  }
+
   readonly #kernel: Kernel
   readonly #fd: number
   #scratch: Mapping | null = null
 
-  /** @internal Use `openKvm`. */
-  constructor(kernel: Kernel) {
+  private constructor(kernel: Kernel) {
     this.#kernel = kernel
     this.#fd = this.open('/dev/kvm')
   }
@@ -82,10 +99,12 @@ export class Kvm {
     return this.#kernel
   }
 
+  /** Vendor of the machine. */
   get host(): Host {
     return this.#kernel.options.host
   }
 
+  /** Whose KVM answers. */
   get linux(): Linux {
     return this.#kernel.options.linux
   }
@@ -100,7 +119,10 @@ export class Kvm {
     return kernel.refuse('ENOENT', 'open', `no ${path} on this host`, 'cloister')
   }
 
-  /** Linux request codes and struct bytes; results are written into `arg`. Never throws. */
+  /**
+   * ioctl(2): a Linux request code (REQUEST) with struct bytes, a scalar or the address of a mapping; results are written into
+   * `arg`. Non-negative, or a negative errno whose reason `lastRefusal()` keeps. Never throws.
+   */
   ioctl(fd: number, request: number, arg?: IoctlArgument): number {
     const kernel = this.#kernel
     const file = kernel.file(fd)
@@ -112,6 +134,7 @@ export class Kvm {
     }
   }
 
+  /** close(2): 0 or -EBADF. A VM lives until its last vCPU is closed too. */
   close(fd: number): number {
     const kernel = this.#kernel
     const file = kernel.file(fd)
@@ -123,9 +146,13 @@ export class Kvm {
 
   /**
    * `fd` -1: anonymous memory for slots and pointers; a vCPU: its `kvm_run` pages, or from `offset` 64 pages on its dirty
-   * ring; a guest_memfd with GUEST_MEMFD_FLAG_MMAP.
+   * ring; a guest_memfd with GUEST_MEMFD_FLAG_MMAP. `length` and `offset` in bytes. KvmError EINVAL, ENOMEM, EBADF or ENODEV.
    */
-  mmap(fd: number, length: number, offset = 0): Mapping {
+  mmap(fd: number, length: number | bigint, offset: number | bigint = 0): Mapping {
+    return this.#mmap(fd, Number(length), Number(offset))
+  }
+
+  #mmap(fd: number, length: number, offset: number): Mapping {
     const kernel = this.#kernel
     if (!(length > 0)) throw this.#error(kernel.refuse('EINVAL', 'mmap', 'length must be positive', 'mm/mmap.c'))
     if (fd === -1) {
@@ -147,11 +174,12 @@ export class Kvm {
     throw this.#error(kernel.refuse(file === null ? 'EBADF' : 'ENODEV', 'mmap', `file descriptor ${fd} cannot be mapped`, 'mm/mmap.c'))
   }
 
+  /** munmap(2) of a whole mapping: its addresses become -EFAULT. */
   munmap(mapping: Mapping): void {
     this.#kernel.memory.unmap(mapping)
   }
 
-  /** fallocate(2) on a guest_memfd: FALLOC_FL_KEEP_SIZE 1, FALLOC_FL_PUNCH_HOLE 2. */
+  /** fallocate(2) on a guest_memfd: FALLOC_FL_KEEP_SIZE 1, FALLOC_FL_PUNCH_HOLE 2; `offset` and `length` in bytes. 0 or a negative errno. */
   fallocate(fd: number, mode: number, offset: number | bigint, length: number | bigint): number {
     const file = this.#kernel.file(fd)
     if (file === null) return this.#kernel.refuse('EBADF', 'fallocate', `no file descriptor ${fd}`, 'fs/open.c')
@@ -159,40 +187,44 @@ export class Kvm {
     return this.#kernel.refuse('ENODEV', 'fallocate', 'not a regular file', 'fs/open.c vfs_fallocate')
   }
 
-  /** Statistics and event file descriptors. */
+  /** read(2) of a statistics or event file descriptor: the number of bytes, or a negative errno. */
   read(fd: number, bytes: Uint8Array): number {
     const file = this.#kernel.file(fd)
     if (file === null) return this.#kernel.refuse('EBADF', 'read', `no file descriptor ${fd}`, 'fs/read_write.c')
     return file.read?.(bytes) ?? this.#kernel.refuse('EINVAL', 'read', 'this file descriptor cannot be read', 'fs/read_write.c')
   }
 
-  /** Adds to an event file descriptor (8 bytes, little endian). */
+  /** write(2): adds to an event file descriptor (8 bytes, little endian). 8, or a negative errno. */
   write(fd: number, bytes: Uint8Array): number {
     const file = this.#kernel.file(fd)
     if (file === null) return this.#kernel.refuse('EBADF', 'write', `no file descriptor ${fd}`, 'fs/read_write.c')
     return file.write?.(bytes) ?? this.#kernel.refuse('EINVAL', 'write', 'this file descriptor cannot be written', 'fs/read_write.c')
   }
 
+  /** eventfd(2), for KVM_IRQFD and KVM_IOEVENTFD: a file descriptor. */
   eventfd(): number {
     return this.#kernel.install(new EventFd(this.#kernel))
   }
 
-  /** Why the last refused call was refused. */
+  /** Why the last refused call was refused: errno, reason, and where Linux decides it. Null if none was. */
   lastRefusal(): Refusal | null {
     return this.#kernel.refusal
   }
 
   // Typed wrappers.
 
-  /** A VM of this type: for the legacy types an ordinary VM that `vm.sevInit()` turns into one. */
+  /**
+   * KVM_CREATE_VM. For the legacy types an ordinary VM that `vm.sevInit()` turns into one. KvmError EINVAL for a type this host
+   * does not have, CloisterError `ERR_ARGUMENT` for a name that is none.
+   */
   createVm(type: VmType = 'default'): Vm {
     const number = VM_TYPES[type]
     if (number === undefined) throw new CloisterError('ERR_ARGUMENT', `no VM type ${String(type)}`)
     const fd = this.check(this.ioctl(this.#fd, REQUEST.KVM_CREATE_VM, number))
-    return new Vm(this, fd, type, this.#kernel.file(fd) as VmFd)
+    return makeVm(this, fd, type, this.#kernel.file(fd) as VmFd)
   }
 
-  /** KVM_CHECK_EXTENSION on /dev/kvm. */
+  /** KVM_CHECK_EXTENSION on /dev/kvm, by number or name: 0 = not there. */
   checkExtension(cap: number | keyof typeof CAP): number {
     return this.check(this.ioctl(this.#fd, REQUEST.KVM_CHECK_EXTENSION, capNumber(cap)))
   }
@@ -205,7 +237,7 @@ export class Kvm {
     return decodeCpuid(bytes)
   }
 
-  /** SEV_ISSUE_CMD on /dev/sev: the command's bytes go in and come back. */
+  /** SEV_ISSUE_CMD on /dev/sev: the struct of the command (SEV_ISSUE) goes in and comes back. `errno` is 0 or negative. */
   sevIssue(command: number, data: Uint8Array): { errno: number; fwError: number; data: Uint8Array } {
     const fd = this.check(this.open('/dev/sev'))
     const scratch = this.scratch(data)
@@ -218,7 +250,7 @@ export class Kvm {
     return { errno, fwError: view.getUint32(12, true), data: this.readScratch(data.length) }
   }
 
-  /** SEV_PDH_CERT_EXPORT: this platform's PDH certificate and the chain PEK, OCA, CEK. */
+  /** SEV_PDH_CERT_EXPORT: this platform's PDH certificate (2084 bytes) and the chain PEK, OCA, CEK (three of them). */
   sevCertificates(): { pdh: Uint8Array<ArrayBuffer>; chain: Uint8Array<ArrayBuffer> } {
     const data = new Uint8Array(24)
     const view = new DataView(data.buffer)
@@ -231,7 +263,7 @@ export class Kvm {
     return { pdh: this.readScratch(size, 0x4000), chain: this.readScratch(chainSize, 0x8000) }
   }
 
-  /** Throws the last refusal if `result` is an errno. */
+  /** Gives back what a raw call returned; a negative errno is thrown as KvmError with the last refusal. */
   check(result: number): number {
     if (result < 0) throw this.#error(result)
     return result
@@ -257,11 +289,7 @@ export class Kvm {
     return this.#scratch.read(offset, n)
   }
 
-  /** Bytes of struct kvm_cpuid2. @internal */
-  encodeCpuid(entries: readonly CpuidEntry[]): Uint8Array {
-    return encodeCpuid(entries)
-  }
-
+  /** Closes every file descriptor. */
   [Symbol.dispose](): void {
     for (let fd = this.#kernel.files.length - 1; fd >= 3; fd--) if (this.#kernel.file(fd) !== null) this.close(fd)
   }

@@ -16,14 +16,17 @@ const MOST_PAGES = 0x100000
 
 /** Memory shared between the caller and the kernel floor. What it shows is what the host would see. */
 export class Mapping {
+  /** Valid in every u64 pointer field of every ioctl. */
   readonly address: bigint
+  /** Bytes, a multiple of 4096. */
   readonly length: number
   /** Live bytes; only for the mapping of a vCPU file descriptor (`kvm_run`, PIO page, coalesced ring). */
   readonly bytes?: Uint8Array
-  /** Address of the core's BACKING structure; 0 for a vCPU mapping. */
+  /** Address of the core's BACKING structure; 0 for a vCPU mapping. @internal */
   readonly backing: number
   readonly #core: Core
 
+  /** @internal */
   constructor(core: Core, address: number, length: number, backing: number, bytes?: Uint8Array) {
     this.#core = core
     this.address = BigInt(address)
@@ -32,7 +35,10 @@ export class Mapping {
     if (bytes) this.bytes = bytes
   }
 
-  /** A copy of `n` bytes at `offset`: ciphertext where the guest's memory is encrypted. */
+  /**
+   * A copy of `n` bytes at `offset`: ciphertext where the guest's memory is encrypted. CloisterError `ERR_RANGE` outside,
+   * `ERR_FAULT` for pages that are not shared with the VMM (guest_memfd).
+   */
   read(offset: number | bigint, n: number): Uint8Array<ArrayBuffer> {
     this.#check(Number(offset), n)
     const out = new Uint8Array(n)
@@ -40,17 +46,21 @@ export class Mapping {
     return out
   }
 
-  /** Writes through the host's view: into an encrypted page this changes the ciphertext. */
+  /**
+   * Writes through the host's view: into an encrypted page this changes the ciphertext. CloisterError `ERR_RANGE` outside,
+   * `ERR_MEMORY` when the budget of the device is spent.
+   */
   write(offset: number | bigint, bytes: Uint8Array): void {
     this.#check(Number(offset), bytes.length)
     if (!this.writeFrom(Number(offset), bytes)) throw new CloisterError('ERR_MEMORY', 'the memory budget of this device (openKvm) is spent')
   }
 
   #check(offset: number, n: number): void {
-    if (!this.#inside(offset, n)) throw new RangeError(`mapping: ${n} bytes at ${offset} do not lie inside ${this.length} bytes`)
+    if (!this.#inside(offset, n))
+      throw new CloisterError('ERR_RANGE', `mapping: ${n} bytes at ${offset} do not lie inside ${this.length} bytes`)
   }
 
-  /** As `read`, without exceptions: false if the range is not inside. */
+  /** As `read`, without exceptions: false if the range is not inside. @internal */
   readInto(offset: number, out: Uint8Array): boolean {
     if (!this.#inside(offset, out.length)) return false
     if (this.bytes) {
@@ -67,6 +77,7 @@ export class Mapping {
     return true
   }
 
+  /** As `write`, without exceptions. @internal */
   writeFrom(offset: number, bytes: Uint8Array): boolean {
     if (!this.#inside(offset, bytes.length)) return false
     if (this.bytes) {
@@ -94,6 +105,7 @@ export interface Place {
   readonly offset: number
 }
 
+/** @internal */
 export class AddressSpace {
   readonly #core: Core
   readonly #bases: number[] = []

@@ -60,6 +60,7 @@ export const REG_NAMES = [
   'rip',
   'rflags',
 ] as const
+/** struct kvm_regs: the general registers, `rip` and `rflags`. */
 export type Regs = { [K in (typeof REG_NAMES)[number]]: bigint }
 
 /** Two halves: a bigint in between costs four times as much. */
@@ -80,7 +81,7 @@ export function setRegs(call: CoreExports, s: number, cpu: DataView, from: DataV
   call.cpuSetFlags(s, from.getBigUint64(REGS_RFLAGS, true) | 2n)
 }
 
-/** One segment: struct kvm_segment. */
+/** One segment: struct kvm_segment. `limit` in bytes; single bits are 0 or 1 (APM vol 2, 4.7: the descriptor). */
 export interface Segment {
   base: bigint
   limit: number
@@ -95,8 +96,11 @@ export interface Segment {
   avl: number
   unusable: number
 }
+/** GDTR or IDTR: struct kvm_dtable. */
 export interface TableRegister {
+  /** Linear address. */
   base: bigint
+  /** Bytes less one. */
   limit: number
 }
 

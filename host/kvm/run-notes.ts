@@ -36,13 +36,14 @@ const unimplemented = [
   'an MMIO access of more than 16 fragments',
 ]
 
+/** `vcpu.notes`. */
 export class RunNotes {
   readonly #id: number
   readonly #cpu: DataView
   readonly #kvm: DataView
   #traced = 0
 
-  /** @internal Use `vcpu.notes`. */
+  /** @internal */
   constructor(vcpu: VcpuFd) {
     this.#id = vcpu.id
     this.#cpu = vcpu.cpu

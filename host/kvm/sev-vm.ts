@@ -2,6 +2,7 @@
  * What KVM keeps of a SEV guest (struct kvm_sev_info, arch/x86/kvm/svm/svm.h), and the steps that touch
  * the vCPUs: sealing their state into VMSAs.
  */
+import { CloisterError } from '../errors.ts'
 import {
   CPU_CR0,
   CPU_CR4,
@@ -194,16 +195,17 @@ export class VmsaPage {
   read(offset: number | bigint, n: number): Uint8Array<ArrayBuffer> {
     const { call, staging } = this.#vcpu.kernel.core
     const at = Number(offset)
-    if (!inside(at, n) || !call.vmsaHostRead(this.#vcpu.s, at, STAGING, n)) throw new RangeError(`VMSA page: ${n} bytes at ${offset}`)
+    if (!inside(at, n) || !call.vmsaHostRead(this.#vcpu.s, at, STAGING, n))
+      throw new CloisterError('ERR_RANGE', `VMSA page: ${n} bytes at ${offset}`)
     return new Uint8Array(staging.subarray(0, n))
   }
 
   write(offset: number | bigint, bytes: Uint8Array): void {
     const { call, staging } = this.#vcpu.kernel.core
     const at = Number(offset)
-    if (!inside(at, bytes.length)) throw new RangeError(`VMSA page: ${bytes.length} bytes at ${offset}`)
+    if (!inside(at, bytes.length)) throw new CloisterError('ERR_RANGE', `VMSA page: ${bytes.length} bytes at ${offset}`)
     staging.set(bytes)
-    if (!call.vmsaHostWrite(this.#vcpu.s, at, STAGING, bytes.length)) throw new RangeError('VMSA page: not sealed')
+    if (!call.vmsaHostWrite(this.#vcpu.s, at, STAGING, bytes.length)) throw new CloisterError('ERR_RANGE', 'VMSA page: not sealed')
   }
 }
 

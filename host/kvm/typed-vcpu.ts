@@ -12,30 +12,45 @@ import { decodeSregs, encodeSregs, REG_NAMES, type Regs, type Sregs } from './re
 import type { Vm } from './typed-vm.ts'
 import type { VcpuFd } from './vcpu.ts'
 
+/** One struct kvm_msr_entry. */
 export interface MsrValue {
+  /** MSR number. */
   readonly index: number
+  /** Its value. */
   readonly value: bigint
 }
 
-/** vcpu.kick() from another thread, by the handle of `vcpu.kickHandle`. */
+/** `vcpu.kick()` from another thread, by the handle of `vcpu.kickHandle`. */
 export function kickVcpu(handle: Int32Array): void {
   Atomics.store(handle, 0, 1)
 }
 
+/** Makes the object of a vCPU file descriptor: `vm.createVcpu` alone does. @internal */
+export let makeVcpu: (kvm: Kvm, vm: Vm, fd: number, file: VcpuFd) => Vcpu
+
+/** A vCPU file descriptor. Every method throws KvmError with the kernel's reason when the call is refused. */
 export class Vcpu {
+  static {
+    makeVcpu = (kvm, vm, fd, file) => new Vcpu(kvm, vm, fd, file)
+  }
+
+  /** The device it belongs to. */
   readonly kvm: Kvm
+  /** Its VM. */
   readonly vm: Vm
+  /** File descriptor, for raw calls. */
   readonly fd: number
+  /** APIC id. */
   readonly id: number
   /** The three pages of this vCPU: kvm_run, PIO data, coalesced ring. Live. */
   readonly runBytes: Uint8Array
+  /** The same bytes; offsets in RUN. */
   readonly runView: DataView
   /** What the emulator knows of the last KVM_RUN beside `kvm_run`. */
   readonly notes: RunNotes
   readonly #file: VcpuFd
 
-  /** @internal Use `vm.createVcpu`. */
-  constructor(kvm: Kvm, vm: Vm, fd: number, file: VcpuFd) {
+  private constructor(kvm: Kvm, vm: Vm, fd: number, file: VcpuFd) {
     this.kvm = kvm
     this.vm = vm
     this.fd = fd
@@ -51,14 +66,15 @@ export class Vcpu {
     return this.#file
   }
 
-  /** Any request by name; throws KvmError. */
+  /** Any request by name, with its struct bytes or scalar. CloisterError `ERR_ARGUMENT` for a name that is none. */
   ioctl(name: keyof typeof REQUEST, arg?: Uint8Array | number | bigint): number {
     return this.kvm.check(this.kvm.ioctl(this.fd, requestCode(name), arg))
   }
 
   /**
    * Runs until the next exit. A spent budget, `immediate_exit` and `kick()` are KVM_EXIT_INTR; an
-   * -EFAULT with a memory fault is KVM_EXIT_MEMORY_FAULT; any other errno throws.
+   * -EFAULT with a memory fault is KVM_EXIT_MEMORY_FAULT; any other errno is thrown as KvmError. CloisterError `ERR_ARGUMENT`
+   * for a budget that is negative or no number.
    */
   run(options: { maxInstructions?: number | bigint } = {}): Exit {
     const most = options.maxInstructions === undefined ? Number.POSITIVE_INFINITY : Number(options.maxInstructions)
@@ -95,6 +111,7 @@ export class Vcpu {
     return this.#file.instructions
   }
 
+  /** KVM_GET_REGS. */
   getRegs(): Regs {
     const bytes = new Uint8Array(144)
     this.ioctl('KVM_GET_REGS', bytes)
@@ -102,7 +119,7 @@ export class Vcpu {
     return Object.fromEntries(REG_NAMES.map((name, i) => [name, view.getBigUint64(i * 8, true)])) as Regs
   }
 
-  /** Registers that are not named keep their values. */
+  /** KVM_SET_REGS; registers that are not named keep their values (KVM_GET_REGS first). */
   setRegs(regs: Readonly<Partial<Record<keyof Regs, bigint | number>>>): void {
     const bytes = new Uint8Array(144)
     const view = new DataView(bytes.buffer)
@@ -114,22 +131,26 @@ export class Vcpu {
     this.ioctl('KVM_SET_REGS', bytes)
   }
 
+  /** KVM_GET_SREGS. */
   getSregs(): Sregs {
     const bytes = new Uint8Array(312)
     this.ioctl('KVM_GET_SREGS', bytes)
     return decodeSregs(new DataView(bytes.buffer))
   }
 
+  /** KVM_SET_SREGS. */
   setSregs(sregs: Readonly<Sregs>): void {
     const bytes = new Uint8Array(312)
     encodeSregs(sregs, new DataView(bytes.buffer))
     this.ioctl('KVM_SET_SREGS', bytes)
   }
 
+  /** KVM_SET_CPUID2: at most 256 leaves, before the first KVM_RUN. */
   setCpuid2(entries: readonly CpuidEntry[]): void {
     this.ioctl('KVM_SET_CPUID2', encodeCpuid(entries))
   }
 
+  /** KVM_GET_CPUID2. */
   getCpuid2(): CpuidEntry[] {
     const bytes = new Uint8Array(8 + 256 * 40)
     new DataView(bytes.buffer).setUint32(0, 256, true)
@@ -137,7 +158,7 @@ export class Vcpu {
     return decodeCpuid(bytes)
   }
 
-  /** The values read; shorter than `indices` if the kernel stopped early. */
+  /** KVM_GET_MSRS: the values read; shorter than `indices` if the kernel stopped early. */
   getMsrs(indices: readonly number[]): MsrValue[] {
     const bytes = new Uint8Array(8 + indices.length * 16)
     const view = new DataView(bytes.buffer)
@@ -149,7 +170,7 @@ export class Vcpu {
     return indices.slice(0, n).map((index, i) => ({ index, value: view.getBigUint64(16 + i * 16, true) }))
   }
 
-  /** How many were written. */
+  /** KVM_SET_MSRS: how many were written; fewer than `entries` if the kernel stopped early. */
   setMsrs(entries: readonly { readonly index: number; readonly value: bigint | number }[]): number {
     const bytes = new Uint8Array(8 + entries.length * 16)
     const view = new DataView(bytes.buffer)
@@ -161,12 +182,14 @@ export class Vcpu {
     return this.ioctl('KVM_SET_MSRS', bytes)
   }
 
+  /** KVM_GET_MP_STATE: KVM_MP_STATE_RUNNABLE 0, UNINITIALIZED 1, INIT_RECEIVED 2, HALTED 3, SIPI_RECEIVED 4, AP_RESET_HOLD 9. */
   getMpState(): number {
     const bytes = new Uint8Array(4)
     this.ioctl('KVM_GET_MP_STATE', bytes)
     return new DataView(bytes.buffer).getUint32(0, true)
   }
 
+  /** KVM_SET_MP_STATE. */
   setMpState(state: number): void {
     const bytes = new Uint8Array(4)
     new DataView(bytes.buffer).setUint32(0, state, true)
@@ -192,6 +215,7 @@ export class Vcpu {
     this.ioctl('KVM_INTERRUPT', bytes)
   }
 
+  /** KVM_NMI. */
   nmi(): void {
     this.ioctl('KVM_NMI', 0)
   }
@@ -227,6 +251,7 @@ export class Vcpu {
     return this.#file.vmsaPage()
   }
 
+  /** Closes its file descriptor. */
   [Symbol.dispose](): void {
     if (this.kvm.kernel.file(this.fd) === this.#file) this.kvm.close(this.fd)
   }

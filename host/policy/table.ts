@@ -10,16 +10,23 @@ import { type Overlay, OVERLAYS, PROFILES, type Profile, type ProfileData, profi
 
 export { POLICY_TYPES, type PolicyType } from '../generated/kvm-policy.ts'
 
+/**
+ * What an ioctl answers: `ok`; `ok-zeros` (success, zeros instead of guest state); `ok-partial` (a part is real);
+ * `ok-ignored` and `ok-dropped` (success, what was written has no effect); `error` with an errno; `special` (see its detail).
+ */
 export type PolicyResult = 'ok' | 'ok-zeros' | 'ok-partial' | 'ok-ignored' | 'ok-dropped' | 'error' | 'special'
+/** Before or after guest state is protected: LAUNCH_UPDATE_VMSA (SEV-ES), SNP_LAUNCH_FINISH, KVM_TDX_FINALIZE_VM. */
 export type PolicyPhase = 'before' | 'after'
 
 /** One cell, parsed. */
 export interface PolicyRule {
+  /** The kind of answer. */
   readonly result: PolicyResult
   /** Errno name of an error. */
   readonly errno: string | null
   /** The result holds for a correct call; `detail` says when the answer differs. */
   readonly conditional: boolean
+  /** When it differs, or what is seen; empty if nothing is to be said. */
   readonly detail: string
   /** Who decided, if not the row's own source: a profile or another kernel version. */
   readonly source?: string
@@ -27,31 +34,49 @@ export interface PolicyRule {
 
 /** One row with its cells parsed: `rules[type index][0 before | 1 after]`. */
 export interface PolicyEntry {
+  /** Name of the request; `@vcpu` and the like tell requests of one name apart. */
   readonly ioctl: string
+  /** Its code; null for a row that stands for a group. */
   readonly request: number | null
+  /** Kind of file descriptor. */
   readonly scope: PolicyRow['scope']
+  /** Linux's protection switch that decides, null if none does. */
   readonly switch: string | null
+  /** File and function of Linux. */
   readonly source: string
+  /** Remarks; empty if none. */
   readonly notes: string
+  /** By VM type (POLICY_TYPES), then before and after. */
   readonly rules: readonly (readonly [PolicyRule, PolicyRule])[]
 }
 
 /** One line of `cloister policy --json`. */
 export interface PolicyLine {
+  /** Name of the request. */
   ioctl: string
+  /** Its code; null for a row that stands for a group. */
   request: number | null
+  /** VM type. */
   type: PolicyType
+  /** Before or after guest state is protected. */
   phase: PolicyPhase
+  /** The kind of answer. */
   result: PolicyResult
+  /** Errno name of an error, else null. */
   errno: string | null
+  /** The result holds for a correct call; `detail` says when the answer differs. */
   conditional: boolean
+  /** When it differs, or what is seen. */
   detail: string
+  /** Linux's protection switch that decides, null if none does. */
   switch: string | null
+  /** File and function of Linux, and the profile or kernel version that changed the cell. */
   source: string
   /** Kind of file descriptor: tells the rows of unknown requests apart. */
   scope: PolicyRow['scope']
 }
 
+/** Whose KVM is modelled. */
 export type Linux = '6.12' | '7.3'
 
 function parseCell(cell: string): PolicyRule {
@@ -83,8 +108,14 @@ function overlaysOf(profile: ProfileSource, linux: Linux): Overlay[] {
   )
 }
 
-/** The table in force: POLICY, then the kernel version's differences, then the profile's. */
+/**
+ * The table in force by name of the request: Linux 7.3's, then the kernel version's differences, then the profile's.
+ * CloisterError `ERR_ARGUMENT` for a profile or kernel version that does not exist.
+ */
 export function policyTable(profile: ProfileSource = 'upstream', linux: Linux = '7.3'): ReadonlyMap<string, PolicyEntry> {
+  if (typeof profile === 'string' && !(PROFILES as readonly string[]).includes(profile))
+    throw new CloisterError('ERR_ARGUMENT', `profile must be one of ${PROFILES.join(', ')}, not ${profile}`)
+  if (linux !== '6.12' && linux !== '7.3') throw new CloisterError('ERR_ARGUMENT', `linux must be 6.12 or 7.3, not ${String(linux)}`)
   const table = new Map<string, PolicyEntry>()
   // Rows for unknown requests bear one name on three kinds of file descriptor.
   for (const row of POLICY) table.set(table.has(row.ioctl) ? `${row.ioctl} (${row.scope})` : row.ioctl, parseRow(row))
@@ -144,7 +175,7 @@ export function inherits(profile: ProfileSource, type: PolicyType): string | nul
   return profileOf(profile, type) === profile ? null : 'upstream'
 }
 
-/** The table as lines, for the command line, docs and tests. */
+/** The table as lines, one per request, VM type and phase: what `cloister policy --json` prints. Errors as policyTable's. */
 export function policyLines(profile: ProfileSource = 'upstream', linux: Linux = '7.3'): PolicyLine[] {
   const lines: PolicyLine[] = []
   for (const entry of policyTable(profile, linux).values()) {

@@ -4,15 +4,18 @@
  */
 import { ERRNO, REQUEST } from '../generated/kvm-abi.ts'
 import type { Kvm, VmType } from '../kvm/kvm.ts'
-import { KvmError, type Refusal } from '../errors.ts'
+import { CloisterError, KvmError, type Refusal } from '../errors.ts'
 import { type Linux, type PolicyPhase, type PolicyType, policyTable, POLICY_TYPES } from '../policy/index.ts'
 
+/** Name of an errno: `EINVAL`. */
 export type ErrnoName = keyof typeof ERRNO
 
 /** What an assertion throws: `expected` and `actual` as test runners show them. */
 export class ExpectationError extends Error {
   readonly code = 'ERR_ASSERTION'
+  /** Errno name or `success`. */
   readonly expected: unknown
+  /** Errno name or `success`. */
   readonly actual: unknown
   constructor(message: string, expected: unknown, actual: unknown) {
     super(message)
@@ -38,7 +41,7 @@ function describe(refusal: Refusal): string {
 
 /**
  * Runs `call` and expects it to be refused with `errno`: either a negative number (raw ioctl) or a thrown KvmError
- * (typed wrapper). Gives back the refusal with its reason.
+ * (typed wrapper). Gives back the refusal with its reason; anything else is an ExpectationError.
  *
  *     expectRefused(kvm, 'EINVAL', () => kvm.ioctl(vcpu.fd, REQUEST.KVM_GET_REGS, regs), 'KVM_GET_REGS')
  */
@@ -60,7 +63,7 @@ export function expectRefused(kvm: Kvm, errno: ErrnoName, call: () => unknown, i
   throw new ExpectationError(`${name ?? 'the call'}: expected ${errno}, got ${got}${why}${rule}`, errno, got)
 }
 
-/** Expects `call` to be served; a refusal is told with its reason, its switch and the kernel function. */
+/** Expects `call` to be served and gives back its result; a refusal is an ExpectationError with its reason, switch and kernel function. */
 export function expectServed<T>(kvm: Kvm, call: () => T): T {
   let result: T
   try {
@@ -75,11 +78,14 @@ export function expectServed<T>(kvm: Kvm, call: () => T): T {
   throw new ExpectationError(`expected success: ${why}`, 'success', nameOf(result))
 }
 
-/** What the policy table says an ioctl answers: `ok`, `ok-zeros`, …, or an errno name. */
+/**
+ * What the policy table says an ioctl answers: `ok`, `ok-zeros`, …, or an errno name. Default: profile `upstream`, Linux 7.3.
+ * CloisterError `ERR_ARGUMENT` for an ioctl, type or phase that is not in the table.
+ */
 export function expectedAnswer(ioctl: string, type: VmType, phase: PolicyPhase, options: { profile?: string; linux?: Linux } = {}): string {
-  if (phase !== 'before' && phase !== 'after') throw new RangeError(`no phase ${String(phase)}: before or after`)
+  if (phase !== 'before' && phase !== 'after') throw new CloisterError('ERR_ARGUMENT', `no phase ${String(phase)}: before or after`)
   const row = policyTable(options.profile ?? 'upstream', options.linux ?? '7.3').get(ioctl)
   const rule = row?.rules[POLICY_TYPES.indexOf(type as PolicyType)]?.[phase === 'before' ? 0 : 1]
-  if (rule === undefined) throw new RangeError(`no row for ${ioctl} and VM type ${type}`)
+  if (rule === undefined) throw new CloisterError('ERR_ARGUMENT', `no row for ${ioctl} and VM type ${type}`)
   return rule.errno ?? rule.result
 }

@@ -19,10 +19,12 @@ function signature(family: number, model: number, stepping: number): number {
   return ((family - base) << 20) | ((model >> 4) << 16) | (base << 8) | ((model & 15) << 4) | stepping
 }
 
+/** CPUID(1).EAX by vCPU type, as QEMU and sev-snp-measure name them. */
 export const vcpuTypes: Readonly<Record<string, number>> = Object.fromEntries(
   Object.entries(CPU_MODELS).map(([name, { family, model, stepping }]) => [name, signature(family, model, stepping)]),
 )
 
+/** CPUID(1).EAX of a vCPU type; CloisterError `vcpu-type` for a name that is none. */
 export function vcpuSignature(name: string): number {
   const found = vcpuTypes[name]
   if (found === undefined) throw new CloisterError('vcpu-type', `unknown vCPU type '${name}': one of ${Object.keys(vcpuTypes).join(', ')}`)

@@ -64,11 +64,20 @@ class Pacer {
   }
 }
 
+/**
+ * A whole guest: `await Machine.create(options)`, then `await machine.run()`. Refused options are a CloisterError whose code is
+ * the option's name. Disposing it closes its KVM.
+ */
 export class Machine {
+  /** Its device. */
   readonly kvm: Kvm
+  /** Its VM. */
   readonly vm: Vm
+  /** Its vCPUs by APIC id. */
   readonly vcpus: readonly Vcpu[]
+  /** @internal */
   readonly board: Board
+  /** @internal */
   readonly space: AddressSpace
   readonly #options: Checked
   readonly #firmware: Firmware | null
@@ -84,7 +93,7 @@ export class Machine {
   #wake: (() => void) | null = null
   #resetState!: { regs: ReturnType<Vcpu['getRegs']>; sregs: ReturnType<Vcpu['getSregs']> }
 
-  /** Checks the options, opens KVM and builds the machine; nothing has run yet. */
+  /** Checks the options, opens KVM and builds the machine; nothing has run yet. CloisterError: code = the option, or openKvm's. */
   static async create(options: MachineOptions): Promise<Machine> {
     const checked = checkOptions(options)
     const firmware = checked.firmware ? loadFirmware(checked.firmware) : null
@@ -306,7 +315,7 @@ export class Machine {
     }
   }
 
-  /** The launch digest that the firmware computed, in hexadecimal. */
+  /** Launches, and gives the digest that the firmware computed, in hexadecimal. CloisterError `measure` for an ordinary guest. */
   measure(): string {
     if (!this.#sev) throw new CloisterError('measure', `VM type '${this.#options.type}' has no launch measurement`)
     this.launch()
@@ -318,6 +327,7 @@ export class Machine {
     return this.#record?.digest ?? null
   }
 
+  /** What was measured, piece by piece; empty before launch(). */
   get launchSteps(): readonly LaunchStep[] {
     return this.#record?.steps ?? []
   }
@@ -339,18 +349,18 @@ export class Machine {
     this.#wake?.()
   }
 
-  /** Guest memory as the host sees it; null where there is no RAM. */
+  /** A copy of guest-physical memory as the host sees it: ciphertext of private pages; null where there is no RAM. */
   readMemory(address: number | bigint, length: number): Uint8Array | null {
     const bytes = new Uint8Array(length)
     return this.space.read(Number(address), bytes) ? bytes : null
   }
 
-  /** Writes through the host's view: into encrypted memory this writes ciphertext. */
+  /** Writes through the host's view: into encrypted memory this writes ciphertext. False where there is no RAM. */
   writeMemory(address: number | bigint, bytes: Uint8Array): boolean {
     return this.space.write(Number(address), bytes)
   }
 
-  /** Runs the guest to its end, a budget, or `signal`. */
+  /** Launches if need be and runs the guest to its end, a budget, or `signal`; a guest's failure is a result, not an exception. */
   async run({ signal }: { signal?: AbortSignal } = {}): Promise<RunResult> {
     this.launch()
     const { maxInstructions, timeoutSeconds, trace, traceKinds } = this.#options
@@ -430,6 +440,7 @@ export class Machine {
     return sum
   }
 
+  /** Closes its KVM. */
   [Symbol.dispose](): void {
     this.kvm[Symbol.dispose]()
   }

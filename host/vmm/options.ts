@@ -6,20 +6,29 @@ import { CloisterError } from '../errors.ts'
 import type { KvmOptions } from '../index.ts'
 import { parseCpu, vcpuSignature } from './cpu-types.ts'
 
+/** VM types by the names of the command line; `snp` and `tdx` are refused in this version. */
 export const machineTypes = ['default', 'sev', 'sev-es', 'snp', 'tdx', 'sev-legacy', 'sev-es-legacy'] as const
+/** One of `machineTypes`. */
 export type MachineType = (typeof machineTypes)[number]
 
+/** CPU modes at a raw image's entry. */
 export const imageModes = ['real16', 'protected32', 'long64'] as const
+/** One of `imageModes`. */
 export type ImageMode = (typeof imageModes)[number]
 
 /** A raw flat guest, entered directly. */
 export interface FlatImage {
+  /** Its content. */
   bytes: Uint8Array
+  /** Guest-physical address it is loaded at. */
   load: number | bigint
+  /** Guest-physical address it is entered at. */
   entry: number | bigint
+  /** `long64`: CPL 0, the first 4 GiB mapped one to one, flat segments, RSP = load address, interrupts off. */
   mode: ImageMode
 }
 
+/** What `Machine.create` takes: firmware, a kernel or an image, and everything else by default. */
 export interface MachineOptions {
   /** VM type; default `default`. */
   type?: MachineType
@@ -29,10 +38,12 @@ export interface MachineOptions {
   image?: FlatImage
   /** bzImage, ELF with a PVH note, or Multiboot 1: entered directly, or through the firmware if there is one. */
   kernel?: Uint8Array
+  /** Initial RAM disk, or the Multiboot module. */
   initrd?: Uint8Array
+  /** Kernel command line. */
   append?: string
-  /** Bytes of RAM; default 256 MiB. */
-  memory?: number
+  /** Bytes of RAM, a multiple of 4096; default 256 MiB. */
+  memory?: number | bigint
   /** Number of vCPUs; default 1. */
   smp?: number
   /** CPU model: `default` or a name of docs/cpu-models.md, with `,+feature` and `,-feature` after it. */
@@ -58,7 +69,7 @@ export interface MachineOptions {
   /** Seconds since 1970 that the real-time clock starts with; default 2026-01-01. */
   epoch?: number
   /** Instructions of all vCPUs together after which run() stops. */
-  maxInstructions?: number
+  maxInstructions?: number | bigint
   /** Never run ahead of the wall clock: for somebody at the console. What the guest sees stays the same. Default false. */
   pace?: boolean
   /** Wall-clock seconds after which run() stops. */
@@ -69,14 +80,18 @@ export interface MachineOptions {
   onDebug?: (bytes: Uint8Array) => void
   /** One line per event of the kinds listed in `traceKinds`. */
   trace?: (line: string) => void
+  /** Which events `trace` is told; default none. */
   traceKinds?: readonly TraceKind[]
   /** The core, for hosts without file access (see openKvm). */
-  wasm?: URL | BufferSource | WebAssembly.Module
+  wasm?: NonNullable<KvmOptions['wasm']>
 }
 
+/** Kinds of events that can be traced. */
 export const traceKindNames = ['exits', 'ghcb', 'tdcall', 'firmware', 'pio', 'mmio'] as const
+/** One of `traceKindNames`. */
 export type TraceKind = (typeof traceKindNames)[number]
 
+/** How a run ended. */
 export type ExitReason =
   | 'powered-off'
   | 'halted'
@@ -91,34 +106,49 @@ export type ExitReason =
 
 /** Schema 1 of `--report`. */
 export interface RunReport {
+  /** Version of this shape. */
   schema: 1
+  /** VM type. */
   type: MachineType
+  /** How the run ended, and what is known beyond that. */
   exit: { reason: ExitReason; detail: string | null }
+  /** Instructions of all vCPUs. */
   instructions: number
+  /** Wall-clock seconds. */
   seconds: number
+  /** Exits to userspace by the kernel's names (KVM_EXIT_*). */
   exits: Record<string, number>
+  /** GHCB events by name (SVM_EXIT_*, MSR_*); null without SEV-ES. */
   ghcb: Record<string, number> | null
+  /** TDVMCALLs by name; null without TDX. */
   tdvmcall: Record<string, number> | null
+  /** Launch digest in hexadecimal; null for an ordinary guest. */
   launchDigest: string | null
+  /** Number of vCPUs. */
   vcpus: number
 }
 
+/** What `machine.run()` gives back. */
 export interface RunResult {
+  /** How the run ended. */
   reason: ExitReason
+  /** What is known beyond that. */
   detail: string | null
   /** Exit status of `cloister run`: contract, "Command line". */
   status: number
   /** Whole value written to the debug-exit port. */
   debugExit: number | null
+  /** What `cloister run --report` writes. */
   report: RunReport
 }
 
 const MiB = 1024 * 1024
 
 /** Options with every default filled in. */
-export interface Checked extends MachineOptions {
+export interface Checked extends Omit<MachineOptions, 'memory' | 'maxInstructions'> {
   type: MachineType
   memory: number
+  maxInstructions?: number
   smp: number
   cpu: string
   policy: bigint
@@ -130,6 +160,8 @@ export interface Checked extends MachineOptions {
 const refuse = (code: string, message: string): never => {
   throw new CloisterError(code, message)
 }
+
+const plain = (value: number | bigint | undefined): number | undefined => (typeof value === 'bigint' ? Number(value) : value)
 
 export const isEncrypted = (type: MachineType): boolean => type.startsWith('sev')
 export const isSevEs = (type: MachineType): boolean => type === 'sev-es' || type === 'sev-es-legacy'
@@ -150,7 +182,7 @@ export function checkOptions(options: MachineOptions): Checked {
     ['image', options.image?.bytes ?? options.image],
   ] as const)
     if (bytes !== undefined && !(bytes instanceof Uint8Array)) refuse(name, `${name}: wants the file's bytes, a Uint8Array`)
-  const memory = options.memory ?? 256 * MiB
+  const memory = plain(options.memory) ?? 256 * MiB
   if (!Number.isSafeInteger(memory) || memory <= 0) refuse('memory', `memory ${memory}: must be a positive number of bytes`)
   if (memory < MiB) refuse('memory', `memory ${memory}: a machine has at least 1 MiB`)
   if (memory % 4096 !== 0) refuse('memory', `memory ${memory}: must be a multiple of 4096 bytes`)
@@ -195,14 +227,17 @@ export function checkOptions(options: MachineOptions): Checked {
   const { model } = parseCpu(cpu)
   if (options.vcpuType !== undefined) vcpuSignature(options.vcpuType)
   const vcpuType = options.vcpuType ?? (model === 'default' ? undefined : model)
-  const { maxInstructions, timeoutSeconds } = options
+  const { timeoutSeconds, maxInstructions: _, ...rest } = options
+  const maxInstructions = plain(options.maxInstructions)
   if (maxInstructions !== undefined && !(Number.isSafeInteger(maxInstructions) && maxInstructions > 0)) {
     refuse('max-instructions', `max-instructions ${maxInstructions}: must be a positive whole number`)
   }
   if (timeoutSeconds !== undefined && !(timeoutSeconds > 0))
     refuse('timeout', `timeout ${timeoutSeconds}: must be a positive number of seconds`)
   return {
-    ...options,
+    ...rest,
+    ...(timeoutSeconds === undefined ? {} : { timeoutSeconds }),
+    ...(maxInstructions === undefined ? {} : { maxInstructions }),
     ...(vcpuType === undefined ? {} : { vcpuType }),
     type,
     memory,

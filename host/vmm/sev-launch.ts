@@ -16,12 +16,15 @@ export interface LaunchRange {
   length: number
 }
 
+/** What the launch of an encrypted guest left behind. */
 export interface LaunchRecord {
   /** SHA-256 over everything measured, as the firmware keeps it; lower-case hexadecimal. */
   digest: string
-  /** HMAC over it, and its nonce. */
+  /** HMAC over it, 32 bytes: what LAUNCH_MEASURE gives a guest owner. */
   measure: Uint8Array
+  /** Its nonce, 16 bytes. */
   nonce: Uint8Array
+  /** What was measured, in order. */
   steps: LaunchStep[]
 }
 
@@ -29,9 +32,13 @@ export interface LaunchRecord {
 export interface LaunchStep {
   /** Guest-physical address; of a VMSA, whose page belongs to KVM, `-`. */
   address: string
+  /** LAUNCH_UPDATE_DATA or LAUNCH_UPDATE_VMSA. */
   kind: 'data' | 'vmsa'
+  /** What it is. */
   source: string
+  /** Bytes. */
   length: number
+  /** Digest after it, in hexadecimal. */
   digest: string
 }
 

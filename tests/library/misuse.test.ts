@@ -1,7 +1,7 @@
 /** Misuse of the library: a CloisterError with a stable code whose message names what was given; never a guess, never a bare TypeError. */
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { CloisterError, openKvm, type REQUEST } from '../../host/index.ts'
+import { CloisterError, openKvm, policyTable, type REQUEST } from '../../host/index.ts'
 import { Machine } from '../../host/vmm/index.ts'
 
 /** What JavaScript callers can pass and TypeScript would refuse. */
@@ -61,6 +61,32 @@ test('Machine', async () => {
   await refused(create({ traceKinds: ['exit'], image }), 'trace', /'exit'.*exits/)
   await refused(create({ maxInstructions: 0, image }), 'max-instructions', /0/)
   await refused(create({ timeoutSeconds: -1, image }), 'timeout', /-1/)
+})
+
+test('sizes, addresses and policies are taken as number and as bigint', async () => {
+  using kvm = await openKvm({ memory: 256n << 20n })
+  const memory = kvm.mmap(-1, 0x4000n)
+  assert.is(memory.length, 0x4000)
+  const vm = kvm.createVm('sev')
+  vm.setUserMemoryRegion({ slot: 0, guestPhysAddr: 0, memorySize: 0x4000n, userspaceAddr: memory.address })
+  vm.sevInit()
+  assert.is(vm.createVcpu(0n).id, 0)
+  vm.launchStart({ policy: 1n })
+  assert.is(vm.guestStatus().policy, 1)
+  const image = { bytes: Uint8Array.of(0xeb, 0xfe), load: 0x100000n, entry: 0x100000, mode: 'long64' } as const
+  using machine = await Machine.create({ image, memory: 16n << 20n, maxInstructions: 1000n, timeoutSeconds: 60 })
+  const { reason, report } = await machine.run()
+  assert.equal([reason, report.instructions], ['budget-instructions', 1000])
+})
+
+test('ranges and names that do not exist', async () => {
+  using kvm = await openKvm()
+  const memory = kvm.mmap(-1, 0x1000)
+  await refused(() => memory.read(0x1000, 1), 'ERR_RANGE', /1 bytes at 4096/)
+  await refused(() => memory.write(-1, new Uint8Array(1)), 'ERR_RANGE', /1 bytes at -1/)
+  await refused(() => policyTable('mine'), 'ERR_ARGUMENT', /profile.*mine/)
+  await refused(() => policyTable('upstream', '5.4' as Any), 'ERR_ARGUMENT', /linux.*5\.4/)
+  await refused(() => kvm.createVm().enableCap('KVM_CAP_NONE' as Any), 'ERR_ARGUMENT', /capability.*KVM_CAP_NONE/)
 })
 
 test.run()

@@ -36,6 +36,44 @@ test('every exported value is imported somewhere', () => {
   assert.equal(idle, [])
 })
 
+/** Where a name that an entry point exports is declared: path and the text before the declaration. */
+function declaration(path: string, name: string): { path: string; before: string } | null {
+  const text = textOf(path)
+  const own = new RegExp(`^export (?:abstract )?(?:class|function|async function|const|let|interface|type) ${name}\\b`, 'm').exec(text)
+  if (own) return { path, before: text.slice(0, own.index).trimEnd() }
+  for (const { to, names } of importsOf(path)) {
+    const found = names.includes(name) || names.includes('*') ? declaration(to, name) : null
+    if (found) return found
+  }
+  return null
+}
+
+function publicNames(path: string): string[] {
+  const text = textOf(path)
+  const own = [...text.matchAll(/^export (?:async )?(?:class|function|const|let|interface|type) (\w+)/gm)].map((m) => m[1] ?? '')
+  const listed = [...text.matchAll(/^export (?:type )?\{([^}]*)\}/gm)].flatMap((m) => (m[1] ?? '').split(','))
+  const stars = [...text.matchAll(/^export (?:type )?\* from '([^']+)'/gm)].flatMap(([, from = '']) =>
+    importsOf(path, `export * from '${from}'`).flatMap(({ to }) => publicNames(to)),
+  )
+  return [...own, ...listed.map((n) => n.trim().replace(/^type /, '')), ...stars].filter((n) => n !== '')
+}
+
+test('every name that the package exports is declared with a doc comment of its own', () => {
+  const bare: string[] = []
+  let seen = 0
+  for (const entry of ['host/index.ts', 'host/vmm/index.ts', 'host/test/index.ts']) {
+    for (const name of publicNames(entry)) {
+      const found = declaration(entry, name)
+      assert.ok(found, `${entry} exports ${name}: no declaration found`)
+      seen++
+      // The comment at the head of a file is not the declaration's.
+      if (!found.before.replace(/^(?:\/\/[^\n]*\n)*\/\*\*.*?\*\//s, '').endsWith('*/')) bare.push(`${found.path} ${name}`)
+    }
+  }
+  assert.equal(bare, [])
+  assert.ok(seen > 90, `${seen} names`)
+})
+
 test('every file that is no program, test or example is imported somewhere', () => {
   const programs = /\.test\.ts$|^examples\/|^tests\/run\.ts$|^tools\/(generate|optimize)\.ts$|^host\/cli\.ts$|^bench\/\w*(run|peers)\.ts$/
   const idle = paths.filter(

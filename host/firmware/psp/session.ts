@@ -12,7 +12,9 @@ import { ALGORITHM, certificateKey, encodeCertificate, USAGE } from './certifica
 
 /** Transport encryption and integrity keys. */
 export interface TransportKeys {
+  /** Encryption key, 16 bytes. */
   readonly tek: Uint8Array<ArrayBuffer>
+  /** Integrity key, 16 bytes. */
   readonly tik: Uint8Array<ArrayBuffer>
 }
 
@@ -64,6 +66,7 @@ export function unwrapSession(z: Uint8Array, policy: number, session: Uint8Array
   return { tek: keys.slice(0, 16), tik }
 }
 
+/** What a guest owner sends to the platform, and the keys to keep (SEV API 55766, LAUNCH_START). */
 export interface LaunchSession extends TransportKeys {
   /** The owner's Diffie-Hellman certificate: LAUNCH_START's dh_uaddr. */
   readonly dhCert: Uint8Array<ArrayBuffer>
@@ -73,7 +76,8 @@ export interface LaunchSession extends TransportKeys {
 
 /**
  * What a guest owner does before the launch: takes the platform's PDH certificate (SEV_PDH_CERT_EXPORT),
- * makes a session for this policy. `random` gives n random bytes (default: the runtime's).
+ * makes a session for this policy. `random` gives n random bytes (default: the runtime's). CloisterError `ERR_CERTIFICATE` for
+ * a certificate without a P-384 key.
  */
 export function createLaunchSession(
   pdhCertificate: Uint8Array,
@@ -97,7 +101,7 @@ function systemRandom(n: number): Uint8Array {
   return crypto.getRandomValues(new Uint8Array(n))
 }
 
-/** LAUNCH_MEASURE: HMAC(TIK, 0x04 | API major | minor | build | policy | digest | mnonce). */
+/** What LAUNCH_MEASURE must give, 32 bytes, for a 32-byte digest and its 16-byte nonce: HMAC(TIK, 0x04 | API major | minor | build | policy | digest | mnonce). */
 export function launchMeasurement(
   tik: Uint8Array,
   policy: number,
@@ -108,13 +112,15 @@ export function launchMeasurement(
   return hmacSha256(tik, Uint8Array.of(0x04, api.MAJOR, api.MINOR, api.BUILD), u32(policy), digest, mnonce)
 }
 
+/** What `vm.launchSecret` takes. */
 export interface SecretPacket {
   /** LAUNCH_SECRET's header: flags, IV, MAC. */
   readonly header: Uint8Array<ArrayBuffer>
+  /** The secret, padded to 16 bytes, under the TEK. */
   readonly ciphertext: Uint8Array<ArrayBuffer>
 }
 
-/** The owner's side of LAUNCH_SECRET: encrypts a secret for the guest with this measurement. */
+/** The owner's side of LAUNCH_SECRET: encrypts a secret for the guest with this measurement (its first 32 bytes); `iv` 16 bytes. */
 export function packSecret(
   keys: TransportKeys,
   measurement: Uint8Array,

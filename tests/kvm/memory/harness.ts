@@ -32,7 +32,8 @@ export class Box {
     this.system = kvm.open('/dev/kvm')
     this.fd = kvm.ioctl(this.system, REQUEST.KVM_CREATE_VM, type)
     assert.ok(this.fd >= 0, `KVM_CREATE_VM ${type}: ${kvm.lastRefusal()?.reason}`)
-    this.vm = new Vm(kvm, this.fd, 'default', kvm.kernel.file(this.fd) as ConstructorParameters<typeof Vm>[3])
+    // A VM of a type that createVm does not know (SW_PROTECTED).
+    this.vm = Reflect.construct(Vm, [kvm, this.fd, 'default', kvm.kernel.file(this.fd)]) as Vm
   }
 
   static async create(type = 0, options: Parameters<typeof openKvm>[0] = {}): Promise<Box> {
