@@ -75,7 +75,7 @@ import { instructionRip } from '../execute/operands'
 import { sysRead } from '../memory/access'
 import { IF, TF, getFlags, setFlags } from './flags'
 import { ATTR_DB, ATTR_L, canonical, code64, leaveWith, longMode, protectedMode, segment, sevEs, updateMode, virtual8086 } from './mode'
-import { TASK_DONE, TASK_GATE, TASK_REFUSED, taskSwitch } from './task'
+import { DR6_BT, TASK_DONE, TASK_GATE, TASK_REFUSED, taskSwitch } from './task'
 import {
   applyStack,
   attributes,
@@ -244,8 +244,10 @@ export function softwareInterrupt(s: usize, op: usize, vector: u32, flags: u32, 
     // The exception belongs to the new task.
     if (deliver(s)) return false
   }
-  // TF of the interrupted code traps no more. A data breakpoint that MOV SS held back is taken in the handler (ICEBP: merged).
-  store<u32>(s, vector == EXC_DB && (flags & EXCF_TRAP) != 0 ? 0 : load<u32>(s, CPU_PENDING_DB) & 15, CPU_PENDING_DB)
+  // TF of the interrupted code traps no more. A data breakpoint that MOV SS held back is taken in the handler (ICEBP: merged), and
+  // the T bit of a task behind a gate traps there.
+  const keep: u32 = vector == EXC_DB && (flags & EXCF_TRAP) != 0 ? DR6_BT : DR6_BT | 15
+  store<u32>(s, load<u32>(s, CPU_PENDING_DB) & keep, CPU_PENDING_DB)
   if (step) store<u32>(s, 1, CPU_STEP_CANCEL)
   return true
 }
@@ -324,7 +326,16 @@ function legacyGate(s: usize, vector: u32, error: u32, flags: u32, ret: u64): bo
       vmmCommunication(s, 0x7d)
       return false
     }
-    const result = taskSwitch(s, <u32>(gate >> 16) & 0xffff, TASK_GATE, ret, x, (flags & EXCF_ERROR) != 0, error)
+    const result = taskSwitch(
+      s,
+      <u32>(gate >> 16) & 0xffff,
+      TASK_GATE,
+      ret,
+      pushedFlags(s, vector, flags),
+      x,
+      (flags & EXCF_ERROR) != 0,
+      error,
+    )
     switched = result != TASK_REFUSED
     return result == TASK_DONE
   }

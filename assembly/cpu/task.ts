@@ -5,6 +5,7 @@
 import {
   CPU_CPL,
   CPU_CR0,
+  CPU_DEBUG_ARMED,
   CPU_DR7,
   CPU_GPR,
   CPU_LEAVE,
@@ -27,11 +28,12 @@ import {
   SEG_SS,
   SEG_TR,
 } from '../generated/layout'
-import { CR0_PG, CR0_TS, FLAG_NT, FLAG_RF, FLAG_VM } from '../generated/registers'
+import { CR0_PG, CR0_TS, FLAG_NT, FLAG_VM } from '../generated/registers'
 import { sysRead, sysWrite } from '../memory/access'
 import { raiseError } from './exceptions'
 import { getFlags, setFlags } from './flags'
 import { writeCr3 } from './control'
+import { updateDebug } from './debug'
 import { ATTR_UNUSABLE, segment, updateMode } from './mode'
 import {
   applyStack,
@@ -65,7 +67,8 @@ export const TASK_DONE: u32 = 1
 export const TASK_FAULTED: u32 = 2
 
 const DR7_LOCAL: u64 = 0x155
-const DR6_BT: u32 = 0x8000
+/** T bit of the new TSS. */
+export const DR6_BT: u32 = 0x8000
 
 function failed(s: usize): bool {
   return load<u32>(s, CPU_LEAVE) != 0
@@ -84,6 +87,12 @@ function put(s: usize, at: u64, size: u32, value: u64): bool {
     return true
   }
   return false
+}
+
+/** The byte is there and may be written; false: it faulted. */
+function touch(s: usize, at: u64): bool {
+  const value = get(s, at, 1)
+  return !failed(s) && put(s, at, 1, value)
 }
 
 /** Saves the outgoing task: general registers, segments, flags, next EIP. */
@@ -209,10 +218,10 @@ function loadSegments(s: usize, selectors: StaticArray<u32>, ldt: u32, x: u32): 
 const incoming: StaticArray<u32> = new StaticArray<u32>(6)
 
 /**
- * Switches to the task of `selector`. `eip` is where the old task goes on; `x` is the EXT bit;
+ * Switches to the task of `selector`. `eip` is where the old task goes on and `flags` its image; `x` is the EXT bit;
  * for TASK_GATE an error code is pushed on the new stack if hasError. TASK_*.
  */
-export function taskSwitch(s: usize, selector: u32, kind: u32, eip: u64, x: u32, hasError: bool, error: u32): u32 {
+export function taskSwitch(s: usize, selector: u32, kind: u32, eip: u64, flags: u64, x: u32, hasError: bool, error: u32): u32 {
   const returning = kind == TASK_RETURN
   const bad: u32 = returning ? EXC_TS : EXC_GP
   if ((selector & 4) != 0 || (selector & 0xfffc) == 0) return refuse(s, returning ? EXC_TS : EXC_GP, descriptorError(selector, x))
@@ -257,18 +266,22 @@ export function taskSwitch(s: usize, selector: u32, kind: u32, eip: u64, x: u32,
   get(s, registers + 7 * step, size)
   if (failed(s)) return TASK_REFUSED
 
-  let flags = getFlags(s)
-  if (returning) flags &= ~FLAG_NT
-  if (!save(s, oldBase, oldWide, eip, flags)) return TASK_REFUSED
-  if (kind == TASK_JUMP || returning) {
+  // And what will be written: it is all there before the first change (SDM vol 3, 7.3, step 6).
+  const release = kind == TASK_JUMP || returning
+  const newType = <u32>(d >> 40) & 0xff
+  if (!touch(s, oldBase + (oldWide ? 0x20 : 0x0e)) || !touch(s, oldBase + (oldWide ? 0x5d : 0x29))) return TASK_REFUSED
+  if (!release && (!touch(s, base) || !touch(s, base + 1))) return TASK_REFUSED
+  if (!returning && !writeAccessByte(s, selector, newType)) return TASK_REFUSED
+  if (release) {
     if (!fetchDescriptor(s, oldSelector, EXC_TS, x) || !writeAccessByte(s, oldSelector, <u32>(descriptor() >> 40) & 0xfd))
       return TASK_REFUSED
   }
-  if (kind == TASK_CALL || kind == TASK_GATE) {
+  if (!save(s, oldBase, oldWide, eip, returning ? flags & ~FLAG_NT : flags)) return TASK_REFUSED
+  if (!release) {
     if (!put(s, base, 2, <u64>oldSelector)) return TASK_REFUSED
     newFlags |= FLAG_NT
   }
-  if (!returning && !writeAccessByte(s, selector, (<u32>(d >> 40) & 0xff) | 2)) return TASK_REFUSED
+  if (!returning && !writeAccessByte(s, selector, newType | 2)) return TASK_REFUSED
 
   // The new task is current from here on.
   store<u64>(tr, base, SEG_BASE)
@@ -277,13 +290,15 @@ export function taskSwitch(s: usize, selector: u32, kind: u32, eip: u64, x: u32,
   store<u16>(tr, <u16>((attrib & 0xff) | 2), SEG_ATTRIB)
   store<u64>(s, load<u64>(s, CPU_CR0) | CR0_TS, CPU_CR0)
   store<u64>(s, load<u64>(s, CPU_DR7) & ~DR7_LOCAL, CPU_DR7)
+  updateDebug(s)
   for (let i: u64 = 0; i < 8; i++) {
     const value = get(s, registers + i * step, size)
     store<u64>(s + CPU_GPR + <usize>(i << 3), wide ? value : value | 0xffff0000)
   }
   store<u32>(s, 0, CPU_LEAVE)
   if (wide && (load<u64>(s, CPU_CR0) & CR0_PG) != 0) writeCr3(s, newCr3)
-  setFlags(s, newFlags & 0x3f7fd7 & ~FLAG_RF)
+  // RF is loaded too (SDM vol 3, 17.3.1.1); nothing can see it but a breakpoint.
+  setFlags(s, newFlags & (load<u32>(s, CPU_DEBUG_ARMED) ? 0x3f7fd7 : 0x3e7fd7))
   store<u64>(s, newEip, CPU_RIP)
   // Selectors are loaded first, their descriptors afterwards: a fault sees the new selectors with nothing behind them.
   for (let n: u32 = 0; n < 6; n++) {

@@ -189,7 +189,7 @@ function interruptReturn(s: usize, op: usize): u32 {
     if (sevEs(s)) return vmmCommunication(s, 0x7d)
     const link = <u32>sysRead(s, load<u64>(segment(s, SEG_TR), SEG_BASE), 2)
     if (left(s)) return load<u32>(s, CPU_LEAVE)
-    return switched(s, taskSwitch(s, link, TASK_RETURN, nextRip(s, op), 0, false, 0))
+    return switched(s, taskSwitch(s, link, TASK_RETURN, nextRip(s, op), getFlags(s), 0, false, 0))
   }
   if (virtual8086(s)) return iretVirtual(s, size)
   beginStackCurrent(s, 0)

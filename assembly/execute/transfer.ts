@@ -2,6 +2,7 @@
  * Far JMP and CALL: direct, through memory, through call gates, to tasks (SDM vol 2 JMP, CALL; vol 3, 5.8; APM vol 2, 4.11).
  */
 import { deliver, raiseError, vmmCommunication } from '../cpu/exceptions'
+import { getFlags } from '../cpu/flags'
 import { ATTR_DB, ATTR_L, canonical, leaveWith, longMode, protectedMode, segment, sevEs, updateMode, virtual8086 } from '../cpu/mode'
 import {
   applyStack,
@@ -190,7 +191,7 @@ function taskTransfer(s: usize, op: usize, selector: u32, d: u64, attrib: u32, k
     target = <u32>(d >> 16) & 0xffff
   }
   if (sevEs(s)) return vmmCommunication(s, 0x7d)
-  return switched(s, taskSwitch(s, target, kind, nextRip(s, op), 0, false, 0))
+  return switched(s, taskSwitch(s, target, kind, nextRip(s, op), getFlags(s), 0, false, 0))
 }
 
 /** The end of an instruction that switched tasks; an exception of the new task is delivered here, since RIP is the new one. */
