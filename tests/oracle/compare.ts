@@ -98,8 +98,8 @@ export interface Plan {
   prepare?: (r: Random, c: Case) => void
   /** Cases of another generator; they end the comparison when they are used up. */
   from?: (r: Random) => Iterator<Case>
-  /** The core runs each case a second time one instruction at a time. */
-  stepped?: boolean
+  /** The core runs each case twice more: one instruction at a time, and through the slow twins of all handlers. */
+  again?: boolean
 }
 
 const BATCH = 2000
@@ -147,15 +147,21 @@ export async function compare(plan: Plan): Promise<Report> {
       }
       const pending = native.run(cases, sent)
       const got = cases.map((c, i) => emulated.run(c, windows[i] as Uint8Array))
-      const stepped = plan.stepped ? cases.map((c, i) => emulated.run(c, windows[i] as Uint8Array, 1)) : []
+      const again: Record<string, (Outcome | undefined)[]> = {}
+      if (plan.again) {
+        again['single-stepped'] = cases.map((c, i) => (c.count > 1 ? emulated.run(c, windows[i] as Uint8Array, 1) : undefined))
+        again['slow'] = cases.map((c, i) => emulated.run(c, windows[i] as Uint8Array, 100, true))
+      }
       const want = await pending
       cases.forEach((c, i) => {
         const w = normalise(c, want[i] as Outcome)
         if (w.vector !== RAN) report.faults++
         const found = differences(c, w, normalise(c, got[i] as Outcome), windows[i] as Uint8Array)
-        const step = stepped[i]
-        if (step && found.length === 0)
-          found.push(...differences(c, w, normalise(c, step), windows[i] as Uint8Array).map((text) => `single-stepped: ${text}`))
+        for (const [how, outcomes] of Object.entries(again)) {
+          const o = outcomes[i]
+          if (o && found.length === 0)
+            found.push(...differences(c, w, normalise(c, o), windows[i] as Uint8Array).map((text) => `${how}: ${text}`))
+        }
         if (found.length === 0) return
         report.bad++
         const n = (report.counts.get(c.row.mnemonic) ?? 0) + 1

@@ -214,8 +214,8 @@ export class Emulated {
       this.call.invalidateLines(this.s, this.frame(P.CODE + page), 0xffffffff)
   }
 
-  /** `step`: in runs of so many instructions. */
-  run(c: Case, window: Uint8Array, step = 100): Outcome {
+  /** `step`: in runs of so many instructions; `armed`: as with a breakpoint elsewhere, which takes every op to its slow twin. */
+  run(c: Case, window: Uint8Array, step = 100, armed = false): Outcome {
     const { s, view } = this
     const sequence = c.parts.length > 0
     this.code(c.slot, sequence ? Uint8Array.of(...c.bytes, 0xf4) : c.bytes, c.length + (sequence ? 1 : 0))
@@ -238,6 +238,7 @@ export class Emulated {
     view.setUint32(s + L.CPU_EVENT, 0, true)
     view.setBigUint64(s + L.CPU_CR2, 0n, true)
     const start = view.getBigUint64(s + L.CPU_ICOUNT, true)
+    view.setUint32(s + L.CPU_DEBUG_ARMED, armed ? L.DEBUG_EXEC : 0, true)
     let stop: number = L.STOP_BUDGET
     for (let ran = 0; ran < (sequence ? 100 : 1); ran += step) {
       const until = start + BigInt(sequence ? ran + step : 1)

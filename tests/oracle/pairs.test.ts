@@ -1,6 +1,6 @@
 /**
- * What an instruction leaves in the flags and what the next one makes of it (pairs.ts), against the physical CPU, whole and one
- * instruction at a time: each pair at least once in 64-bit code, a share of them in 32- and 16-bit code. `CLOISTER_ORACLE_SEED`.
+ * What an instruction leaves in the flags and what the next one makes of it (pairs.ts), against the physical CPU, whole, one
+ * instruction at a time, and by the slow twins of the handlers: each pair at least once in 64-bit code, a share of them in 32- and 16-bit code. `CLOISTER_ORACLE_SEED`.
  */
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -22,7 +22,7 @@ for (const bits of [64, 32, 16] as const)
       cases: Number.POSITIVE_INFINITY,
       seed,
       bits,
-      stepped: true,
+      again: true,
       from: (r) => pairCases(r, opcodes, bits, part),
       prepare: (_, c) => void (pairs += c.parts.length),
     })
