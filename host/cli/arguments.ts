@@ -106,6 +106,13 @@ export function count(name: string, value: string | undefined): number | undefin
   return Number.isSafeInteger(n) ? n : usage(`--${name}: '${value}' is not a whole number`)
 }
 
+/** A count of up to 64 bits. */
+export function whole(name: string, value: string | undefined): bigint | undefined {
+  if (value === undefined) return undefined
+  const n = /^(?:0x[0-9a-f]+|\d+)$/i.test(value) ? BigInt(value) : -1n
+  return n >= 0n && n >> 64n === 0n ? n : usage(`--${name}: '${value}' is not a whole number of at most 64 bits`)
+}
+
 /** Bytes with an optional suffix K, M, G or T (powers of 1024). */
 export function size(name: string, value: string | undefined): number | undefined {
   if (value === undefined) return undefined

@@ -6,7 +6,7 @@ import type { Command } from './arguments.ts'
 import { Guest, type GuestType, guestTypes, type Image } from './demo/guest.ts'
 import { glimpse, Narrator } from './demo/narrator.ts'
 import { STATUS } from './errors.ts'
-import { print, toHex } from './output.ts'
+import { json, print, toHex } from './output.ts'
 
 const MAX_EXITS = 100_000
 const pageUp = (n: number): number => Math.ceil(n / 4096) * 4096
@@ -18,7 +18,8 @@ function image(name: keyof typeof guests, load: number): Image {
 interface Row {
   type: string
   exits: number
-  digest: string
+  /** Launch digest in hexadecimal; null for an ordinary guest. */
+  digest: string | null
   registers: string
   memory: string
   end: string
@@ -28,8 +29,8 @@ interface Row {
 const find = (haystack: Uint8Array, needle: string): number => Buffer.from(haystack).indexOf(needle)
 
 /** One guest from creation to its last exit. */
-function tell(kvm: Kvm, type: GuestType): Row {
-  const say = new Narrator()
+function tell(kvm: Kvm, type: GuestType, silent: boolean): Row {
+  const say = new Narrator(silent)
   say.title(`${type.name}: ${type.protectedState ? 'SEV-ES guest with its own #VC handler' : 'flat 64-bit guest'}`)
   const guest = new Guest(kvm, type, say)
   try {
@@ -75,7 +76,7 @@ function tell(kvm: Kvm, type: GuestType): Row {
     return {
       type: type.name,
       exits: say.exits,
-      digest: digest === '' ? 'not measured' : `${digest.slice(0, 16)}…`,
+      digest: digest === '' ? null : digest,
       registers: registers.startsWith('errno')
         ? registers
         : registers.includes('r12=0x5ec2e7')
@@ -108,22 +109,32 @@ function table(rows: string[][]): string {
 export const demo: Command = {
   name: 'demo',
   summary: 'Run the embedded sample guests: their exits, their launch, what the host can read.',
-  options: [],
-  run: async () => {
+  options: [{ name: 'json', help: 'the closing table alone, as JSON' }],
+  run: async (values) => {
+    const asJson = values.has('json')
     const rows: Row[] = []
     for (const type of guestTypes) {
       using kvm = await openKvm({ host: 'amd' })
-      rows.push(tell(kvm, type))
+      rows.push(tell(kvm, type, asJson))
     }
-    print('\n')
-    print(
-      table([
-        ['type', 'exits', 'launch digest', 'host reads registers', 'host reads memory', 'last exit', ''],
-        ...rows.map((r) => [r.type, String(r.exits), r.digest, r.registers, r.memory, r.end, r.ok ? 'ok' : 'NOT AS EXPECTED']),
-        ['snp', '', '', '', '', 'to come'],
-        ['tdx', '', '', '', '', 'to come'],
-      ]),
-    )
+    if (asJson) print(json({ schema: 1, guests: rows, toCome: ['snp', 'tdx'] }))
+    else
+      print(
+        `\n${table([
+          ['type', 'exits', 'launch digest', 'host reads registers', 'host reads memory', 'last exit', ''],
+          ...rows.map((r) => [
+            r.type,
+            String(r.exits),
+            r.digest === null ? 'not measured' : `${r.digest.slice(0, 16)}…`,
+            r.registers,
+            r.memory,
+            r.end,
+            r.ok ? 'ok' : 'NOT AS EXPECTED',
+          ]),
+          ['snp', '', '', '', '', 'to come'],
+          ['tdx', '', '', '', '', 'to come'],
+        ])}`,
+      )
     return rows.every((r) => r.ok) ? STATUS.ok : STATUS.no
   },
 }

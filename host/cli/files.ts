@@ -20,6 +20,7 @@ function why(error: unknown): string {
 
 /** The bytes of a file; `name` is what gave it, `--option` or a word of the usage line. */
 export function readInput(name: string, path: string): Uint8Array<ArrayBuffer> {
+  if (path === '') return usage(`${name}: no file is named`)
   try {
     const stat = statSync(path)
     if (stat.isDirectory()) return usage(`${name} ${path}: is a directory`)
@@ -34,8 +35,14 @@ export function readInput(name: string, path: string): Uint8Array<ArrayBuffer> {
 }
 
 export function writeOutput(name: string, path: string, text: string): void {
+  if (path === '') usage(`${name}: no file is named`)
+  writing(name, path, () => writeFileSync(path, text))
+}
+
+/** Writes by `action`; a failure is told as the option's. */
+export function writing(name: string, path: string, action: () => void): void {
   try {
-    writeFileSync(path, text)
+    action()
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code
     usage(`${name} ${path}: ${code === 'ENOENT' || code === 'ENOTDIR' ? 'no such directory' : why(error)}`)

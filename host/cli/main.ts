@@ -20,28 +20,25 @@ const toCome: Readonly<Record<string, string>> = {
   fuzz: 'run a fuzzing harness',
 }
 
+function find(name: string): Command {
+  if (Object.hasOwn(toCome, name)) usage(`command '${name}' is not there yet (${toCome[name]})`)
+  const names = commands.map((c) => c.name)
+  const what = name.startsWith('-') ? 'option' : 'command'
+  return commands.find((c) => c.name === name) ?? usage(`unknown ${what} '${name}'${suggestion(name, names)}; see 'cloister --help'`)
+}
+
 async function dispatch(args: string[]): Promise<number> {
   const [name, ...rest] = args
   if (name === undefined || name === '--help' || name === '-h' || name === 'help') {
-    const command = commands.find((c) => c.name === rest[0])
-    print(command === undefined ? generalHelp(commands, toCome) : commandHelp(command))
+    const asked = rest[0] === undefined || rest[0].startsWith('-') ? undefined : find(rest[0])
+    print(asked === undefined ? generalHelp(commands, toCome) : commandHelp(asked))
     return name === undefined ? STATUS.usage : STATUS.ok
   }
   if (name === '--version' || name === '-V') {
     print(`${version}\n`)
     return STATUS.ok
   }
-  if (Object.hasOwn(toCome, name)) usage(`command '${name}' is not there yet (${toCome[name]})`)
-  const command = commands.find((c) => c.name === name)
-  if (command === undefined) {
-    const what = name.startsWith('-') ? 'option' : 'command'
-    return usage(
-      `unknown ${what} '${name}'${suggestion(
-        name,
-        commands.map((c) => c.name),
-      )}; see 'cloister --help'`,
-    )
-  }
+  const command = find(name)
   if (rest.includes('--help') || rest.includes('-h')) {
     print(commandHelp(command))
     return STATUS.ok

@@ -23,6 +23,9 @@ export const measure: Command = {
     { name: 'against', value: 'DIGEST', help: 'say which usual variation gives that digest; status 1 if none does' },
     { name: 'json', help: 'as JSON' },
   ],
+  notes: `
+The digest is the firmware's or the image's and, of SEV-ES, the vCPUs' registers. A kernel that boots through firmware, its
+initrd and its command line are not measured: kernel hashes are to come.`,
   run: measureGuest,
 }
 
@@ -31,7 +34,7 @@ const legacyOf: Partial<Record<MachineType, MachineType>> = { sev: 'sev-legacy',
 function readOptions(values: Values): MachineOptions {
   const options: MachineOptions = { ...readGuestOptions(values), ...readImageOptions(values), memory: MEMORY }
   const vcpus = count('vcpus', values.text('vcpus'))
-  if (vcpus === 0) usage('--vcpus: a guest has at least one')
+  if (vcpus !== undefined && (vcpus < 1 || vcpus > 255)) usage(`--vcpus ${vcpus}: must be a whole number from 1 to 255`)
   if (vcpus !== undefined) options.smp = vcpus
   const type = options.type ?? 'default'
   if (type === 'default') usage('--type: an ordinary VM is not measured; one of sev, sev-es, sev-legacy, sev-es-legacy')
@@ -52,6 +55,7 @@ async function launch(options: MachineOptions) {
 async function measureGuest(values: Values): Promise<number> {
   const options = readOptions(values)
   const against = values.text('against')
+  if (against !== undefined && values.has('explain')) usage('--against and --explain exclude each other')
   if (against !== undefined) return compare(options, against.toLowerCase(), values.has('json'))
   const { digest, steps } = await launch({ ...options, stepByPage: values.has('explain') })
   if (values.has('json')) print(json(values.has('explain') ? { type: options.type, digest, steps } : { type: options.type, digest }))

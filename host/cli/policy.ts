@@ -31,7 +31,7 @@ export const policy: Command = {
   positionals: '',
   maxPositionals: 1,
   options: [
-    { name: 'profile', value: 'NAME', help: `${PROFILES.join(', ')} (default upstream), or a JSON file with overlays` },
+    { name: 'profile', value: 'NAME|FILE', help: `${PROFILES.join(', ')} (default upstream), or a JSON file with overlays` },
     { name: 'linux', value: '6.12|7.3', help: 'whose KVM (default 7.3)' },
     { name: 'type', value: 'T', help: `only this VM type: ${POLICY_TYPES.join(', ')}` },
     { name: 'phase', value: 'P', help: 'only before or after guest state is protected' },

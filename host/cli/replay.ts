@@ -17,7 +17,7 @@ export const replay: Command = {
   options: [
     { name: 'type', value: 'T', help: `replay its VMs as this type: ${POLICY_TYPES.join(', ')} (default: the log's own)` },
     { name: 'launch', help: "issue the type's own init and launch commands, which the log lacks" },
-    { name: 'profile', value: 'NAME', help: 'policy profile, or a JSON file with overlays' },
+    { name: 'profile', value: 'NAME|FILE', help: 'policy profile, or a JSON file with overlays' },
     { name: 'linux', value: '6.12|7.3', help: 'whose KVM (default 7.3)' },
     { name: 'differences', help: 'leave out the calls that are answered alike' },
     { name: 'json', help: 'as JSON' },
@@ -28,6 +28,8 @@ Status 0: every call is answered alike; 1: some are not.`,
   run: async (values) => {
     const path = values.positionals[0] ?? usage('replay wants a log file')
     const text = new TextDecoder().decode(readInput('LOG', path))
+    if (values.has('launch') && !values.has('type')) usage('--launch wants --type T: the type whose commands are issued')
+    if (values.has('differences') && values.has('json')) usage('--differences and --json exclude each other: JSON lists every call')
     const profile = values.text('profile')
     const report = await replayLog(text, {
       ...(values.has('type') ? { type: choice('type', values.text('type'), POLICY_TYPES, 'default') } : {}),

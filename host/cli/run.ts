@@ -1,10 +1,10 @@
 /** `cloister run`: boots one guest; its serial console is stdin and stdout. */
 import { closeSync, openSync, writeSync } from 'node:fs'
 import { Machine, type MachineOptions, type RunResult, type TraceKind, traceKindNames } from '../vmm/index.ts'
-import { choice, type Command, count, seconds, suggestion, type Values } from './arguments.ts'
+import { choice, type Command, count, seconds, suggestion, type Values, whole } from './arguments.ts'
 import { openConsole } from './console.ts'
 import { STATUS, usage } from './errors.ts'
-import { writeOutput } from './files.ts'
+import { writeOutput, writing } from './files.ts'
 import { guestOptions, imageOptions, readGuestOptions, readImageOptions, readSizes } from './machine-options.ts'
 import { complain, json, onClosedPipe } from './output.ts'
 
@@ -16,14 +16,14 @@ export const run: Command = {
     ...imageOptions,
     { name: 'memory', value: 'SIZE', help: 'RAM (default 256M)' },
     { name: 'smp', value: 'N', help: 'vCPUs (default 1)' },
-    { name: 'cpu', value: 'MODEL', help: 'CPU model (default: default)' },
+    { name: 'cpu', value: 'MODEL', help: 'CPU model of docs/cpu-models.md, then ,+FEATURE or ,-FEATURE (default: default)' },
     { name: 'max-instructions', value: 'N', help: 'stop after N instructions of all vCPUs (status 124)' },
     { name: 'timeout', value: 'SECONDS', help: 'stop after that wall-clock time (status 124)' },
     { name: 'report', value: 'FILE', help: 'write a JSON report' },
-    { name: 'trace', value: 'KINDS', help: `one line per event: ${traceKindNames.join(', ')} (comma-separated)` },
+    { name: 'trace', value: 'KINDS', help: `one line per event: ${traceKindNames.join(', ')} (comma-separated; tdcall comes with TDX)` },
     { name: 'trace-file', value: 'FILE', help: 'trace into a file instead of stderr' },
     { name: 'seed', value: 'N', help: 'seed of every random number (default 0)' },
-    { name: 'jit', value: 'on|off', help: 'accepted; there is no JIT yet, both interpret' },
+    { name: 'jit', value: 'on|off', help: 'without effect: there is no JIT yet, both interpret' },
     {
       name: 'firmware-less',
       help: 'launch a kernel without firmware',
@@ -54,8 +54,10 @@ function openTrace(values: Values): Pick<MachineOptions, 'trace' | 'traceKinds'>
   const file = openSync(path, 'a')
   let buffer: string[] = []
   const flush = () => {
-    if (buffer.length > 0) writeSync(file, `${buffer.join('\n')}\n`)
+    const text = `${buffer.join('\n')}\n`
+    const any = buffer.length > 0
     buffer = []
+    if (any) writing('--trace-file', path, () => void writeSync(file, text))
   }
   const trace = (line: string) => {
     if (buffer.push(line) >= 256) flush()
@@ -88,7 +90,7 @@ async function runGuest(values: Values): Promise<number> {
   const options: MachineOptions = { ...readGuestOptions(values), ...readImageOptions(values), ...readSizes(values) }
   const maxInstructions = count('max-instructions', values.text('max-instructions'))
   const timeoutSeconds = seconds('timeout', values.text('timeout'))
-  const seed = count('seed', values.text('seed'))
+  const seed = whole('seed', values.text('seed'))
   if (maxInstructions !== undefined) options.maxInstructions = maxInstructions
   if (timeoutSeconds !== undefined) options.timeoutSeconds = timeoutSeconds
   if (seed !== undefined) options.seed = seed

@@ -218,9 +218,8 @@ export class Kvm {
    * does not have, CloisterError `ERR_ARGUMENT` for a name that is none.
    */
   createVm(type: VmType = 'default'): Vm {
-    const number = VM_TYPES[type]
-    if (number === undefined) throw new CloisterError('ERR_ARGUMENT', `no VM type ${String(type)}`)
-    const fd = this.check(this.ioctl(this.#fd, REQUEST.KVM_CREATE_VM, number))
+    if (!Object.hasOwn(VM_TYPES, type)) throw new CloisterError('ERR_ARGUMENT', `no VM type ${String(type)}`)
+    const fd = this.check(this.ioctl(this.#fd, REQUEST.KVM_CREATE_VM, VM_TYPES[type]))
     return makeVm(this, fd, type, this.#kernel.file(fd) as VmFd)
   }
 

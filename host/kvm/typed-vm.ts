@@ -1,10 +1,10 @@
 /** Typed wrappers of VM ioctls; every refusal is a KvmError with the kernel's reason. */
 import { CloisterError } from '../errors.ts'
 import { sevRootCertificates } from '../firmware/psp/roots.ts'
-import { CAP, REQUEST, SEV_COMMAND } from '../generated/kvm-abi.ts'
+import { type CAP, REQUEST, type SEV_COMMAND } from '../generated/kvm-abi.ts'
 import { SEV_SIZE } from '../generated/psp.ts'
 import type { Kvm, VmType } from './kvm.ts'
-import { capNumber, requestCode } from './names.ts'
+import { capNumber, requestCode, sevCommandNumber } from './names.ts'
 import { makeVcpu, type Vcpu } from './typed-vcpu.ts'
 import type { VcpuFd } from './vcpu.ts'
 import type { VmFd } from './vm.ts'
@@ -177,7 +177,7 @@ export class Vm {
 
   /** One command with its struct; a refusal is in `errno`. */
   memoryEncrypt(command: SevCommandName | number, data: Uint8Array | null = null): SevResult {
-    const id = typeof command === 'number' ? command : SEV_COMMAND[command]
+    const id = sevCommandNumber(command)
     if (this.#sevFd < 0 && this.kvm.host === 'amd') this.#sevFd = this.kvm.open('/dev/sev')
     const arg = new Uint8Array(24)
     const view = new DataView(arg.buffer)

@@ -153,6 +153,7 @@ export function parseProfile(given: string | ProfileData): ProfileData {
   if (!(PROFILES as readonly string[]).includes(base)) return fail(`base must be one of ${PROFILES.join(', ')}`)
   const known = new Set(POLICY.map((row) => row.ioctl))
   const overlays = data.overlays.map((overlay: Partial<Overlay>, i): Overlay => {
+    if (overlay === null || typeof overlay !== 'object') return fail(`overlay ${i} needs ioctls, types and cell`)
     const { ioctls, types, phase, linux, cell, source = `profile ${data.name}` } = overlay
     if (!Array.isArray(ioctls) || !Array.isArray(types) || typeof cell !== 'string')
       return fail(`overlay ${i} needs ioctls, types and cell`)

@@ -26,7 +26,7 @@ export const vcpuTypes: Readonly<Record<string, number>> = Object.fromEntries(
 
 /** CPUID(1).EAX of a vCPU type; CloisterError `vcpu-type` for a name that is none. */
 export function vcpuSignature(name: string): number {
-  const found = vcpuTypes[name]
+  const found = Object.hasOwn(vcpuTypes, name) ? vcpuTypes[name] : undefined
   if (found === undefined) throw new CloisterError('vcpu-type', `unknown vCPU type '${name}': one of ${Object.keys(vcpuTypes).join(', ')}`)
   return found
 }

@@ -5,6 +5,7 @@
 import { CloisterError } from '../errors.ts'
 import type { KvmOptions } from '../index.ts'
 import { parseCpu, vcpuSignature } from './cpu-types.ts'
+import { detect } from './loaders/detect.ts'
 
 /** VM types by the names of the command line; `snp` and `tdx` are refused in this version. */
 export const machineTypes = ['default', 'sev', 'sev-es', 'snp', 'tdx', 'sev-legacy', 'sev-es-legacy'] as const
@@ -58,7 +59,7 @@ export interface MachineOptions {
   policy?: number | bigint
   /** KVM_CREATE_IRQCHIP: default true; false is refused for SEV-ES (requirement B4). */
   irqchip?: boolean
-  /** System management mode: default false; true is refused for SEV-ES (requirement B5). */
+  /** System management mode: default false; true is refused, for SEV-ES by requirement B5, else because no device raises an SMI yet. */
   smm?: boolean
   /** Which kernel's KVM is modelled. */
   linux?: '6.12' | '7.3'
@@ -143,6 +144,8 @@ export interface RunResult {
 }
 
 const MiB = 1024 * 1024
+/** SEV API 55766, guest policy: SEV-ES is required. */
+const SEV_POLICY_ES = 4n
 
 /** Options with every default filled in. */
 export interface Checked extends Omit<MachineOptions, 'memory' | 'maxInstructions'> {
@@ -160,6 +163,10 @@ export interface Checked extends Omit<MachineOptions, 'memory' | 'maxInstruction
 const refuse = (code: string, message: string): never => {
   throw new CloisterError(code, message)
 }
+
+/** What firmware can start: a kernel that is told apart by content, or an EFI application ("MZ"). */
+const isBootable = (kernel: Uint8Array): boolean =>
+  ['bzImage', 'elf-pvh', 'multiboot'].includes(detect(kernel)) || (kernel[0] === 0x4d && kernel[1] === 0x5a)
 
 const plain = (value: number | bigint | undefined): number | undefined => (typeof value === 'bigint' ? Number(value) : value)
 
@@ -205,11 +212,18 @@ export function checkOptions(options: MachineOptions): Checked {
   const smm = options.smm ?? false
   // Requirement B5.
   if (es && smm) refuse('smm', `VM type '${type}' cannot have SMM: entering it would rewrite registers that the VMSA protects`)
+  if (smm) refuse('smm', 'smm: nothing on this board raises an SMI yet')
   const policy = BigInt(options.policy ?? (es ? 5 : 1))
-  if (policy < 0n || policy > 0xffffffffn) refuse('policy', `policy ${policy.toString(16)}: a SEV guest policy has 32 bits`)
+  const hex = policy.toString(16)
+  if (policy < 0n || policy > 0xffffffffn) refuse('policy', `policy 0x${hex}: a SEV guest policy has 32 bits`)
+  // The firmware would say INVALID_ASID: SEV-ES guests have ASIDs of their own (SEV API 55766, ACTIVATE).
+  if (isEncrypted(type) && ((policy & SEV_POLICY_ES) !== 0n) !== es)
+    refuse('policy', `policy 0x${hex}: bit 2 (ES) must be ${es ? 'set' : 'clear'} for VM type '${type}'`)
   if (options.kernel || options.initrd || options.append !== undefined) {
     if (!options.kernel) refuse('kernel', 'an initrd or a command line needs a kernel')
     if (options.image) refuse('guest', 'a kernel and a raw image exclude each other')
+    if (options.kernel && options.firmware && !isBootable(options.kernel))
+      refuse('kernel', 'kernel: neither a bzImage, nor ELF with a PVH note, nor Multiboot 1, nor an EFI application')
     if (isEncrypted(type) && !options.firmware)
       refuse('unsupported-kernel', `VM type '${type}' boots a kernel through firmware only in this version`)
   }

@@ -1,5 +1,5 @@
 /** Runs the built command as a user would, in a process of its own. */
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -22,6 +22,22 @@ export function cloister(args: readonly string[], options: { input?: string; tim
     maxBuffer: 64 * 1024 * 1024,
   })
   return { status, stdout, stderr }
+}
+
+/** The same without waiting; its input is empty. */
+export function cloisterAsync(args: readonly string[]): Promise<Outcome> {
+  return new Promise((resolve) => {
+    const child = spawn(process.execPath, [command, ...args], { stdio: ['ignore', 'pipe', 'pipe'], timeout: 120_000 })
+    let stdout = ''
+    let stderr = ''
+    child.stdout.on('data', (chunk: Buffer) => {
+      stdout += chunk.toString()
+    })
+    child.stderr.on('data', (chunk: Buffer) => {
+      stderr += chunk.toString()
+    })
+    child.on('close', (status) => resolve({ status, stdout, stderr }))
+  })
 }
 
 export const guest = (name: string): string => join(root, 'tests/guests', name)

@@ -5,12 +5,17 @@ import type { Exit } from './guest.ts'
 const quote = (text: string): string => JSON.stringify(text)
 
 export class Narrator {
+  readonly #print: (text: string) => void
   private calls: string[] = []
   private folded: { exit: Exit; times: number; text: string } | null = null
   exits = 0
 
+  constructor(silent = false) {
+    this.#print = silent ? () => {} : print
+  }
+
   title(text: string): void {
-    print(`\n== ${text}\n`)
+    this.#print(`\n== ${text}\n`)
   }
 
   ioctl(name: string, result: number): void {
@@ -18,7 +23,7 @@ export class Narrator {
   }
 
   flushCalls(): void {
-    if (this.calls.length > 0) print(`   ioctls   ${this.calls.join(', ')}\n`)
+    if (this.calls.length > 0) this.#print(`   ioctls   ${this.calls.join(', ')}\n`)
     this.calls = []
   }
 
@@ -41,13 +46,13 @@ export class Narrator {
     this.folded = null
     if (last === null) return
     const what = [last.exit.name, last.exit.detail ?? '', last.times > 1 ? `x ${last.times}` : '', last.text === '' ? '' : quote(last.text)]
-    print(`   exit     ${what.filter((w) => w !== '').join('  ')}\n`)
+    this.#print(`   exit     ${what.filter((w) => w !== '').join('  ')}\n`)
   }
 
   fact(name: string, text: string): void {
     this.flushCalls()
     this.flushExits()
-    print(`   ${name.padEnd(8)} ${text}\n`)
+    this.#print(`   ${name.padEnd(8)} ${text}\n`)
   }
 }
 
