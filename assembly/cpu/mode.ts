@@ -22,6 +22,7 @@ import {
   CPU_STACK_MASK,
   CPU_VM,
   MODE_CS16,
+  MODE_CS16_BIG,
   MODE_CS32,
   MODE_CS64,
   MODE_CS_MASK,
@@ -112,9 +113,10 @@ export function updateMode(s: usize): void {
     store<u64>(s, ~(<u64>0), CPU_STACK_MASK)
   } else {
     const wide = (attrib & ATTR_DB) != 0
-    mode = wide ? MODE_CS32 : MODE_CS16
+    const big = load<u32>(cs, SEG_LIMIT) > 0xffff
+    mode = wide ? MODE_CS32 : big ? MODE_CS16_BIG : MODE_CS16
     // EIP runs on past 0xffff in a 16-bit segment whose limit allows it (OVMF's way of SEV-ES APs back to real mode)
-    store<u64>(s, wide || load<u32>(cs, SEG_LIMIT) > 0xffff ? 0xffffffff : 0xffff, CPU_RIP_MASK)
+    store<u64>(s, wide || big ? 0xffffffff : 0xffff, CPU_RIP_MASK)
     if (<u32>load<u16>(ss, SEG_ATTRIB) & ATTR_DB) {
       mode |= MODE_SS32
       store<u64>(s, 0xffffffff, CPU_STACK_MASK)

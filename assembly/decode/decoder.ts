@@ -9,6 +9,7 @@ import {
   EA_GENERAL,
   EA_SEGMENT64,
   MODE_CS16,
+  MODE_CS16_BIG,
   MODE_CS32,
   MODE_CS64,
   MODE_CS_MASK,
@@ -107,7 +108,7 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
   memory.fill(op, 0, 32)
   store<u8>(op, NONE, OP_BASE)
   store<u8>(op, NONE, OP_INDEX)
-  let opsize16 = code == MODE_CS16
+  let opsize16 = code == MODE_CS16 || code == MODE_CS16_BIG
   let addr: u32 = long ? 3 : code == MODE_CS32 ? 2 : 1
   let flags: u32 = 0
   let prefix66 = false
@@ -392,7 +393,7 @@ export function decode(s: usize, op: usize, p: usize, at: u32, mode: u32): u32 {
   let id = <u32>load<u16>(d + 8 + <usize>((size * 2 + isMemory) << 1))
   if (bits & D_BRANCH) {
     imm += <i64>next
-    // A 16-bit operand size outside 16-bit code truncates EIP, and code that is not flat has a limit: the cold form looks.
+    // A 16-bit operand size truncates EIP, which in 16-bit code of at most 64 KiB happens anyway, and code that is not flat has a limit: the cold form looks.
     if (size == 1 ? code != MODE_CS16 : !long && (mode & MODE_FLAT) == 0) id = <u32>load<u16>(d, 4)
     if (chained(id)) store<u32>(op, 0, OP_EXTRA)
   }

@@ -37,6 +37,9 @@ export function biosVectors(): LoadedImage['pieces'] {
   ]
 }
 
+/** What a BIOS has at F000:FFF0 for who jumps there (Linux with `reboot=b`): a reset. mov dx, 0xcf9; mov al, 6; out dx, al; hlt */
+export const resetVector = { address: 0xffff0, bytes: Uint8Array.of(0xba, 0xf9, 0x0c, 0xb0, 0x06, 0xee, 0xf4) } as const
+
 /** struct kvm_pic_state, the fields that are not zero after initialisation. */
 function pic(chip: 0 | 1, mask: number, base: number, elcrMask: number): Uint8Array {
   const bytes = new Uint8Array(520)

@@ -4,7 +4,7 @@ import { Cmos } from './devices/cmos.ts'
 import { DebugExit, DebugPort } from './devices/debug.ts'
 import { FW_CFG, FwCfg } from './devices/fw-cfg.ts'
 import { Hpet, HPET_BASE, HPET_SIZE } from './devices/hpet.ts'
-import { createHostBridge, createHostBridge440, createIsaBridge440, createLpcBridge, PciBus } from './devices/pci.ts'
+import { createHostBridge, createHostBridge440, createIsaBridge440, createLpcBridge, PciBus, type Shadowing } from './devices/pci.ts'
 import { PowerManagement, ResetPorts } from './devices/power.ts'
 import { Serial } from './devices/serial.ts'
 import { TestDevice } from './devices/test-device.ts'
@@ -32,6 +32,8 @@ export interface BoardOptions {
   epoch: number
   /** Default q35. i440FX has no memory-mapped PCI configuration space. */
   chipset?: 'q35' | 'i440fx'
+  /** What the host bridge's attribute registers begin with, and who follows them. */
+  shadowing?: Shadowing
   /** kvm-unit-tests' device; default false. */
   testDevice?: boolean
   space: AddressSpace
@@ -87,10 +89,10 @@ export class Board {
       else if (state === 1) this.suspended = true
     })
     if (options.chipset === 'i440fx') {
-      createHostBridge440(pci)
+      createHostBridge440(pci, options.shadowing)
       createIsaBridge440(pci, (base) => this.power.move(base))
     } else {
-      createHostBridge(pci, bus)
+      createHostBridge(pci, bus, options.shadowing)
       createLpcBridge(pci, (base) => this.power.move(base))
     }
     if (options.testDevice) TestDevice.attach(bus, options.irqLine)

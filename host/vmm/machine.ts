@@ -14,9 +14,10 @@ import { detect } from './loaders/detect.ts'
 import { ACPI_PLACE, loadKernel } from './loaders/kernel.ts'
 import { loadFirmware, type Firmware } from './loaders/ovmf.ts'
 import { acpiFiles, facsAddress, PM_BASE, PM_BASE_440, WAKING_VECTOR } from './loaders/acpi.ts'
-import { AddressSpace, FOUR_GIB, splitMemory, type HostMemory } from './memory.ts'
+import { AddressSpace, FOUR_GIB, splitMemory, type HostMemory, type RamRange } from './memory.ts'
 import { checkOptions, isEncrypted, isSevEs, type Checked, type MachineOptions, type RunReport, type RunResult } from './options.ts'
 import { RunLoop, type Outcome } from './run-loop.ts'
+import { ALL_RAM, SHADOW, SHADOW_END, ShadowMemory } from './shadow.ts'
 import { SevLaunch, type LaunchRange, type LaunchRecord, type LaunchStep } from './sev-launch.ts'
 import { Stream } from './stream.ts'
 
@@ -24,6 +25,7 @@ const PAGE = 4096
 const KVM_MEM_READONLY = 2
 /** Last part of the firmware that also appears below 1 MiB (QEMU's isa-bios). */
 const ALIAS = 0x20000
+const NO_PAM = [0, 0, 0, 0, 0, 0, 0] as const
 const STATUS: Readonly<Record<Outcome['reason'], number>> = {
   'powered-off': 0,
   halted: 0,
@@ -85,7 +87,8 @@ export class Machine {
   readonly #debug: Stream
   readonly #sev: SevLaunch | null
   readonly #regions: LaunchRange[] = []
-  #slots = 0
+  /** Slot numbers by what they map; a hole can be taken again. */
+  readonly #slots: (RamRange | null)[] = []
   #record: LaunchRecord | null = null
   #flash: HostMemory | null = null
   #launched = false
@@ -131,7 +134,7 @@ export class Machine {
     // An EFI application that firmware starts ("MZ", but no Linux): kvm-unit-tests come in that form too, and want their device.
     const application = options.kernel?.[0] === 0x4d && options.kernel[1] === 0x5a && detect(options.kernel) === 'unknown'
     if (multiboot && options.irqchip) applyBiosState(this.vm)
-    this.#mapMemory()
+    const shadow = this.#mapMemory()
     const entry = options.image || (options.kernel && !firmware) ? this.#loadImage() : null
     this.vcpus = Array.from({ length: options.smp }, (_, id) => this.#createVcpu(id, entry))
     // A #VC handler built on edk2's exception library (up to 2022.11 at least) cannot return a value in RBP, which OVMF's
@@ -143,6 +146,7 @@ export class Machine {
       epoch: options.epoch,
       chipset,
       testDevice: multiboot || application,
+      shadowing: { initial: firmware ? NO_PAM : ALL_RAM, onShadow: (registers) => shadow.set(registers) },
       space: this.space,
       now: () => this.vm.clock,
       irqLine: (gsi, level) => this.vm.irqLine(gsi, level),
@@ -150,6 +154,7 @@ export class Machine {
       onSerial: (byte) => this.#serial.put(byte),
       onDebug: (byte) => this.#debug.put(byte),
     })
+    this.board.bus.addMmio(shadow, SHADOW, SHADOW_END - SHADOW)
     // What firmware would have programmed.
     if (!firmware) this.board.power.move(PM_BASE)
     else {
@@ -201,37 +206,56 @@ export class Machine {
     }
   }
 
-  #map(guest: number, size: number, memory: HostMemory, offset: number, readOnly: boolean): void {
+  #map(range: RamRange): void {
+    const { guest, size, memory, offset, readOnly } = range
     if (size === 0) return
+    const free = this.#slots.indexOf(null)
+    const slot = free < 0 ? this.#slots.length : free
+    this.#slots[slot] = range
     this.vm.setUserMemoryRegion({
-      slot: this.#slots++,
+      slot,
       flags: readOnly ? KVM_MEM_READONLY : 0,
       guestPhysAddr: BigInt(guest),
       memorySize: BigInt(size),
       userspaceAddr: memory.address + BigInt(offset),
     })
-    this.space.add({ guest, size, memory, offset, readOnly })
+    this.space.add(range)
   }
 
-  #mapMemory(): void {
+  #unmap(range: RamRange): void {
+    const slot = this.#slots.indexOf(range)
+    this.#slots[slot] = null
+    this.vm.setUserMemoryRegion({ slot, flags: 0, guestPhysAddr: BigInt(range.guest), memorySize: 0n, userspaceAddr: 0n })
+    this.space.remove(range)
+  }
+
+  #mapMemory(): ShadowMemory {
     const { memory, type } = this.#options
     const firmware = this.#firmware
     const ram = this.#allocate(memory)
     const { low, high } = splitMemory(memory)
-    this.#map(0, Math.min(low, 0xa0000), ram, 0, false)
-    const start = firmware ? 0x100000 : 0xc0000
-    if (low > start) this.#map(start, low - start, ram, start, false)
-    this.#map(FOUR_GIB, high, ram, low, false)
-    if (!firmware) return
-    const flash = this.#allocate(firmware.image.length)
+    const map = (guest: number, size: number, source: HostMemory, offset: number, readOnly: boolean): void =>
+      this.#map({ guest, size, memory: source, offset, readOnly })
+    map(0, Math.min(low, 0xa0000), ram, 0, false)
+    map(SHADOW_END, low - SHADOW_END, ram, SHADOW_END, false)
+    map(FOUR_GIB, high, ram, low, false)
+    const flash = firmware ? this.#allocate(firmware.image.length) : null
+    // KVM refuses read-only slots for the newer SEV-ES type (kvm_arch_has_readonly_mem); others have a real ROM.
+    const readOnlySlots = type !== 'sev-es'
+    const shadow = new ShadowMemory({
+      ram,
+      rom: flash && { image: flash, length: Math.min(ALIAS, flash.length) },
+      readOnlySlots,
+      map: (range) => this.#map(range),
+      unmap: (range) => this.#unmap(range),
+    })
+    shadow.set(firmware ? NO_PAM : ALL_RAM)
+    if (!firmware || !flash) return shadow
     this.#flash = flash
     flash.write(0, firmware.image)
-    // KVM refuses read-only slots for the newer SEV-ES type (kvm_arch_has_readonly_mem); others have a real ROM.
-    const readOnly = type !== 'sev-es'
-    const alias = Math.min(ALIAS, firmware.image.length)
-    this.#map(firmware.base, firmware.image.length, flash, 0, readOnly)
-    this.#map(0x100000 - alias, alias, flash, firmware.image.length - alias, readOnly)
+    map(firmware.base, firmware.image.length, flash, 0, readOnlySlots)
     this.#regions.push({ name: 'firmware', guest: firmware.base, address: flash.address, length: firmware.image.length })
+    return shadow
   }
 
   /** Writes a flat image into RAM; its pages are what an encrypted launch measures. */
@@ -253,7 +277,8 @@ export class Machine {
     const ranges: { from: number; to: number }[] = []
     for (const page of [...pages].toSorted((a, b) => a - b)) {
       const last = ranges.at(-1)
-      if (last && last.to === page) last.to++
+      // Low RAM is several slots, cut at 1 MiB.
+      if (last && last.to === page && page * PAGE !== SHADOW_END) last.to++
       else ranges.push({ from: page, to: page + 1 })
     }
     for (const { from, to } of ranges) {

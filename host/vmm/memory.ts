@@ -45,6 +45,10 @@ export class AddressSpace implements GuestMemory {
     this.ranges.push(range)
   }
 
+  remove(range: RamRange): void {
+    this.ranges.splice(this.ranges.indexOf(range), 1)
+  }
+
   #walk(address: number, length: number, each: (range: RamRange, offset: number, done: number, n: number) => void): boolean {
     let done = 0
     while (done < length) {

@@ -45,9 +45,14 @@ export interface LoopOptions {
   traceMmio: boolean
 }
 
-/** Instructions a vCPU runs before the next one has its turn. */
+/**
+ * Instructions a vCPU runs before the next one has its turn. With several, the length varies (the same way in each run): a loop
+ * that takes a lock, looks and gives it back would otherwise be interrupted at the same place each time, with the lock taken
+ * (SeaBIOS waiting for its other CPUs).
+ */
 const QUANTUM_ONE = 1_000_000
-const QUANTUM_SMP = 20_000
+const QUANTUM_SMP = 16_384
+const QUANTUM_SPREAD = 8191
 /** Timers may fire so often for nobody: a guest that sleeps with its interrupts off has halted all the same. */
 const FRUITLESS = 10_000
 
@@ -56,6 +61,8 @@ export class RunLoop {
   readonly #counts = new Float64Array(64)
   readonly #mmio = [0, 1, 2, 3, 4, 5, 6, 7, 8].map((n) => new Uint8Array(n))
   #next = 0
+  /** State of the sequence that varies the turns (xorshift, Marsaglia 2003). */
+  #variation = 1
   /** What the vCPU whose turn it is may still run. */
   #quantum = 0
   /** The last turn ended because time was up, not by its own rules. */
@@ -101,7 +108,7 @@ export class RunLoop {
       const before = cpu.notes.retired()
       const left = maxInstructions - spent
       if (left <= 0) return this.#end('budget-instructions', `${maxInstructions} instructions`)
-      if (this.#quantum <= 0) this.#quantum = cpus.length === 1 ? QUANTUM_ONE : QUANTUM_SMP
+      if (this.#quantum <= 0) this.#quantum = this.#turnLength()
       this.#late = false
       const outcome = this.#turn(cpu, Math.min(left, this.#quantum), until)
       if (outcome) return outcome
@@ -127,6 +134,16 @@ export class RunLoop {
         return until === deadline && performance.now() >= deadline ? this.#end('budget-time', 'time budget') : null
       }
     }
+  }
+
+  #turnLength(): number {
+    if (this.#options.cpus.length === 1) return QUANTUM_ONE
+    let x = this.#variation
+    x ^= x << 13
+    x ^= x >>> 17
+    x ^= x << 5
+    this.#variation = x
+    return QUANTUM_SMP + (x & QUANTUM_SPREAD)
   }
 
   /** No vCPU ran: halted for good, or waiting for input? */

@@ -35,6 +35,8 @@ export const constants: Readonly<Record<string, number>> = {
   MODE_CS16: 0,
   MODE_CS32: 1,
   MODE_CS64: 2,
+  // 16-bit code with a limit beyond 64 KiB (big real mode): only branches truncate EIP
+  MODE_CS16_BIG: 3,
   MODE_CS_MASK: 3,
   MODE_SS32: 4,
   MODE_FLAT: 8,

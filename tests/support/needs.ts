@@ -25,7 +25,11 @@ export function ovmfPath(): string | null {
   return places.find((p): p is string => p !== undefined && existsSync(p)) ?? null
 }
 
+/** Debian's SeaBIOS images lie there. */
+export const seabiosPath = (): string => '/usr/share/seabios'
+
 const probes = {
+  seabios: () => existsSync(`${seabiosPath()}/bios-256k.bin`),
   ovmf: () => ovmfPath() !== null,
   gcc: () => onPath('gcc'),
   binutils: () => onPath('as') && onPath('ld') && onPath('objcopy'),

@@ -167,5 +167,40 @@ test('alignment checks in ring 3 with CR0.AM and AC; #VC 0x51 in an SEV-ES guest
   assert.is(es.frame(0), 0x51)
 })
 
+test('big real mode: branches of 16 bits truncate EIP, those of 32 bits and what runs on do not (SeaBIOS)', () => {
+  const forms: [name: string, bytes: number[], wide: boolean][] = [
+    ['JMP rel8', [0xeb, 0x20], false],
+    ['JMP rel16', [0xe9, 0x1f, 0x00], false],
+    ['JE rel8', [0x74, 0x20], false],
+    ['JE rel16', [0x0f, 0x84, 0x1e, 0x00], false],
+    ['LOOP', [0xe2, 0x20], false],
+    ['JCXZ', [0xe3, 0x20], false],
+    ['CALL rel16', [0xe8, 0x1f, 0x00], false],
+    ['JMP rel32', [0x66, 0xe9, 0x1c, 0, 0, 0], true],
+    ['JE rel32', [0x66, 0x0f, 0x84, 0x1b, 0, 0, 0], true],
+    ['CALL rel32', [0x66, 0xe8, 0x1c, 0, 0, 0], true],
+    ['NOPs', new Array<number>(0x30).fill(0x90), true],
+  ]
+  for (const [name, bytes, wide] of forms) {
+    const m = new Machine('real')
+    // The same bytes as a block of an ordinary segment first.
+    for (const limit of [0xffff, 0xffffffff]) {
+      m.segment(L.SEG_CS, CODE >> 4, BigInt(CODE), limit, 0x9b)
+      m.changed()
+      m.code(bytes, CODE + 0xfff0)
+      m.code([HLT], CODE + 0x12)
+      m.code([HLT], CODE + 0x10012)
+      for (let round = 0; round < 3; round++) {
+        m.set64(L.CPU_RIP, 0xfff0n)
+        m.setReg(1, name === 'JCXZ' ? 0n : 5n)
+        m.setFlags(0x42n)
+        m.run(0x31)
+        if (limit > 0xffff) assert.is(m.rip, wide ? 0x10013n : 0x13n, name)
+        else if (!wide) assert.is(m.rip, 0x13n, `${name}, 64 KiB`)
+      }
+    }
+  }
+})
+
 void [STACK, UDATA]
 test.run()

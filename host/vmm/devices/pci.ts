@@ -107,17 +107,41 @@ class ConfigWindow implements MmioDevice {
 
 const PCIEXBAR = 0x60 // MCH, Intel 3 Series datasheet 5.1.16
 
+/** The seven attribute registers of 0xC0000-0xFFFFF (82441FX: 0x59, 82G33: 0x90); `onShadow` hears what they hold. */
+function attributeMap(
+  bridge: PciFunction,
+  at: number,
+  initial: readonly number[],
+  onShadow: (registers: Uint8Array) => void,
+): PciFunction['onWrite'] {
+  for (let i = 0; i < 7; i++) {
+    bridge.put(at + i, 1, initial[i] ?? 0)
+    bridge.allow(at + i, 1, i === 0 ? 0x30 : 0x33)
+  }
+  return (offset, size) => {
+    if (offset < at + 7 && offset + size > at) onShadow(bridge.config.subarray(at, at + 7))
+  }
+}
+
+/** What the chipset decides about 0xC0000-0xFFFFF. */
+export interface Shadowing {
+  /** PAM0-PAM6 at reset; none: zeros. */
+  initial: readonly number[]
+  onShadow: (registers: Uint8Array) => void
+}
+const noShadowing: Shadowing = { initial: [], onShadow: () => {} }
+
 /** 82G33 host bridge (device 0x29c0); moving PCIEXBAR moves the window on the bus. */
-export function createHostBridge(pci: PciBus, bus: Bus): PciFunction {
+export function createHostBridge(pci: PciBus, bus: Bus, { initial, onShadow }: Shadowing = noShadowing): PciFunction {
   const mch = new PciFunction(0x8086, 0x29c0, 0x060000, 2)
   const window = new ConfigWindow(pci)
   mch.allow(PCIEXBAR, 8, 0xf0000007)
   mch.allow(PCIEXBAR + 4, 4, 0xf)
-  mch.allow(0x90, 7, 0xffffffff) // PAM
-  for (let i = 0x90; i < 0x97; i++) mch.writable[i] = 0x33
+  const shadow = attributeMap(mch, 0x90, initial, onShadow)
   mch.put(0x9d, 1, 0x02) // SMRAM: closed, compatible segment
   mch.allow(0x9d, 1, 0x78)
   mch.onWrite = (offset, size) => {
+    shadow(offset, size)
     if (offset + size <= PCIEXBAR || offset >= PCIEXBAR + 8) return
     bus.removeMmio(window)
     const low = mch.get(PCIEXBAR, 4)
@@ -153,9 +177,9 @@ export function createLpcBridge(pci: PciBus, onPowerBase: (base: number | null) 
 }
 
 /** 82441FX host bridge (device 0x1237) at 00:00.0: no memory-mapped configuration space. Intel 440FX datasheet 3.2. */
-export function createHostBridge440(pci: PciBus): PciFunction {
+export function createHostBridge440(pci: PciBus, { initial, onShadow }: Shadowing = noShadowing): PciFunction {
   const pmc = new PciFunction(0x8086, 0x1237, 0x060000, 2)
-  for (let i = 0x59; i < 0x60; i++) pmc.writable[i] = 0x33 // PAM
+  pmc.onWrite = attributeMap(pmc, 0x59, initial, onShadow)
   pmc.put(0x72, 1, 0x02) // SMRAM: closed, compatible segment
   pmc.allow(0x72, 1, 0x78)
   pci.add(0, 0, pmc)
@@ -176,6 +200,7 @@ export function createIsaBridge440(pci: PciBus, onPowerBase: (base: number | nul
   pci.add(1, 0, isa)
   const power = new PciFunction(0x8086, 0x7113, 0x068000, 3)
   power.put(0x3d, 1, 1)
+  power.put(0x5b, 1, 0x02) // DEVACTB.APMC_EN: as for the q35's SMI_EN, no SMM to set up
   power.put(PMBASE, 4, 1)
   power.allow(PMBASE, 4, 0xffc0)
   power.allow(PMREGMISC, 1, 1)

@@ -1,7 +1,8 @@
 /**
  * ICH9 power management block (Intel ICH9 datasheet 13.8) at PMBASE and the ways a PC is reset: port 0xcf9, port 0x92,
  * the keyboard controller's pulse. The PM timer counts 3.579545 MHz of virtual time in 24 bits.
- * No SCI sources exist; SMI_EN is stored and does nothing, because the machine has no SMM.
+ * No SCI sources exist; SMI_EN is stored and does nothing, because the machine has no SMM: its APMC_EN is set from the start,
+ * which is how QEMU tells SeaBIOS so (it takes SMM for set up and does not wait for an SMI).
  */
 import type { Bus, PortDevice } from '../bus.ts'
 
@@ -11,6 +12,8 @@ const PM1_EN = 0x02
 const PM1_CNT = 0x04
 const PM_TMR = 0x08
 const SLP_EN = 0x2000
+const SMI_EN = 0x30
+const APMC_EN = 0x20
 /** Bit 10, in the high byte. */
 const RTC_STS = 4
 const TIMER_HZ = 3579545
@@ -27,6 +30,7 @@ export class PowerManagement implements PortDevice {
     this.#bus = bus
     this.#now = now
     this.#powerOff = powerOff
+    this.#registers[SMI_EN] = APMC_EN
   }
 
   get base(): number | null {

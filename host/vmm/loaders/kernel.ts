@@ -3,7 +3,7 @@
  * ELF with a PVH note (Xen docs/misc/pvh.pandoc) and Multiboot 1 ELF32 (Multiboot specification 0.6.96).
  */
 import { CloisterError } from '../../errors.ts'
-import { biosVectors, EBDA } from '../bios-state.ts'
+import { biosVectors, EBDA, resetVector } from '../bios-state.ts'
 import { FOUR_GIB, splitMemory } from '../memory.ts'
 import { placeAcpi } from './acpi.ts'
 import { detect, multibootHeader } from './detect.ts'
@@ -290,7 +290,7 @@ function loadMultiboot({ kernel, initrd, append = '', memory, cpus }: KernelOpti
 /** In the order of addresses; each in low memory, none on another (segments on each other, or on what the loader itself puts there). */
 function arrange(pieces: readonly Piece[], memory: number): Piece[] {
   const sizeOf = ({ bytes, size = bytes.length }: Piece): number => size
-  const sorted = pieces.filter((p) => sizeOf(p) > 0).toSorted((a, b) => a.address - b.address)
+  const sorted = [...pieces, resetVector].filter((p) => sizeOf(p) > 0).toSorted((a, b) => a.address - b.address)
   const hex = (n: number): string => `0x${n.toString(16)}`
   const { low } = splitMemory(memory)
   for (const [i, piece] of sorted.entries()) {
