@@ -91,3 +91,10 @@ export function physicalBits(s: usize): u32 {
   const bits = featureWord(s, F_80000008_EAX) & 0xff
   return bits ? bits : 48
 }
+
+/** kvm_vcpu_reserved_gpa_bits_raw: what KVM's own checks go by; without leaf 0x80000008 that are 36 bits (cpuid_query_maxphyaddr). */
+export function reservedGpaBits(s: usize): u64 {
+  const leaf = featureWord(s, F_80000008_EAX) & 0xff
+  const bits = <u64>(leaf ? leaf : 36)
+  return bits > 63 ? 0 : ~(((1 as u64) << bits) - 1)
+}

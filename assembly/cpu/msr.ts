@@ -58,7 +58,7 @@ import {
   F_VENDOR,
   feature,
   featureWord,
-  physicalBits,
+  reservedGpaBits,
 } from './features'
 import { apicBaseWrite, tscDeadlineRead, tscDeadlineWrite, x2apicRead, x2apicWrite } from '../kvm/lapic'
 import { apicSync, clockStale, isPvMsr, pvMsrHas, pvMsrRead, pvMsrWrite } from '../kvm/pv'
@@ -295,7 +295,7 @@ function mtrrWrite(s: usize, index: u32, value: u64): bool {
     store<u64>(s + CPU_MTRR_FIXED + ((<usize>f) << 3), value)
     return true
   }
-  const beyond = ~(((<u64>1) << (<u64>physicalBits(s))) - 1)
+  const beyond = reservedGpaBits(s)
   if ((index & 1) == 0) {
     if (!memoryType(<u32>value & 0xff) || (value & (0xf00 | beyond)) != 0) return false
   } else if ((value & (0x7ff | beyond)) != 0) return false

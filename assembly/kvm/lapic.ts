@@ -64,7 +64,7 @@ import {
 } from '../generated/layout'
 import { runOf, vkvm } from './state'
 import { RUN_TPR_IS_WRITE, RUN_TPR_RIP } from '../generated/kvm'
-import { physicalBits } from '../cpu/features'
+import { reservedGpaBits } from '../cpu/features'
 import { cpuidAnswer, cpuidEcx } from './cpuid'
 
 const LVT_MASKED: u32 = 0x10000
@@ -589,8 +589,9 @@ export function tscDeadlineWrite(s: usize, value: u64): void {
 export function apicBaseWrite(s: usize, value: u64, host: bool): bool {
   cpuidAnswer(s, 1, 0)
   const offersX2 = (cpuidEcx(s) & (1 << 21)) != 0
-  const reserved: u64 = ~(((<u64>1) << (<u64>physicalBits(s))) - 1) | 0x2ff | (offersX2 ? 0 : BASE_X2APIC)
+  const reserved: u64 = reservedGpaBits(s) | 0x2ff | (offersX2 ? 0 : BASE_X2APIC)
   const old = load<u64>(s, CPU_APIC_BASE)
+  if (value == old) return true
   if (value & reserved) return false
   const from = old & (BASE_ENABLE | BASE_X2APIC)
   const to = value & (BASE_ENABLE | BASE_X2APIC)
@@ -600,7 +601,7 @@ export function apicBaseWrite(s: usize, value: u64, host: bool): bool {
     if (from == 0 && to == (BASE_ENABLE | BASE_X2APIC)) return false
   }
   store<u64>(s, value, CPU_APIC_BASE)
-  if (value != old) flushTlb(s) // the page lies over whatever slot is there
+  flushTlb(s) // the page lies over whatever slot is there
   const a = lapicOf(s)
   if (load<u32>(a, LAPIC_PRESENT) == 0 || from == to) return true
   // Userspace may also go back from x2APIC (__kvm_apic_set_base).

@@ -318,7 +318,8 @@ export function vcpuRun(s: usize, maxInstructions: u64): i32 {
   const room = NEVER - icount
   store<u64>(s, icount + (maxInstructions < room ? maxInstructions : room), CPU_SLICE_END)
   if (singleStepping(s) && maxInstructions != 0) store<u64>(s, icount + 1, CPU_SLICE_END)
-  let result: i32 = userCr8(s) ? esEnter(s) : EINVAL
+  let result: i32 = load<u32>(k, VKVM_PENDING) != 0 && load<u32>(s, CPU_HALTED) == 1 ? uninitialized(s, immediate) : 0
+  if (result == 0) result = userCr8(s) ? esEnter(s) : EINVAL
   if (result == 0) {
     if (load<u32>(k, VKVM_PENDING) == PENDING_MMIO_MORE) {
       store<u32>(k, PENDING_NONE, VKVM_PENDING)
@@ -352,6 +353,18 @@ export function vcpuRun(s: usize, maxInstructions: u64): i32 {
   if (chip) store<u32>(chip, 0, CHIP_RUNNING)
   giveClock(s)
   return result
+}
+
+/** KVM_MP_STATE_UNINITIALIZED over an open access: kvm_arch_vcpu_ioctl_run waits for INIT before it looks at the access. */
+function uninitialized(s: usize, immediate: bool): i32 {
+  if (!immediate) {
+    const result = block(s)
+    if (result != 0 || load<u32>(s, CPU_HALTED) != 1) return result
+    clearEvent(s, EVENT_KICK)
+    return interrupted(s, WHY_KICK)
+  }
+  store<u32>(vkvm(s), WHY_KICK, VKVM_WHY)
+  return EINTR
 }
 
 /** complete_emulated_mmio: runs the instruction at RIP to its end, or to its next exit. */

@@ -5,15 +5,15 @@
  */
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { CODE, RawGuest } from './raw-guest.ts'
+import { CODE, RawGuest, type RawOptions } from './raw-guest.ts'
 
 const TF = 0x100n
 /** mov ax, [0x5000] through DS with base 0x80000; hlt */
 const READ = [0xa1, 0x00, 0x50, 0xf4]
 const MMIO_DS = 0x80000n
 
-async function reading(): Promise<RawGuest> {
-  const guest = await RawGuest.create(READ)
+async function reading(options: RawOptions = {}): Promise<RawGuest> {
+  const guest = await RawGuest.create(READ, options)
   const sregs = guest.get('KVM_GET_SREGS', 312)
   sregs.setBigUint64(24, MMIO_DS, true)
   guest.set('KVM_SET_SREGS', sregs)
@@ -76,6 +76,24 @@ test('an access is completed on a vCPU that userspace calls halted, and it stays
     assert.is(guest.get('KVM_GET_MP_STATE', 4).getUint32(0, true), 3)
     guest.close()
   }
+})
+
+test('an access stays open while the vCPU is uninitialized', async () => {
+  // kvm_arch_vcpu_ioctl_run: the MP state is looked at before complete_userspace_io (host's KVM: tests/kvm/oracle, seed 5310)
+  const guest = await reading({ irqchip: 'full' })
+  const state = (value: number): void => guest.set('KVM_SET_MP_STATE', new DataView(Uint32Array.of(value).buffer))
+  const rip = guest.reg('RIP')
+  state(1)
+  for (const immediate of [1, 0]) {
+    guest.runView().setUint8(1, immediate)
+    assert.is(guest.run(), -4)
+    assert.is(guest.reg('RIP'), rip)
+  }
+  state(0)
+  guest.runView().setUint8(1, 1)
+  assert.is(guest.run(), -4)
+  assert.is(guest.reg('RIP'), rip + 3n)
+  assert.is(guest.reg('RAX') & 0xffffn, 0xbeefn)
 })
 
 test('a step that KVM makes itself leaves dr7 in kvm_run alone', async () => {

@@ -72,4 +72,22 @@ test('without the capability a denied access is #GP at once; DEFAULT_DENY reache
   guest.close()
 })
 
+test('MTRRs and the APIC base have 36 address bits without CPUID leaf 0x80000008 (cpuid_query_maxphyaddr)', async () => {
+  const bare = await RawGuest.create([0xf4], { irqchip: 'full', cpuid: false })
+  const full = await RawGuest.create([0xf4], { irqchip: 'full' })
+  for (const [index, value, without] of [
+    [0x200, 1n << 35n, true],
+    [0x200, 1n << 36n, false],
+    [0x201, (1n << 35n) | 0x800n, true],
+    [0x201, 1n << 41n, false],
+    [0x1b, (1n << 35n) | 0x900n, true],
+    [0x1b, (1n << 36n) | 0x900n, false],
+  ] as const) {
+    assert.is(bare.msr(index, value) !== null, without, `${index.toString(16)} ${value.toString(16)}`)
+    assert.is.not(full.msr(index, value), null)
+  }
+  bare.close()
+  full.close()
+})
+
 test.run()
