@@ -428,7 +428,8 @@ export const KNOWN: readonly Known[] = [
     whose: 'host',
     names: ['read'],
     bytes: [[41, 48]],
-    when: (c, _, theirs) => c.do === 'read' && typeof c.area === 'number' && [6, 10].includes(theirs.bytes?.[8] ?? 0) && theirs.bytes?.[52] === 1,
+    when: (c, _, theirs) =>
+      c.do === 'read' && typeof c.area === 'number' && [6, 10].includes(theirs.bytes?.[8] ?? 0) && theirs.bytes?.[52] === 1,
   },
   {
     why: 'their emulator gives up where SVM goes on',
