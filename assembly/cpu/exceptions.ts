@@ -88,6 +88,7 @@ import {
   fetchDescriptor,
   loadedStack,
   markAccessed,
+  markStack,
   readStackSegment,
   setDescriptorCache,
   setNullCache,
@@ -374,6 +375,7 @@ function legacyGate(s: usize, vector: u32, error: u32, flags: u32, ret: u64): bo
   if (!stackPush(s, size, ret)) return false
   if ((flags & EXCF_ERROR) != 0 && !stackPush(s, size, <u64>error)) return false
   if (target > <u64>descriptorLimit(cs)) return gateFault(s, EXC_GP, x)
+  if (newCpl < cpl && !markStack(s)) return false
   if (!markAccessed(s, selector, cs)) return false
   if (newCpl < cpl) loadedStack(s)
   applyStack(s)

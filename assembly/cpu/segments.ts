@@ -255,15 +255,20 @@ function beginStack(sp: u64, selector: u32, d: u64, cpl: u32, error: u32): void 
   pendingDescriptor = d
 }
 
+/** Whether `size` bytes at the masked offset `at` lie in a stack segment that can be used. */
+function insideStack(attrib: u32, limit: u32, at: u64, size: u32): bool {
+  const last = at + <u64>size - 1
+  const big: u64 = (attrib & ATTR_DB) != 0 ? 0xffffffff : 0xffff
+  const inside = (attrib & 0xc) == 4 ? at > <u64>limit && last <= big : last <= <u64>limit
+  return inside && (attrib & 0x8080) == 0x80
+}
+
 /** Linear address of `size` bytes at the masked offset `at`; raises #SS. */
 function stackLinear(s: usize, at: u64, size: u32): u64 {
   if (stackLong) {
     if (canonical(s, at) && canonical(s, at + <u64>size - 1)) return at
   } else {
-    const last = at + <u64>size - 1
-    const big = (stackAttrib & ATTR_DB) != 0 ? <u64>0xffffffff : <u64>0xffff
-    const inside = (stackAttrib & 0xc) == 4 ? at > <u64>stackLimit && last <= big : last <= <u64>stackLimit
-    if (inside && (stackAttrib & 0x8080) == 0x80) return <u64>(<u32>(stackBase + at))
+    if (insideStack(stackAttrib, stackLimit, at, size)) return <u64>(<u32>(stackBase + at))
   }
   raiseError(s, EXC_SS, stackError)
   return 0
@@ -308,6 +313,17 @@ export function stackRead(s: usize, offset: u64, size: u32): u64 {
   return load<u32>(s, CPU_LEAVE) ? 0 : readMem(s, STACK_OP, va, size)
 }
 
+/** Reads `offset` bytes above the top of the caller's stack, at its privilege, while another stack is being filled. Check CPU_LEAVE. */
+export function callerStack(s: usize, offset: u64, size: u32): u64 {
+  const ss = segment(s, SEG_SS)
+  const at = (load<u64>(s, RSP) + offset) & load<u64>(s, CPU_STACK_MASK)
+  if (!insideStack(<u32>load<u16>(ss, SEG_ATTRIB), load<u32>(ss, SEG_LIMIT), at, size)) {
+    raiseError(s, EXC_SS, 0)
+    return 0
+  }
+  return readMem(s, STACK_OP, <u64>(<u32>(load<u64>(ss, SEG_BASE) + at)), size)
+}
+
 export function stackTop(): u64 {
   return stackSp
 }
@@ -318,7 +334,12 @@ export function applyStack(s: usize): void {
   else store<u64>(s, stackSp & stackMask, RSP)
 }
 
-/** Commits SS of readStackSegment. */
+/** Sets the accessed bit of the SS that readStackSegment found: behind the pushes, which may fault. */
+export function markStack(s: usize): bool {
+  return markAccessed(s, pendingSelector, pendingDescriptor)
+}
+
+/** Commits it. */
 export function loadedStack(s: usize): void {
   setDescriptorCache(s, SEG_SS, pendingSelector, pendingDescriptor)
 }
@@ -371,5 +392,5 @@ function checkStackSegment(s: usize, selector: u32, cpl: u32, x: u32): bool {
     raiseError(s, EXC_SS, error)
     return false
   }
-  return markAccessed(s, selector, lastDescriptor)
+  return true
 }

@@ -10,6 +10,7 @@ import {
   beginStack64,
   beginStackCurrent,
   beginStackMode,
+  callerStack,
   codeSegment,
   descriptor,
   descriptorLimit,
@@ -18,6 +19,7 @@ import {
   fetchSystemDescriptor,
   loadedStack,
   markAccessed,
+  markStack,
   readStackSegment,
   setDescriptorCache,
   setRealCache,
@@ -47,7 +49,7 @@ import {
   SEG_SS,
 } from '../generated/layout'
 import { TASK_CALL, TASK_FAULTED, TASK_JUMP, TASK_REFUSED, taskSwitch } from '../cpu/task'
-import { probe, readMem, sysRead } from '../memory/access'
+import { probe, readMem } from '../memory/access'
 import { slotFind } from '../memory/slots'
 import { intelCompatible } from '../cpu/features'
 import { ea, eaBehind, operandSize } from './operands'
@@ -313,9 +315,8 @@ function callGate(s: usize, selector: u32, gate: u64, gateAttrib: u32, oldCs: u6
     if (!stackPush(s, size, oldSs) || !stackPush(s, size, oldSp)) return load<u32>(s, CPU_LEAVE)
     if (!long) {
       // Parameters are copied from the caller's stack, the last one first.
-      const mask: u64 = (<u32>load<u16>(ss, SEG_ATTRIB) & ATTR_DB) != 0 ? 0xffffffff : 0xffff
       for (let i = <u32>(gate >> 32) & 31; i > 0; i--) {
-        const value = sysRead(s, <u64>(<u32>(load<u64>(ss, SEG_BASE) + ((oldSp + <u64>((i - 1) * size)) & mask))), size)
+        const value = callerStack(s, <u64>((i - 1) * size), size)
         if (left(s) || !stackPush(s, size, value)) return load<u32>(s, CPU_LEAVE)
       }
     }
@@ -323,6 +324,7 @@ function callGate(s: usize, selector: u32, gate: u64, gateAttrib: u32, oldCs: u6
   else beginStackCurrent(s, 0)
   if (!stackPush(s, size, oldCs) || !stackPush(s, size, ret)) return load<u32>(s, CPU_LEAVE)
   if (checkTarget(s, d, rip)) return load<u32>(s, CPU_LEAVE)
+  if (newCpl < cpl && !long && !markStack(s)) return load<u32>(s, CPU_LEAVE)
   if (!markAccessed(s, target, d)) return load<u32>(s, CPU_LEAVE)
   if (newCpl < cpl) {
     if (long) nullStack(s, newCpl)
