@@ -1,6 +1,7 @@
 /** `cloister replay LOG`: what this KVM answers to what a real VMM asked. */
 import { POLICY_TYPES } from '../policy/index.ts'
-import { replay as replayLog, type ReplayedCall, type ReplayReport } from '../replay/replay.ts'
+import { replay as replayLog } from '../replay/replay.ts'
+import type { ReplayedCall, ReplayReport } from '../replay/report.ts'
 import { choice, type Command } from './arguments.ts'
 import { STATUS, usage } from './errors.ts'
 import { readInput } from './files.ts'

@@ -110,3 +110,6 @@ export function encode(name: string, size: number, struct: Struct, translate: (f
 }
 
 export const fieldOf = (value: Value | undefined, name: string): bigint | null => (isStruct(value) ? scalar(value.fields.get(name)) : null)
+
+/** Bytes of the struct that a request code takes; 0 for a scalar (uapi/asm-generic/ioctl.h). */
+export const structSize = (code: number): number => (code >>> 30 === 0 ? 0 : (code >>> 16) & 0x3fff)
