@@ -63,8 +63,8 @@ export const CPUID_AMD: readonly CpuidRow[] = [
   [0x80000005, null, 0xff40ff40, 0xff40ff40, 0x20080140, 0x20080140],
   [0x80000006, null, 0x48006400, 0x68006400, 0x02006140, 0x01009140],
   [0x80000007, null, 0, 0, 0, 0x100],
-  // 48 physical and linear address bits.
-  [0x80000008, null, 0x3030, 0, 0, 0],
+  // 48 physical and, with LA57, 57 linear address bits.
+  [0x80000008, null, 0x3930, 0, 0, 0],
   [0x80000019, null, 0, 0, 0, 0],
   [0x8000001a, null, 0, 0, 0, 0],
   [0x8000001d, 0, 0x00000121, 0x01c0003f, 0x3f, 0],

@@ -119,7 +119,9 @@ export function cpuidFor(
   const bits = Math.ceil(Math.log2(cpus))
   const amd = supported[0]?.ebx === AUTHENTIC_AMD
   let found = type === undefined ? 0 : vcpuSignature(type)
-  const entries = masked(supported, cpu).map((e) => {
+  const offered = masked(supported, cpu)
+  const la57 = offered.some((e) => e.function === 7 && e.index === 0 && (e.ecx & 0x10000) !== 0)
+  const entries = offered.map((e) => {
     switch (e.function) {
       case 1:
         if (type === undefined) found = e.eax
@@ -142,6 +144,8 @@ export function cpuidFor(
         if (((e.eax >>> 5) & 7) === 3) e.eax = (e.eax | (((1 << bits) - 1) << 14)) >>> 0
         break
       case 0x80000008:
+        // Linear address bits: Linux takes what is beyond them for no kernel address (copy_from_kernel_nofault).
+        e.eax = (e.eax & ~0xff00) | (la57 ? 0x3900 : 0x3000)
         e.ecx = cpus > 1 ? (bits << 12) | (cpus - 1) : 0
         break
       case 0x8000001e:

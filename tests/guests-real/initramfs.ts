@@ -5,6 +5,7 @@ const script = `#!/bin/busybox sh
 n=$(/bin/busybox grep -c ^processor /proc/cpuinfo)
 [ "$n" = 1 ] && s= || s=s
 echo "release $(/bin/busybox uname -r)"
+echo "exe $(/bin/busybox readlink /proc/self/exe)"
 echo "user space, $n CPU$s"
 /bin/busybox poweroff -f
 `

@@ -8,6 +8,11 @@ when(test, ['vmlinuz-6.12'], 'Linux 6.12, bzImage, two CPUs', async () => {
   assert.match(output, /^release 6\.12\./m)
 })
 
+when(test, ['vmlinuz-6.12'], 'Linux 6.12, bzImage, five levels of page tables', async () => {
+  const { output } = await boot('vmlinuz-6.12', { cpu: 'EPYC-Genoa', append: 'console=ttyS0 nokaslr cryptomgr.notests' })
+  assert.match(output, /^exe \/bin\/busybox\r?$/m)
+})
+
 when(test, ['vmlinux-6.12'], 'Linux 6.12, vmlinux by its PVH note', async () => {
   await boot('vmlinux-6.12')
 })

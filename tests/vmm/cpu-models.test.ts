@@ -19,6 +19,9 @@ test('models have the features of their namesakes as far as the engine has them'
   assert.ok(has('EPYC-Genoa', 7, 'ecx', 16), 'LA57')
   assert.not(has('EPYC-Milan', 7, 'ecx', 16))
   assert.not(has('default', 7, 'ecx', 16))
+  // Linear address bits (Fn8000_0008_EAX[15:8]): with 48, Linux takes its own addresses in five levels for no kernel addresses.
+  const linear = (cpu: string): number => (word(cpu, 0x80000008, 'eax') >> 8) & 0xff
+  assert.equal(['EPYC-Genoa', 'default,+la57', 'EPYC-Milan', 'default', 'EPYC-Genoa,-la57'].map(linear), [57, 57, 48, 48, 48])
   assert.ok(has('EPYC-Turin', 7, 'ecx', 27) && has('EPYC-Turin', 7, 'ecx', 28), 'MOVDIRI, MOVDIR64B')
   assert.not(has('EPYC-Genoa', 7, 'ecx', 27))
   assert.not(has('EPYC', 1, 'ecx', 17), 'PCID came with Milan')
