@@ -8,63 +8,24 @@ import { exitName, type Kvm, openKvm, type Vcpu, type Vm } from '../index.ts'
 import { applyBiosState } from './bios-state.ts'
 import { Board } from './board.ts'
 import { Flash, variableStoreLength } from './devices/flash.ts'
-import { cpuidFor, firmwareMsrs, parseCpu } from './cpu-types.ts'
-import { loadFlat, type EntryState, type Segment } from './loaders/flat.ts'
-import { detect } from './loaders/detect.ts'
-import { ACPI_PLACE, loadKernel } from './loaders/kernel.ts'
-import { loadFirmware, type Firmware } from './loaders/ovmf.ts'
+import { createVcpu, type ResetState } from './first-state.ts'
 import { acpiFiles, facsAddress, PM_BASE, PM_BASE_440, WAKING_VECTOR } from './loaders/acpi.ts'
-import { AddressSpace, FOUR_GIB, splitMemory, type HostMemory, type RamRange } from './memory.ts'
-import { checkOptions, isEncrypted, isSevEs, type Checked, type MachineOptions, type RunReport, type RunResult } from './options.ts'
-import { RunLoop, type Outcome } from './run-loop.ts'
-import { ALL_RAM, SHADOW, SHADOW_END, ShadowMemory } from './shadow.ts'
-import { SevLaunch, type LaunchRange, type LaunchRecord, type LaunchStep } from './sev-launch.ts'
+import { detect } from './loaders/detect.ts'
+import { type EntryState, loadFlat } from './loaders/flat.ts'
+import { ACPI_PLACE, loadKernel } from './loaders/kernel.ts'
+import { type Firmware, loadFirmware } from './loaders/ovmf.ts'
+import { type AddressSpace, splitMemory } from './memory.ts'
+import { MemoryMap, pagesOf } from './memory-map.ts'
+import { type Checked, checkOptions, isEncrypted, isSevEs, type MachineOptions, type RunResult } from './options.ts'
+import { PACE, Pacer, pause } from './pace.ts'
+import { resultOf } from './result.ts'
+import { type Outcome, RunLoop } from './run-loop.ts'
+import { type LaunchRecord, type LaunchStep, SevLaunch } from './sev-launch.ts'
+import { SHADOW, SHADOW_END } from './shadow.ts'
 import { Stream } from './stream.ts'
 
-const PAGE = 4096
-const KVM_MEM_READONLY = 2
-/** Last part of the firmware that also appears below 1 MiB (QEMU's isa-bios). */
-const ALIAS = 0x20000
-const NO_PAM = [0, 0, 0, 0, 0, 0, 0] as const
-const STATUS: Readonly<Record<Outcome['reason'], number>> = {
-  'powered-off': 0,
-  halted: 0,
-  'debug-exit': 1,
-  'budget-instructions': 124,
-  'budget-time': 124,
-  'guest-terminated': 126,
-  'triple-fault': 126,
-  unimplemented: 120,
-  interrupted: 130,
-  'internal-error': 120,
-}
 /** Wall-clock milliseconds between two looks at the event loop. */
 const BREATH = 20
-
-const pause = (milliseconds: number): Promise<void> =>
-  new Promise((resolve) => {
-    if (milliseconds === 0 && typeof setImmediate === 'function') setImmediate(resolve)
-    else setTimeout(resolve, milliseconds)
-  })
-
-/** Nanoseconds of virtual time between two looks at the wall clock, when the machine is paced. */
-const PACE = 20e6
-
-/** How far virtual time is ahead of the wall clock. A guest that fell behind does not catch up. */
-class Pacer {
-  #wall = performance.now()
-  #virtual = -1
-
-  ahead(now: number): number {
-    if (this.#virtual < 0) this.#virtual = now
-    const ahead = (now - this.#virtual) / 1e6 - (performance.now() - this.#wall)
-    if (ahead < -100) {
-      this.#wall = performance.now()
-      this.#virtual = now
-    }
-    return Math.min(ahead, 100)
-  }
-}
 
 /**
  * A whole guest: `await Machine.create(options)`, then `await machine.run()`. Refused options are a CloisterError whose code is
@@ -86,15 +47,12 @@ export class Machine {
   readonly #serial: Stream
   readonly #debug: Stream
   readonly #sev: SevLaunch | null
-  readonly #regions: LaunchRange[] = []
-  /** Slot numbers by what they map; a hole can be taken again. */
-  readonly #slots: (RamRange | null)[] = []
+  readonly #map: MemoryMap
+  readonly #reset: ResetState
   #record: LaunchRecord | null = null
-  #flash: HostMemory | null = null
   #launched = false
   #inputOpen = true
   #wake: (() => void) | null = null
-  #resetState!: { regs: ReturnType<Vcpu['getRegs']>; sregs: ReturnType<Vcpu['getSregs']> }
 
   /** Checks the options, opens KVM and builds the machine; nothing has run yet. CloisterError: code = the option, or openKvm's. */
   static async create(options: MachineOptions): Promise<Machine> {
@@ -120,7 +78,6 @@ export class Machine {
     this.kvm = kvm
     this.#serial = new Stream(options.onSerial)
     this.#debug = new Stream(options.onDebug)
-    this.space = new AddressSpace()
     const { type } = options
     this.vm = kvm.createVm(type)
     const firmwareTrace = options.traceKinds?.includes('firmware') ? (options.trace ?? null) : null
@@ -134,9 +91,14 @@ export class Machine {
     // An EFI application that firmware starts ("MZ", but no Linux): kvm-unit-tests come in that form too, and want their device.
     const application = options.kernel?.[0] === 0x4d && options.kernel[1] === 0x5a && detect(options.kernel) === 'unknown'
     if (multiboot && options.irqchip) applyBiosState(this.vm)
-    const shadow = this.#mapMemory()
+    // KVM refuses read-only slots for the newer SEV-ES type (kvm_arch_has_readonly_mem); others have a real ROM.
+    this.#map = new MemoryMap(kvm, this.vm, options.memory, firmware, type !== 'sev-es')
+    const { flash, shadow, pam, space } = this.#map
+    this.space = space
     const entry = options.image || (options.kernel && !firmware) ? this.#loadImage() : null
-    this.vcpus = Array.from({ length: options.smp }, (_, id) => this.#createVcpu(id, entry))
+    const made = Array.from({ length: options.smp }, (_, id) => createVcpu({ kvm, vm: this.vm, options, firmware }, id, entry))
+    this.vcpus = made.map(({ vcpu }) => vcpu)
+    this.#reset = (made[0] as (typeof made)[0]).reset
     // A #VC handler built on edk2's exception library (up to 2022.11 at least) cannot return a value in RBP, which OVMF's
     // reads of memory-mapped PCI configuration use: under SEV-ES it finds no device on q35.
     const chipset = isSevEs(type) ? 'i440fx' : 'q35'
@@ -146,7 +108,7 @@ export class Machine {
       epoch: options.epoch,
       chipset,
       testDevice: multiboot || application,
-      shadowing: { initial: firmware ? NO_PAM : ALL_RAM, onShadow: (registers) => shadow.set(registers) },
+      shadowing: { initial: pam, onShadow: (registers) => shadow.set(registers) },
       space: this.space,
       now: () => this.vm.clock,
       irqLine: (gsi, level) => this.vm.irqLine(gsi, level),
@@ -161,7 +123,7 @@ export class Machine {
       if (options.kernel) this.board.fwCfg.setKernel(options.kernel, options.initrd, options.append)
       for (const file of acpiFiles(options.smp, chipset === 'q35' ? PM_BASE : PM_BASE_440)) this.board.fwCfg.addFile(file.name, file.bytes)
     }
-    if (this.#flash && this.#firmware) this.board.bus.addMmio(new Flash(this.#flash), this.#firmware.base, this.#flash.length)
+    if (flash && firmware) this.board.bus.addMmio(new Flash(flash), firmware.base, flash.length)
   }
 
   /** KVM_PIT_FLAGS_HPET_LEGACY: channel 0 of the 8254 no longer reaches IRQ 0. */
@@ -188,8 +150,8 @@ export class Machine {
     if (!bytes) return false
     const vector = new DataView(bytes.buffer).getUint32(0, true)
     for (const [id, vcpu] of this.vcpus.entries()) {
-      vcpu.setSregs(this.#resetState.sregs)
-      vcpu.setRegs({ ...this.#resetState.regs, rip: BigInt(vector & 15) })
+      vcpu.setSregs(this.#reset.sregs)
+      vcpu.setRegs({ ...this.#reset.regs, rip: BigInt(vector & 15) })
       const sregs = vcpu.getSregs()
       sregs.cs = { ...sregs.cs, selector: (vector >> 4) & 0xffff, base: BigInt(vector & ~15) }
       vcpu.setSregs(sregs)
@@ -198,67 +160,7 @@ export class Machine {
     return true
   }
 
-  #allocate(length: number): HostMemory {
-    try {
-      return this.kvm.mmap(-1, length)
-    } catch {
-      throw new CloisterError('memory', `memory: ${length} bytes do not fit the emulator's 4 GiB`)
-    }
-  }
-
-  #map(range: RamRange): void {
-    const { guest, size, memory, offset, readOnly } = range
-    if (size === 0) return
-    const free = this.#slots.indexOf(null)
-    const slot = free < 0 ? this.#slots.length : free
-    this.#slots[slot] = range
-    this.vm.setUserMemoryRegion({
-      slot,
-      flags: readOnly ? KVM_MEM_READONLY : 0,
-      guestPhysAddr: BigInt(guest),
-      memorySize: BigInt(size),
-      userspaceAddr: memory.address + BigInt(offset),
-    })
-    this.space.add(range)
-  }
-
-  #unmap(range: RamRange): void {
-    const slot = this.#slots.indexOf(range)
-    this.#slots[slot] = null
-    this.vm.setUserMemoryRegion({ slot, flags: 0, guestPhysAddr: BigInt(range.guest), memorySize: 0n, userspaceAddr: 0n })
-    this.space.remove(range)
-  }
-
-  #mapMemory(): ShadowMemory {
-    const { memory, type } = this.#options
-    const firmware = this.#firmware
-    const ram = this.#allocate(memory)
-    const { low, high } = splitMemory(memory)
-    const map = (guest: number, size: number, source: HostMemory, offset: number, readOnly: boolean): void =>
-      this.#map({ guest, size, memory: source, offset, readOnly })
-    map(0, Math.min(low, 0xa0000), ram, 0, false)
-    map(SHADOW_END, low - SHADOW_END, ram, SHADOW_END, false)
-    map(FOUR_GIB, high, ram, low, false)
-    const flash = firmware ? this.#allocate(firmware.image.length) : null
-    // KVM refuses read-only slots for the newer SEV-ES type (kvm_arch_has_readonly_mem); others have a real ROM.
-    const readOnlySlots = type !== 'sev-es'
-    const shadow = new ShadowMemory({
-      ram,
-      rom: flash && { image: flash, length: Math.min(ALIAS, flash.length) },
-      readOnlySlots,
-      map: (range) => this.#map(range),
-      unmap: (range) => this.#unmap(range),
-    })
-    shadow.set(firmware ? NO_PAM : ALL_RAM)
-    if (!firmware || !flash) return shadow
-    this.#flash = flash
-    flash.write(0, firmware.image)
-    map(firmware.base, firmware.image.length, flash, 0, readOnlySlots)
-    this.#regions.push({ name: 'firmware', guest: firmware.base, address: flash.address, length: firmware.image.length })
-    return shadow
-  }
-
-  /** Writes a flat image into RAM; its pages are what an encrypted launch measures. */
+  /** Loads what is entered without firmware. */
   #loadImage(): EntryState {
     const { image, kernel, initrd, append, memory, smp } = this.#options
     const cBit = this.#sev ? 1n << BigInt(cBitPosition(this.kvm)) : 0n
@@ -268,61 +170,8 @@ export class Machine {
         ? loadFlat(image, Math.min(memory, splitMemory(memory).low), cBit)
         : null
     if (!loaded) throw new CloisterError('internal', 'nothing to load')
-    const { pieces, entry } = loaded
-    const pages = new Set<number>()
-    for (const { address, bytes } of pieces) {
-      this.space.write(address, bytes)
-      for (let page = Math.floor(address / PAGE); page * PAGE < address + bytes.length; page++) pages.add(page)
-    }
-    const ranges: { from: number; to: number }[] = []
-    for (const page of [...pages].toSorted((a, b) => a - b)) {
-      const last = ranges.at(-1)
-      // Low RAM is several slots, cut at 1 MiB.
-      if (last && last.to === page && page * PAGE !== SHADOW_END) last.to++
-      else ranges.push({ from: page, to: page + 1 })
-    }
-    for (const { from, to } of ranges) {
-      const length = (to - from) * PAGE
-      this.#regions.push({ name: 'image', guest: from * PAGE, address: this.space.hostAddress(from * PAGE, length), length })
-    }
-    return entry
-  }
-
-  #createVcpu(id: number, entry: EntryState | null): Vcpu {
-    const { smp, vcpuType, cpu, type, kernel } = this.#options
-    const vcpu = this.vm.createVcpu(id)
-    // The leaf of encrypted memory is for guests that have it, as in QEMU.
-    const supported = this.kvm.supportedCpuid().filter((e) => e.function !== 0x8000001f || type !== 'default')
-    const { entries, signature } = cpuidFor(supported, id, smp, vcpuType, parseCpu(cpu))
-    vcpu.setCpuid2(entries)
-    vcpu.setMsrs(firmwareMsrs(entries, entry !== null && kernel !== undefined))
-    const regs = vcpu.getRegs()
-    if (id === 0) this.#resetState = { regs: { ...regs }, sregs: vcpu.getSregs() }
-    regs.rdx = BigInt(signature)
-    const sregs = vcpu.getSregs()
-    if (entry && id === 0) {
-      regs.rip = BigInt(entry.rip)
-      regs.rsp = BigInt(entry.rsp)
-      regs.rax = BigInt(entry.rax ?? 0)
-      regs.rbx = BigInt(entry.rbx ?? 0)
-      regs.rsi = BigInt(entry.rsi ?? 0)
-      sregs.cs = segment(entry.code)
-      for (const name of ['ds', 'es', 'fs', 'gs', 'ss'] as const) sregs[name] = segment(entry.data)
-      if (entry.gdt) sregs.gdt = { base: BigInt(entry.gdt.base), limit: entry.gdt.limit }
-      sregs.cr0 = BigInt(entry.cr0)
-      sregs.cr3 = BigInt(entry.cr3)
-      sregs.cr4 = BigInt(entry.cr4)
-      sregs.efer = BigInt(entry.efer)
-    }
-    const apReset = this.#firmware?.apReset
-    if (id > 0 && isSevEs(this.#options.type) && apReset !== null && apReset !== undefined) {
-      // Requirement B3: the AP's first CS:IP comes from the firmware's SEV-ES reset block.
-      regs.rip = BigInt(apReset & 0xffff)
-      sregs.cs = { ...sregs.cs, base: BigInt((apReset & 0xffff0000) >>> 0) }
-    }
-    vcpu.setSregs(sregs)
-    vcpu.setRegs(regs)
-    return vcpu
+    this.#map.place(loaded.pieces)
+    return loaded.entry
   }
 
   /** Launches the guest (once): for an encrypted one measures and seals it. */
@@ -330,13 +179,14 @@ export class Machine {
     if (this.#launched) return
     this.#launched = true
     if (!this.#sev) return
-    const ranges = this.#options.stepByPage ? this.#regions.flatMap(pagesOf) : this.#regions
+    const { flash, regions } = this.#map
+    const ranges = this.#options.stepByPage ? regions.flatMap(pagesOf) : regions
     this.#record = this.#sev.run(Number(this.#options.policy), ranges, this.#options.smp)
-    if (this.#flash && this.#firmware) {
+    if (flash && this.#firmware) {
       // The variable store is measured with the rest of the image, but the guest maps it shared and the VMM is its flash chip:
       // from now on the chip holds the image's bytes, not their ciphertext (as with QEMU's separate variable store).
       const { image } = this.#firmware
-      this.#flash.write(0, image.subarray(0, variableStoreLength(image)))
+      flash.write(0, image.subarray(0, variableStoreLength(image)))
     }
   }
 
@@ -425,7 +275,13 @@ export class Machine {
       }
       if (signal?.aborted) outcome ??= { reason: 'interrupted', detail: null, debugExit: null }
     }
-    return this.#result(outcome, loop, (performance.now() - started) / 1000)
+    return resultOf(outcome, {
+      options: this.#options,
+      loop,
+      seconds: (performance.now() - started) / 1000,
+      ghcb: () => this.ghcbCounts(),
+      launchDigest: this.launchDigest,
+    })
   }
 
   /** Until input arrives, at most so long. */
@@ -437,25 +293,6 @@ export class Machine {
       }),
     ])
     this.#wake = null
-  }
-
-  #result(outcome: Outcome, loop: RunLoop, seconds: number): RunResult {
-    const { reason, detail, debugExit } = outcome
-    const { type, smp } = this.#options
-    const report: RunReport = {
-      schema: 1,
-      type,
-      exit: { reason, detail },
-      instructions: loop.instructions,
-      seconds,
-      exits: loop.counts,
-      ghcb: isSevEs(type) ? this.ghcbCounts() : null,
-      tdvmcall: null,
-      launchDigest: this.#record?.digest ?? null,
-      vcpus: smp,
-    }
-    const status = reason === 'debug-exit' ? (((debugExit ?? 0) << 1) | 1) & 0xff : STATUS[reason]
-    return { reason, detail, status, debugExit, report }
   }
 
   /** GHCB events of all vCPUs by name. */
@@ -471,20 +308,7 @@ export class Machine {
   }
 }
 
-function pagesOf(range: LaunchRange): LaunchRange[] {
-  return Array.from({ length: range.length / PAGE }, (_, i) => ({
-    ...range,
-    guest: range.guest + i * PAGE,
-    address: range.address + BigInt(i * PAGE),
-    length: PAGE,
-  }))
-}
-
 /** CPUID Fn8000_001F_EBX[5:0]. */
 function cBitPosition(kvm: Kvm): number {
   return (kvm.supportedCpuid().find((e) => e.function === 0x8000001f)?.ebx ?? 0) & 0x3f
-}
-
-function segment(from: Segment): ReturnType<Vcpu['getSregs']>['cs'] {
-  return { ...from, base: BigInt(from.base), present: 1, dpl: 0, avl: 0, unusable: 0 }
 }
