@@ -166,7 +166,6 @@ function loadSegments(s: usize, selectors: StaticArray<u32>, ldt: u32, x: u32): 
     store<u16>(d, <u16>attrib, SEG_ATTRIB)
   }
   if (getFlags(s) & FLAG_VM) {
-    store<u32>(s, 3, CPU_CPL)
     for (let n: u32 = 0; n < 6; n++) setRealCache(s, n, unchecked(selectors[n]))
     return true
   }
@@ -189,7 +188,6 @@ function loadSegments(s: usize, selectors: StaticArray<u32>, ldt: u32, x: u32): 
   }
   if (!markAccessed(s, cs, descriptor())) return false
   setDescriptorCache(s, SEG_CS, cs, descriptor())
-  store<u32>(s, cpl, CPU_CPL)
   const ss = unchecked(selectors[SEG_SS])
   if ((ss & 0xfffc) == 0) {
     raiseError(s, EXC_TS, x)
@@ -207,6 +205,7 @@ function loadSegments(s: usize, selectors: StaticArray<u32>, ldt: u32, x: u32): 
   }
   if (!markAccessed(s, ss, descriptor())) return false
   setDescriptorCache(s, SEG_SS, ss, descriptor())
+  store<u32>(s, cpl, CPU_CPL)
   return (
     loadData(s, SEG_ES, unchecked(selectors[SEG_ES]), x) &&
     loadData(s, SEG_DS, unchecked(selectors[SEG_DS]), x) &&
@@ -308,6 +307,8 @@ export function taskSwitch(s: usize, selector: u32, kind: u32, eip: u64, flags: 
   }
   store<u16>(segment(s, SEG_LDTR), <u16>ldt, SEG_SELECTOR)
   store<u16>(segment(s, SEG_LDTR), <u16>ATTR_UNUSABLE, SEG_ATTRIB)
+  // Until there is a stack, the handler of a fault gets the one that the TSS has for its level.
+  store<u32>(s, 3, CPU_CPL)
   const loaded = loadSegments(s, incoming, ldt, x)
   updateMode(s)
   if (!loaded) return TASK_FAULTED
