@@ -27,7 +27,8 @@ import {
 import { FLAG_RF } from '../generated/registers'
 import { exitBreakpoint } from '../kvm/debug'
 import { flushTlb } from '../memory/tlb'
-import { deliverTrap, raise } from './exceptions'
+import { deliverTrap } from './delivery'
+import { raise } from './exceptions'
 import { activeDr, activeDr7, hostBreakpoints } from './watch'
 import { segment } from './mode'
 

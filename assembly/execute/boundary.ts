@@ -3,7 +3,7 @@
  * single stepping and the one-instruction interrupt shadow.
  */
 import { instructionBreakpoint, instructionRetired, takeTrap, trapDue } from '../cpu/debug'
-import { deliver } from '../cpu/exceptions'
+import { deliver } from '../cpu/delivery'
 import { TF } from '../cpu/flags'
 import { windowOpened } from '../cpu/mode'
 import { lookup, quickLookup } from '../decode/cache'

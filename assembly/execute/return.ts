@@ -1,6 +1,7 @@
 /** Far RET, IRET and software interrupts (SDM vol 2 RET, IRET, INT; vol 3, 6.12; APM vol 2, 8.9). */
 import { arrive, checkTarget, nullStack, switched } from './transfer'
-import { raiseError, softwareInterrupt, vmmCommunication } from '../cpu/exceptions'
+import { softwareInterrupt } from '../cpu/delivery'
+import { raiseError, vmmCommunication } from '../cpu/exceptions'
 import { IF, TF, getFlags, overflow, setFlags } from '../cpu/flags'
 import { ATTR_DB, ATTR_L, code64, leaveWith, longMode, protectedMode, segment, sevEs, virtual8086, windowOpened } from '../cpu/mode'
 import {

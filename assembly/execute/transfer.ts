@@ -1,7 +1,8 @@
 /**
  * Far JMP and CALL: direct, through memory, through call gates, to tasks (SDM vol 2 JMP, CALL; vol 3, 5.8; APM vol 2, 4.11).
  */
-import { deliver, raiseError, vmmCommunication } from '../cpu/exceptions'
+import { deliver } from '../cpu/delivery'
+import { raiseError, vmmCommunication } from '../cpu/exceptions'
 import { getFlags } from '../cpu/flags'
 import { ATTR_DB, ATTR_L, canonical, leaveWith, longMode, protectedMode, segment, sevEs, updateMode, virtual8086 } from '../cpu/mode'
 import {

@@ -2,7 +2,7 @@
  * Events and timers at block boundaries. Order as kvm_check_and_inject_events: INIT and SIPI, then NMI, then the
  * PIC's ExtINT, then the local APIC. The owner re-arms the budget before it re-reads the event word (design).
  */
-import { deliverInterrupt, deliverNmi } from '../cpu/exceptions'
+import { deliverInterrupt, deliverNmi } from '../cpu/delivery'
 import { controlFlags } from '../cpu/flags'
 import {
   CHIP_HOST_WORK,

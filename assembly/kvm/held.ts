@@ -3,7 +3,7 @@
  * that is injected again whatever masks it, a triple fault. kvm_check_and_inject_events of Linux 7.3 arch/x86/kvm/x86.c.
  * Owns VKVM_HELD*.
  */
-import { deliverException, deliverNmi } from '../cpu/exceptions'
+import { deliverException, deliverNmi } from '../cpu/delivery'
 import {
   CPU_CR2,
   CPU_DR6,

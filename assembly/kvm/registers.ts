@@ -3,7 +3,7 @@
  * CPUID table. MSR values travel through STAGING. Owns no state.
  */
 import { CPU_MSR_VALUE, STAGING } from '../generated/layout'
-import { deliverException, deliverNmi } from '../cpu/exceptions'
+import { deliverException, deliverNmi } from '../cpu/delivery'
 import { getFlags, setFlags } from '../cpu/flags'
 import { updateDebug } from '../cpu/debug'
 import { updateFeatures } from '../cpu/features'

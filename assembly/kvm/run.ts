@@ -2,7 +2,7 @@
  * KVM_RUN: completes what userspace was asked for, runs, and fills struct kvm_run (kvm_arch_vcpu_ioctl_run and vcpu_run of
  * Linux 7.3 arch/x86/kvm/x86.c). Blocking is virtual: a halted vCPU lets time jump to the next deadline.
  */
-import { deliverAgain, deliverException } from '../cpu/exceptions'
+import { deliverAgain, deliverException } from '../cpu/delivery'
 import { controlFlags } from '../cpu/flags'
 import { execute } from '../generated/execute'
 import { FLAG_IF } from '../generated/registers'

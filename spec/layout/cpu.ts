@@ -33,7 +33,7 @@ export const cpu = struct(
     ['ID', 'u32', 'vcpu_id given to KVM_CREATE_VCPU = initial APIC id'],
     ['LINK', 'u32', 'address of the chain slot that the leaving branch wants linked, 0 = none'],
     ['BLOCK', 'u32', 'address of the current block (valid inside slow calls only)'],
-    // Pending exception, raised by raise*() in cpu/exceptions.ts and delivered at the block boundary.
+    // Pending exception, raised by raise*() in cpu/exceptions.ts, delivered by cpu/delivery.ts at the block boundary.
     ['EXC_VECTOR', 'u32', 'vector of the exception that is being raised'],
     ['EXC_ERROR', 'u32', 'its error code'],
     [
