@@ -138,6 +138,29 @@ test('CR3, INVLPG and INVPCID drop what they say and, of a page that did not cha
     }
 })
 
+test('INVLPG anywhere in a page of 2 MiB drops all of it', () => {
+  const m = machine(3n)
+  const other = 0x200000
+  const entry = PML4 + 0x2000 + 8
+  m.poke(entry, BigInt(other) | 0x83n)
+  for (const [i, offset] of [0, 0x5000, 0x1ff000].entries()) {
+    const frame = (at: number, value: number): void => m.code([0xb0, value, 0xc3], at + offset)
+    frame(other, 0x0a)
+    // The lower half of memory, where the machine itself lies, seen a second time.
+    const below = m.peek(offset, 8)
+    m.poke(entry, BigInt(other) | 0x83n)
+    assert.is(exec(m, [0x0f, 0x01, 0x39]), -1)
+    const at = (): number => (exec(m, [0x48, 0x8b, 0x01], () => m.setReg(1, BigInt(VA + offset))) < 0 ? Number(m.reg(0) & 0xffn) : -1)
+    assert.is(at(), 0xb0, `offset ${offset.toString(16)}`)
+    m.poke(entry, 0x83n)
+    assert.is(
+      exec(m, [0x0f, 0x01, 0x39], () => m.setReg(1, BigInt(VA + ([0x1ff000, 0, 0x7000][i] ?? 0)))),
+      -1,
+    )
+    assert.is(at(), Number(below & 0xffn), `offset ${offset.toString(16)}, after INVLPG`)
+  }
+})
+
 test('translations of another PCID: INVPCID 1, 2 and 3, PGE and PCIDE drop them, a CR3 with bit 63 keeps to its own', () => {
   const base = 0x20n | bit(PGE) | bit(PCIDE)
   const keep = 1n << 63n

@@ -335,6 +335,8 @@ test('reset state', () => {
   )
   assert.is(u64(L.CPU_PAT), 0x0007040600070406n)
   assert.is(u64(L.CPU_SEGMENTS + L.SEG_CS * 16), 0xffff0000n)
+  for (const field of [L.CPU_FOP, L.CPU_FCS, L.CPU_FDS, L.CPU_FSW, L.CPU_HALTED])
+    assert.is(core.view.getUint32(s + field, true) & 0xffff, 0)
 })
 
 void [KCODE64, TSS, UDATA64, UCODE, gate]
