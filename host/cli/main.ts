@@ -1,7 +1,7 @@
 /** Finds the command, runs it, and turns every ending into an exit status. */
 import { CloisterError } from '../errors.ts'
 import { version } from '../index.ts'
-import { type Command, parse, suggestion } from './arguments.ts'
+import { type Command, parse, suggestion, type Values } from './arguments.ts'
 import { demo } from './demo.ts'
 import { STATUS, UsageError, usage } from './errors.ts'
 import { commandHelp, generalHelp } from './help.ts'
@@ -43,7 +43,21 @@ async function dispatch(args: string[]): Promise<number> {
     print(commandHelp(command))
     return STATUS.ok
   }
-  return command.run(parse(command, rest))
+  const values = parse(command, rest)
+  try {
+    return await command.run(values)
+  } catch (error) {
+    throw named(error, values)
+  }
+}
+
+/** What the library says of a file's bytes, said of the file: its code is the option's name. */
+function named(error: unknown, values: Values): unknown {
+  if (!(error instanceof CloisterError)) return error
+  const { code, message } = error
+  const given = ['kernel', 'initrd', 'firmware', 'image', 'append'].includes(code) && values.has(code) ? values.text(code) : undefined
+  if (given === undefined || !message.startsWith(`${code}: `)) return error
+  return new UsageError(`--${code}${code === 'append' ? '' : ` ${given}`}${message.slice(code.length)}`)
 }
 
 /** Bad input is told in one line; anything else that escapes is our own bug and shows where it came from. */

@@ -32,7 +32,7 @@ export const run: Command = {
     { name: 'real-time', help: 'tie virtual time to the wall clock', toCome: 'virtual time is the instruction count in this version' },
   ],
   notes: `
-exit status: 0 powered off or halted for good; odd: debug-exit, (value << 1) | 1; 120 the emulator stopped
+exit status: 0 powered off, reset or halted for good; odd: debug-exit, (value << 1) | 1; 120 the emulator stopped
 (unimplemented or internal); 122 bad usage or input; 124 a budget ran out; 126 the guest failed (triple fault,
 terminated itself); 130 interrupted.`,
   run: runGuest,
@@ -82,7 +82,8 @@ function verdict(result: RunResult): string | null {
     case STATUS.interrupted:
       return 'interrupted'
     default:
-      return null
+      // Status 0 says only that the guest is through; that it wanted to go on is worth a word.
+      return result.reason === 'powered-off' && result.detail?.startsWith('reset') ? `${result.detail}: a reset ends the run` : null
   }
 }
 

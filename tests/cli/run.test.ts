@@ -42,6 +42,21 @@ test('debug exit is odd, (value << 1) | 1', () => {
   assert.is(cloister(flat(code('debug0.bin', 0xb0, 0, 0xe6, 0xf4, ...HLT))).status, 1)
 })
 
+test('each way to reset ends the run with 0, named in report and text', () => {
+  const report = work.path('reset.json')
+  const ways: [what: string, code: number[]][] = [
+    ['port 0xcf9', [0x66, 0xba, 0xf9, 0x0c, 0xb0, 0x06, 0xee]],
+    ['port 0x92', [0xb0, 0x01, 0xe6, 0x92]],
+    ['keyboard controller', [0xb0, 0xfe, 0xe6, 0x64]],
+  ]
+  for (const [what, bytes] of ways) {
+    const { status, stderr } = cloister([...flat(code('reset.bin', ...bytes, 0xeb, 0xfe)), '--report', report])
+    assert.is(status, 0)
+    assert.is(stderr, `cloister: reset by ${what}: a reset ends the run\n`)
+    assert.equal(JSON.parse(readFileSync(report, 'utf8')).exit, { reason: 'powered-off', detail: `reset by ${what}` })
+  }
+})
+
 test('the report holds the whole debug-exit value', () => {
   const report = work.path('debug.json')
   // mov eax, 0x1234; out 0xf4, eax

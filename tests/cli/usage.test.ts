@@ -14,6 +14,9 @@ const log = work.put('vmm.log', 'openat(AT_FDCWD, "/dev/kvm", O_RDWR) = 3\nioctl
 const profile = (name: string, value: unknown): string => work.put(name, JSON.stringify(value))
 /** Passes every check of a firmware image: a reset vector that jumps. */
 const firmware = work.put('firmware.fd', Uint8Array.of(...new Uint8Array(65520).fill(0x90), 0xeb, 0xfe, ...new Uint8Array(14).fill(0x90)))
+/** The refusal of a file names the option and the path. */
+const named = (option: string, path: string, rule: string): RegExp =>
+  new RegExp(`--${option} ${path.replaceAll(/[.*+?^$()[\]{}|\\]/g, '\\$&')}: ${rule}`)
 const flat = ['--image', guest('flat.bin'), '--load', '0x100000', '--mode', 'long64']
 
 const cases: readonly (readonly [string, readonly string[], RegExp])[] = [
@@ -27,8 +30,8 @@ const cases: readonly (readonly [string, readonly string[], RegExp])[] = [
   ['missing file', ['run', '--firmware', work.path('absent')], /no such file/],
   ['a directory', ['run', '--firmware', root], /directory/],
   ['an empty file', ['run', '--firmware', empty], /empty/],
-  ['a text file', ['run', '--firmware', text], /firmware/],
-  ['a truncated file', ['run', '--firmware', truncated], /firmware/],
+  ['a text file', ['run', '--firmware', text], named('firmware', text, 'no reset vector')],
+  ['a truncated file', ['run', '--firmware', truncated], named('firmware', truncated, '12345 bytes')],
   ['memory 0', ['run', ...flat, '--memory', '0'], /memory/],
   ['memory 1T', ['run', ...flat, '--memory', '1T'], /memory/],
   ['memory nonsense', ['run', ...flat, '--memory', 'lots'], /--memory.*'lots'/],
@@ -54,7 +57,7 @@ const cases: readonly (readonly [string, readonly string[], RegExp])[] = [
     ['run', ...flat, '--trace', 'exits', '--trace-file', work.path('no/such')],
     /--trace-file.*no such directory/,
   ],
-  ['a text file as kernel', ['run', '--kernel', text], /kernel: neither a bzImage/],
+  ['a text file as kernel', ['run', '--kernel', text], named('kernel', text, 'neither a bzImage')],
   ['firmware-less, not there yet', ['run', '--firmware-less'], /not there yet/],
   ['snp, not there yet', ['run', '--type', 'snp', ...flat], /snp/],
   ['a command to come', ['attest', 'show', text], /not there yet/],
@@ -103,14 +106,22 @@ const cases: readonly (readonly [string, readonly string[], RegExp])[] = [
   ['firmware and image', ['run', '--firmware', firmware, ...flat], /exclude each other/],
   ['kernel and image', ['run', '--kernel', text, ...flat], /exclude each other/],
   ['an initrd without kernel', ['run', ...flat, '--initrd', text], /needs a kernel/],
-  ['a kernel without an entry', ['run', '--kernel', kernel], /kernel: ELF without a PVH note/],
-  ['a text file as kernel through firmware', ['run', '--firmware', firmware, '--kernel', text], /kernel: neither a bzImage.*EFI/],
+  ['a kernel without an entry', ['run', '--kernel', kernel], named('kernel', kernel, 'ELF without a PVH note')],
+  [
+    'a text file as kernel through firmware',
+    ['run', '--firmware', firmware, '--kernel', text],
+    named('kernel', text, 'neither a bzImage.*EFI'),
+  ],
   ['a kernel of an SEV guest without firmware', ['run', '--type', 'sev', '--kernel', text], /through firmware only/],
   ['the last of two types counts', ['run', ...flat, '--type', 'sev', '--type', 'vms'], /unknown value 'vms'/],
   ['measure of 300 vCPUs', ['measure', '--type', 'sev-es', '--firmware', firmware, '--vcpus', '300'], /--vcpus 300.*255/],
   ['measure of snp, not there yet', ['measure', '--type', 'snp', '--firmware', firmware], /'snp' cannot be launched yet/],
   ['measure of nothing', ['measure', '--type', 'sev'], /give firmware/],
-  ['measure, a text file as kernel', ['measure', '--type', 'sev', '--firmware', firmware, '--kernel', text], /kernel: neither/],
+  [
+    'measure, a text file as kernel',
+    ['measure', '--type', 'sev', '--firmware', firmware, '--kernel', text],
+    named('kernel', text, 'neither'),
+  ],
   [
     'measure, explain and against',
     ['measure', '--type', 'sev', '--firmware', firmware, '--explain', '--against', 'a'.repeat(64)],

@@ -35,12 +35,12 @@ for (const [name, kernel, line] of formats) {
   })
 }
 
-const refused = (words: RegExp, kernel: Uint8Array, more: Partial<KernelOptions> = {}): void => {
+const refused = (words: RegExp, kernel: Uint8Array, more: Partial<KernelOptions> = {}, code = 'kernel'): void => {
   try {
     loadKernel({ kernel, memory: 16 * MiB, cpus: 1, ...more })
   } catch (error) {
     assert.instance(error, CloisterError, String((error as Error).stack))
-    assert.is((error as CloisterError).code, 'kernel')
+    assert.is((error as CloisterError).code, code)
     assert.match((error as CloisterError).message, words)
     assert.not((error as CloisterError).message.includes('\n'))
     return
@@ -60,7 +60,7 @@ test('kernels cut in half', () => {
 
 test('an initrd larger than memory', () => {
   const initrd = new Uint8Array(17 * MiB)
-  for (const [, kernel] of formats) refused(/does not fit/, kernel, { initrd })
+  for (const [, kernel] of formats) refused(/do(es)? not fit/, kernel, { initrd }, 'initrd')
   refused(/needs memory to/, bzImage({ initSize: 32 * MiB }))
 })
 
@@ -114,9 +114,9 @@ test('a bzImage whose last paragraph is short', () => {
 test('a command line that the kernel would cut', () => {
   const kernel = bzImage()
   new DataView(kernel.buffer).setUint32(0x238, 2047, true)
-  refused(/command line of 2048 bytes: at most 2047/, kernel, { append: 'x'.repeat(2048) })
+  refused(/command line of 2048 bytes: at most 2047/, kernel, { append: 'x'.repeat(2048) }, 'append')
   loadKernel({ kernel, memory: 16 * MiB, cpus: 1, append: 'x'.repeat(2047) })
-  refused(/NUL/, kernel, { append: 'quiet\0' })
+  refused(/NUL/, kernel, { append: 'quiet\0' }, 'append')
 })
 
 test('files that are no kernels, or too old', () => {
@@ -126,7 +126,7 @@ test('files that are no kernels, or too old', () => {
   refused(/boot protocol 2.10/, bzImage({ version: 0x20a }))
   refused(/features 0x8/, multiboot({ flags: 8 }))
   refused(/too small/, bzImage(), { memory: MiB })
-  refused(/command line of/, bzImage(), { append: 'x'.repeat(5000) })
+  refused(/command line of/, bzImage(), { append: 'x'.repeat(5000) }, 'append')
 })
 
 test('damaged kernels load or are refused, whatever the damage', () => {

@@ -32,8 +32,9 @@ const ACPI = ACPI_PLACE
 const MIB = 0x100000
 
 type Piece = LoadedImage['pieces'][number]
-const refuse = (message: string): never => {
-  throw new CloisterError('kernel', `kernel: ${message}`)
+/** `code`: the option whose value is refused. */
+const refuse = (message: string, code: 'kernel' | 'initrd' | 'append' = 'kernel'): never => {
+  throw new CloisterError(code, `${code}: ${message}`)
 }
 
 interface Range {
@@ -70,8 +71,8 @@ const gdt = { base: GDT, limit: descriptors.length * 8 - 1 }
 
 function commandLine(append: string, most = CMDLINE_MAX - 1): Piece {
   const bytes = new TextEncoder().encode(`${append}\0`)
-  if (bytes.length - 1 > most) refuse(`command line of ${bytes.length - 1} bytes: at most ${most}`)
-  if (bytes.indexOf(0) !== bytes.length - 1) refuse('command line with a NUL character')
+  if (bytes.length - 1 > most) refuse(`command line of ${bytes.length - 1} bytes: at most ${most}`, 'append')
+  if (bytes.indexOf(0) !== bytes.length - 1) refuse('command line with a NUL character', 'append')
   return { address: CMDLINE, bytes }
 }
 
@@ -79,7 +80,7 @@ function commandLine(append: string, most = CMDLINE_MAX - 1): Piece {
 function placeInitrd(initrd: Uint8Array, limit: number, floor: number): Piece {
   const address = Math.floor((limit - initrd.length) / 4096) * 4096
   if (address < floor)
-    refuse(`initrd of ${initrd.length} bytes does not fit between the kernel's end at 0x${floor.toString(16)} and 0x${limit.toString(16)}`)
+    refuse(`${initrd.length} bytes do not fit between the kernel's end at 0x${floor.toString(16)} and 0x${limit.toString(16)}`, 'initrd')
   return { address, bytes: initrd }
 }
 
@@ -244,7 +245,8 @@ function loadMultiboot({ kernel, initrd, append = '', memory, cpus }: KernelOpti
   view.setUint32(16, CMDLINE, true)
   if (initrd) {
     const piece = { address: Math.ceil(Math.max(end, MIB) / 4096) * 4096, bytes: initrd }
-    if (piece.address + initrd.length > low) refuse(`module of ${initrd.length} bytes does not fit above 0x${piece.address.toString(16)}`)
+    if (piece.address + initrd.length > low)
+      refuse(`a module of ${initrd.length} bytes does not fit above 0x${piece.address.toString(16)}`, 'initrd')
     view.setUint32(20, 1, true)
     view.setUint32(24, MODULES, true)
     view.setUint32(at(MODULES), piece.address, true)
