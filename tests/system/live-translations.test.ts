@@ -34,15 +34,7 @@ function machine(flags: bigint, cr4 = 0x20n): Machine {
   ] as const)
     m.code([0xb0, value, 0xc3, 0x90, 0x90, 0x90, 0x90, 0x90], at)
   m.poke(TABLE, BigInt(OLD) | flags)
-  // A CPU with every feature.
-  const leaves = [0, 1, 7, 0x80000001]
-  leaves.forEach((leaf, i) => {
-    const registers = leaf === 0 ? [0xd, 0x68747541, 0x444d4163, 0x69746e65] : [-1, -1, -1, -1]
-    const words = [leaf, 0, leaf === 7 ? 1 : 0, ...registers]
-    words.forEach((w, k) => m.core.view.setUint32(m.s + L.VCPU_CPUID + 16 + i * 40 + k * 4, w, true))
-  })
-  m.core.view.setUint32(m.s + L.VCPU_CPUID, leaves.length, true)
-  call(m.core, 'cpuidChanged', m.s)
+  m.everyFeature()
   m.set64(L.CPU_CR4, cr4)
   m.changed()
   return m

@@ -140,6 +140,18 @@ export class Machine {
     bytes.forEach((b, i) => this.poke(at + i, BigInt(b), 1))
   }
 
+  /** A CPUID table that has all features; without one, those that every CPU has are there. */
+  everyFeature(): void {
+    const leaves = [0, 1, 7, 0x80000001]
+    leaves.forEach((leaf, i) => {
+      const registers = leaf === 0 ? [0xd, 0x68747541, 0x444d4163, 0x69746e65] : [-1, -1, -1, -1]
+      const words = [leaf, 0, leaf === 7 ? 1 : 0, ...registers]
+      words.forEach((w, k) => this.core.view.setUint32(this.s + L.VCPU_CPUID + 16 + i * 40 + k * 4, w, true))
+    })
+    this.core.view.setUint32(this.s + L.VCPU_CPUID, leaves.length, true)
+    call(this.core, 'cpuidChanged', this.s)
+  }
+
   changed(): void {
     call(this.core, 'cpuModeChanged', this.s)
   }
