@@ -6,11 +6,10 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { opcodes } from '../../spec/opcodes/index.ts'
-import { call } from '../support/core.ts'
+import { FormBench } from './bench.ts'
 import { encodings } from './forms.ts'
-import { CODE, IST1, KCODE64, KDATA, L, Machine, PML4, STUBS, IDT, gate } from '../system/machine.ts'
+import { CODE, IST1, KCODE64, KDATA, L, STUBS, IDT, gate } from '../system/machine.ts'
 
-const TABLE = 0x60000
 const PAGE = 0x120000
 const NEXT = PAGE + 4096
 /** What is compared of the two pages. */
@@ -20,51 +19,36 @@ const PF = BigInt(STUBS + 14 * 16)
 
 const pattern = Uint8Array.from({ length: WINDOW_SIZE }, (_, i) => (i * 37 + (i >> 8) * 11 + 3) & 0xff)
 
-class Bench {
-  readonly m = new Machine('long')
+class Bench extends FormBench {
   #mapped = ''
 
   constructor() {
-    const { m } = this
-    for (let i = 0; i < 512; i++) m.poke(TABLE + i * 8, BigInt(i * 4096) | 3n)
-    m.poke(PML4 + 0x2000, BigInt(TABLE) | 3n)
-    // Faults are delivered on a stack of their own.
-    m.idt(14, gate(KCODE64, STUBS + 14 * 16, 0x8e, 1))
-    m.set64(L.CPU_CR0, m.u64(L.CPU_CR0) | 0x10000n)
-    // FSGSBASE, OSFXSR, OSXMMEXCPT, OSXSAVE
-    m.set64(L.CPU_CR4, m.u64(L.CPU_CR4) | 0x50600n)
-    m.set64(L.CPU_XCR0, 3n)
-    // MOVDIRI and MOVDIR64B exist only with CPUID (leaf 7, ECX 27 and 28).
-    m.set32(L.CPU_FEATURES + 3 * 4, (1 << 27) | (1 << 28))
-    m.changed()
+    super((m) => {
+      // Faults are delivered on a stack of their own.
+      m.idt(14, gate(KCODE64, STUBS + 14 * 16, 0x8e, 1))
+      m.set64(L.CPU_CR0, m.u64(L.CPU_CR0) | 0x10000n)
+    })
   }
 
   /** Maps the two pages: rw, ro or none. */
-  map(first: string, second: string): void {
+  pages(first: string, second: string): void {
     if (this.#mapped === first + second) return
     this.#mapped = first + second
     const bits: Record<string, bigint> = { rw: 3n, ro: 1n, none: 0n }
-    for (const [page, how] of [
-      [PAGE, first],
-      [NEXT, second],
-    ] as const)
-      this.m.poke(TABLE + (page >> 12) * 8, BigInt(page) | (bits[how] ?? 0n))
-    call(this.m.core, 'flushTlb', this.m.s)
+    this.map([PAGE, bits[first] ?? 0n], [NEXT, bits[second] ?? 0n])
   }
 
   memory(bytes: Uint8Array): void {
-    this.m.core.bytes.set(bytes, L.STAGING)
-    call(this.m.core, 'backingWrite', this.m.backing, BigInt(WINDOW), L.STAGING, bytes.length)
+    this.write(WINDOW, bytes)
   }
   #window(): Uint8Array {
-    call(this.m.core, 'backingRead', this.m.backing, BigInt(WINDOW), L.STAGING, WINDOW_SIZE)
-    return this.m.core.bytes.slice(L.STAGING, L.STAGING + WINDOW_SIZE)
+    return this.read(WINDOW, WINDOW_SIZE)
   }
 
   /** The same registers every time; RBX is the operand's address. */
   start(address: number, rsp: number, frame: boolean): void {
     const { m } = this
-    const { bytes, view } = m.core
+    const { bytes } = m.core
     m.set32(L.CPU_HALTED, 0)
     m.set32(L.CPU_INTERRUPT_SHADOW, 0)
     for (let n = 0; n < 16; n++) m.setReg(n, BigInt(n + 1) * 0x0fedcba987654321n)
@@ -75,17 +59,11 @@ class Bench {
     m.setReg(5, BigInt(rsp))
     m.setReg(6, 0x30000n)
     m.setReg(7, BigInt(address))
-    for (let i = 0; i < 512; i++) bytes[m.s + L.CPU_XMM + i] = (i & 31) < 16 ? (i * 29 + 7) & 0x3f : 0
     for (let i = 0; i < 128; i++) bytes[m.s + L.CPU_ST + i] = 0
-    for (let i = 0; i < 8; i++) {
-      view.setBigUint64(m.s + L.CPU_ST + i * 16, 0x8000000000000000n + BigInt(i) * 0x1000000000000n, true)
-      view.setUint16(m.s + L.CPU_ST + i * 16 + 8, 0x3fff + i, true)
-    }
+    this.vectors()
     for (const [field, value] of [
       [L.CPU_FCW, 0x37f],
       [L.CPU_FSW, 0],
-      [L.CPU_FTOP, 5],
-      [L.CPU_FTAG, 0xe0],
       [L.CPU_FOP, 0],
       [L.CPU_MXCSR, 0x1f80],
       [L.CPU_FCS, 0],
@@ -94,7 +72,6 @@ class Bench {
       m.set32(field, value)
     m.set64(L.CPU_FIP, 0n)
     m.set64(L.CPU_FDP, 0n)
-    m.setFlags(3n)
     for (const n of [L.SEG_ES, L.SEG_SS, L.SEG_DS, L.SEG_FS, L.SEG_GS]) m.segment(n, KDATA, 0n, 0xffffffff, 0xc93)
     m.segment(L.SEG_CS, KCODE64, 0n, 0xffffffff, 0xa9b)
     m.segment(L.SEG_GDTR, 0, 0x1000n, 0x3ff, 0)
@@ -114,8 +91,7 @@ class Bench {
 
   registers(): string {
     const { m } = this
-    const { bytes } = m.core
-    const part = (from: number, size: number): string => Buffer.from(bytes.subarray(m.s + from, m.s + from + size)).toString('hex')
+    const part = this.part.bind(this)
     const fpu = `${part(L.CPU_FCW, 24)} ${part(L.CPU_ST, 128)} ${part(L.CPU_XMM, 512)}`
     return `${part(L.CPU_GPR, 32)} ${part(L.CPU_GPR + 40, 88)} ${fpu} ${part(L.CPU_SEGMENTS, 160)} ${part(L.CPU_CR0, 8)} ${part(L.CPU_CR3, 32)} ${m.u32(L.CPU_PKRU)}`
   }
@@ -129,17 +105,17 @@ class Bench {
    */
   check(name: string, address: number, rsp: number, frame: boolean, bad: readonly [string, string], torn: boolean): boolean {
     const { m } = this
-    this.map('rw', 'rw')
+    this.pages('rw', 'rw')
     this.memory(pattern)
     this.start(address, rsp, frame)
     m.run(1)
     const good = this.state()
-    this.map('rw', 'rw')
+    this.pages('rw', 'rw')
     this.memory(pattern)
     this.start(address, rsp, frame)
     const registers = this.registers()
     const before = this.#window()
-    this.map(...bad)
+    this.pages(...bad)
     m.run(1)
     const where = `${name}, pages ${bad.join(' ')}`
     if (m.rip !== PF + 1n && m.rip !== PF) {
@@ -157,7 +133,7 @@ class Bench {
     // SS is null only after a change of privilege; there is none.
     assert.is(this.registers(), registers, `${where}: registers`)
     if (!torn) assert.is(Buffer.compare(this.#window(), before), 0, `${where}: memory`)
-    this.map('rw', 'rw')
+    this.pages('rw', 'rw')
     this.start(address, rsp, false)
     m.run(1)
     assert.is(this.state(), good, `${where}: retry`)

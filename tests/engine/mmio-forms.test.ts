@@ -7,10 +7,10 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { opcodes } from '../../spec/opcodes/index.ts'
 import { call } from '../support/core.ts'
-import { CODE, L, Machine, PML4 } from '../system/machine.ts'
+import { CODE, L, type Machine, PML4 } from '../system/machine.ts'
+import { FormBench } from './bench.ts'
 import { encodings } from './forms.ts'
 
-const TABLE = 0x60000
 /** The page before MMIO, and MMIO: no slot has it. */
 const LAST = 0x3ff000
 const MMIO = 0x400000
@@ -31,36 +31,19 @@ interface Outcome {
   refused: boolean
 }
 
-class Bench {
-  readonly m = new Machine('long')
-  readonly #cpu: Uint8Array
+class Bench extends FormBench {
   readonly #device = new Uint8Array(4096)
 
   constructor() {
-    const { m } = this
-    for (let i = 0; i < 512; i++) m.poke(TABLE + i * 8, BigInt(i * 4096) | 3n)
-    m.poke(PML4 + 0x2000, BigInt(TABLE) | 3n)
-    m.poke(PML4 + 0x2010, BigInt(MMIO) | 0x83n)
-    m.poke(PML4 + 0x2008, 0x200083n)
-    m.set64(L.CPU_CR4, m.u64(L.CPU_CR4) | 0x50600n)
-    m.set64(L.CPU_XCR0, 3n)
-    m.set32(L.CPU_FEATURES + 3 * 4, (1 << 27) | (1 << 28))
-    m.changed()
-    this.#cpu = m.core.bytes.slice(m.s, m.s + 0x1000)
-  }
-
-  #write(at: number, bytes: Uint8Array): void {
-    this.m.core.bytes.set(bytes, L.STAGING)
-    call(this.m.core, 'backingWrite', this.m.backing, BigInt(at), L.STAGING, bytes.length)
-  }
-  #read(at: number, n: number): Buffer {
-    call(this.m.core, 'backingRead', this.m.backing, BigInt(at), L.STAGING, n)
-    return Buffer.from(this.m.core.bytes.slice(L.STAGING, L.STAGING + n))
+    super((m) => {
+      m.poke(PML4 + 0x2010, BigInt(MMIO) | 0x83n)
+      m.poke(PML4 + 0x2008, 0x200083n)
+    })
   }
 
   #registers(): string {
     const { m } = this
-    const part = (from: number, size: number): string => Buffer.from(m.core.bytes.subarray(m.s + from, m.s + from + size)).toString('hex')
+    const part = this.part.bind(this)
     return `${part(L.CPU_GPR, 128)} ${m.flags} ${part(L.CPU_SEGMENTS, 160)} ${part(L.CPU_CR0, 8)} ${part(L.CPU_CR3, 32)} ${part(L.CPU_FCW, 12)} ${part(L.CPU_ST, 128)} ${part(L.CPU_XMM, 512)}`
   }
 
@@ -68,31 +51,19 @@ class Bench {
   run(code: readonly number[], base: number, offset: number, nmi = false, prepare: (m: Machine, at: number) => void = () => {}): Outcome {
     const { m } = this
     const { view, bytes } = m.core
-    const keep = [L.CPU_JUMP_KEY, L.CPU_BLOCKS_TOP, L.CPU_TLB_CONTEXT, L.CPU_TLB_BASE].map((at) => [at, m.u32(at)] as const)
-    bytes.set(this.#cpu, m.s)
-    for (const [at, value] of keep) m.set32(at, value)
+    this.restart()
     bytes.fill(0, m.s + L.VCPU_KVM, m.s + L.VCPU_KVM + 0x460)
-    this.#write(base, pattern.subarray(0, 4096))
-    if (base === TWIN) this.#write(base + 4096, pattern.subarray(4096))
+    this.write(base, pattern.subarray(0, 4096))
+    if (base === TWIN) this.write(base + 4096, pattern.subarray(4096))
     else this.#device.set(pattern.subarray(4096))
-    this.#write(SCRATCH, new Uint8Array(0x1000).fill(0x49))
-    this.#write(STACK - 0x100, new Uint8Array(0x200))
-    for (let n = 0; n < 16; n++) m.setReg(n, BigInt(SCRATCH + 0x800 + n * 0x40))
-    m.setReg(0, 0x21n)
-    m.setReg(1, 3n)
-    m.setReg(2, 0n)
+    this.write(SCRATCH, new Uint8Array(0x1000).fill(0x49))
+    this.write(STACK - 0x100, new Uint8Array(0x200))
+    this.general(SCRATCH + 0x800)
     // Addresses show in no result: RBX and RDI are put back at the end.
     m.setReg(3, BigInt(base + offset))
     m.setReg(7, BigInt(base + offset))
     m.setReg(4, BigInt(STACK))
-    for (let i = 0; i < 512; i++) bytes[m.s + L.CPU_XMM + i] = (i & 31) < 16 ? (i * 29 + 7) & 0x3f : 0
-    for (let i = 0; i < 8; i++) {
-      view.setBigUint64(m.s + L.CPU_ST + i * 16, 0x8000000000000000n + BigInt(i) * 0x1000000000000n, true)
-      view.setUint16(m.s + L.CPU_ST + i * 16 + 8, 0x3fff + i, true)
-    }
-    m.set32(L.CPU_FTOP, 5)
-    m.set32(L.CPU_FTAG, 0xe0)
-    m.setFlags(3n)
+    this.vectors()
     m.set64(L.CPU_RIP, BigInt(CODE))
     prepare(m, base + offset)
     m.code([...code, 0x90, 0x90])
@@ -126,9 +97,9 @@ class Bench {
     }
     // Addresses of either place are relative to it.
     for (let n = 0; n < 16; n++) if (m.reg(n) >= BigInt(base) && m.reg(n) < BigInt(base + 0x2000)) m.setReg(n, m.reg(n) - BigInt(base))
-    const both = Buffer.concat([this.#read(base, 4096), base === TWIN ? this.#read(base + 4096, 4096) : Buffer.from(this.#device)])
+    const both = Buffer.concat([this.read(base, 4096), base === TWIN ? this.read(base + 4096, 4096) : Buffer.from(this.#device)])
     return {
-      state: `${m.rip.toString(16)} ${this.#registers()} ${this.#read(SCRATCH, 4096).toString('base64')}`,
+      state: `${m.rip.toString(16)} ${this.#registers()} ${this.read(SCRATCH, 4096).toString('base64')}`,
       bytes: both,
       exits,
       refused,

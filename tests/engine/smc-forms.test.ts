@@ -7,10 +7,10 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { opcodes } from '../../spec/opcodes/index.ts'
 import { call } from '../support/core.ts'
-import { KCODE64, L, Machine, PML4 } from '../system/machine.ts'
+import { KCODE64, L, type Machine } from '../system/machine.ts'
+import { FormBench, TABLE } from './bench.ts'
 import { encodings } from './forms.ts'
 
-const TABLE = 0x60000
 /** The pages of code, and where the second mapping of them lies. */
 const PAGE = 0x120000
 const ALIAS = 0x160000
@@ -34,33 +34,16 @@ interface Form {
   prepare?: (m: Machine) => void
 }
 
-class Bench {
-  readonly m = new Machine('long')
-  readonly #cpu: Uint8Array
+class Bench extends FormBench {
   readonly #fresh: boolean
 
   /** `fresh`: nothing decoded is used twice. */
   constructor(fresh: boolean) {
+    super((m) => {
+      for (let i = 0; i < 3; i++) m.poke(TABLE + ((ALIAS >> 12) + i) * 8, BigInt(PAGE + i * 4096) | 3n)
+      m.set64(L.CPU_CR0, m.u64(L.CPU_CR0) | 0x10000n)
+    })
     this.#fresh = fresh
-    const { m } = this
-    for (let i = 0; i < 512; i++) m.poke(TABLE + i * 8, BigInt(i * 4096) | 3n)
-    for (let i = 0; i < 3; i++) m.poke(TABLE + ((ALIAS >> 12) + i) * 8, BigInt(PAGE + i * 4096) | 3n)
-    m.poke(PML4 + 0x2000, BigInt(TABLE) | 3n)
-    m.set64(L.CPU_CR0, m.u64(L.CPU_CR0) | 0x10000n)
-    m.set64(L.CPU_CR4, m.u64(L.CPU_CR4) | 0x50600n)
-    m.set64(L.CPU_XCR0, 3n)
-    m.set32(L.CPU_FEATURES + 3 * 4, (1 << 27) | (1 << 28))
-    m.changed()
-    this.#cpu = m.core.bytes.slice(m.s, m.s + 0x1000)
-  }
-
-  write(at: number, bytes: Uint8Array): void {
-    this.m.core.bytes.set(bytes, L.STAGING)
-    call(this.m.core, 'backingWrite', this.m.backing, BigInt(at), L.STAGING, bytes.length)
-  }
-  read(at: number, n: number): Buffer {
-    call(this.m.core, 'backingRead', this.m.backing, BigInt(at), L.STAGING, n)
-    return Buffer.from(this.m.core.bytes.slice(L.STAGING, L.STAGING + n))
   }
 
   /** Nothing decoded in these pages is valid any more. */
@@ -76,24 +59,15 @@ class Bench {
   /** From `start`, with the store going to `target`. */
   run(f: Form, start: number, target: number, steps = STEPS): void {
     const { m } = this
-    const { view, bytes } = m.core
-    const keep = [L.CPU_JUMP_KEY, L.CPU_BLOCKS_TOP, L.CPU_TLB_CONTEXT, L.CPU_TLB_BASE].map((at) => [at, m.u32(at)] as const)
-    bytes.set(this.#cpu, m.s)
-    for (const [at, value] of keep) m.set32(at, value)
-    for (let n = 0; n < 16; n++) m.setReg(n, BigInt(SCRATCH + 0x800 + n * 0x40))
-    m.setReg(0, 0x21n)
-    m.setReg(1, 3n)
-    m.setReg(2, 0n)
+    this.restart()
+    this.general(SCRATCH + 0x800)
     m.setReg(4, BigInt(STACK))
     m.setReg({ rax: 0, rbx: 3, rdi: 7, rsp: 4 }[f.by], BigInt(target + (f.past ?? 0)))
-    for (let i = 0; i < 512; i++) bytes[m.s + L.CPU_XMM + i] = (i & 31) < 16 ? [0x49, 0xff, 0xc1, 0x90][i & 3]! : 0
-    for (let i = 0; i < 8; i++) {
-      view.setBigUint64(m.s + L.CPU_ST + i * 16, 0xc9ff4990c9ff4990n, true)
-      view.setUint16(m.s + L.CPU_ST + i * 16 + 8, 0x4005 + i, true)
-    }
-    m.set32(L.CPU_FTOP, 5)
-    m.set32(L.CPU_FTAG, 0xe0)
-    m.setFlags(3n)
+    // Numbers that are instructions, should they be executed.
+    this.vectors(
+      (i) => [0x49, 0xff, 0xc1, 0x90][i & 3] as number,
+      (i) => [0xc9ff4990c9ff4990n, 0x4005 + i],
+    )
     m.set64(L.CPU_RIP, BigInt(start))
     f.prepare?.(m)
     m.changed()
@@ -112,7 +86,7 @@ class Bench {
 
   state(): string {
     const { m } = this
-    const part = (from: number, size: number): string => Buffer.from(m.core.bytes.subarray(m.s + from, m.s + from + size)).toString('hex')
+    const part = this.part.bind(this)
     const regs = Array.from({ length: 16 }, (_, n) => m.reg(n).toString(16)).join(' ')
     const rest = `${part(L.CPU_SEGMENTS, 160)} ${part(L.CPU_CR0, 8)} ${part(L.CPU_CR3, 32)} ${part(L.CPU_FCW, 24)}${part(L.CPU_ST, 128)}${part(L.CPU_XMM, 512)}`
     return `rip ${m.rip.toString(16)} flags ${m.flags.toString(16)} regs ${regs}\n${rest}\n${this.read(PAGE - 64, 0x2040).toString('base64')} ${this.read(SCRATCH, 0x1000).toString('base64')}`

@@ -6,11 +6,11 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { opcodes } from '../../spec/opcodes/index.ts'
 import { call } from '../support/core.ts'
-import { CODE, gate, IST1, KCODE64, L, Machine, PML4, STUBS } from '../system/machine.ts'
+import { CODE, gate, IST1, KCODE64, L, type Machine, STUBS } from '../system/machine.ts'
 import { GPR, Guest } from '../kvm-core/guest.ts'
+import { FormBench } from './bench.ts'
 import { encodings } from './forms.ts'
 
-const TABLE = 0x60000
 const PAGE = 0x120000
 const NEXT = PAGE + 4096
 const SCRATCH = 0x140000
@@ -19,35 +19,12 @@ const PF = BigInt(STUBS + 14 * 16)
 
 const pattern = Uint8Array.from({ length: 8192 }, (_, i) => (i * 37 + (i >> 8) * 11 + 3) & 0xff)
 
-class Bench {
-  readonly m = new Machine('long')
-  readonly #cpu: Uint8Array
-
+class Bench extends FormBench {
   constructor() {
-    const { m } = this
-    for (let i = 0; i < 512; i++) m.poke(TABLE + i * 8, BigInt(i * 4096) | 3n)
-    m.poke(PML4 + 0x2000, BigInt(TABLE) | 3n)
-    for (const vector of [1, 14]) m.idt(vector, gate(KCODE64, STUBS + vector * 16, 0x8e, 1))
-    m.set64(L.CPU_CR0, m.u64(L.CPU_CR0) | 0x10000n)
-    m.set64(L.CPU_CR4, m.u64(L.CPU_CR4) | 0x50600n)
-    m.set64(L.CPU_XCR0, 3n)
-    m.set32(L.CPU_FEATURES + 3 * 4, (1 << 27) | (1 << 28))
-    m.changed()
-    this.#cpu = m.core.bytes.slice(m.s, m.s + 0x1000)
-  }
-
-  #write(at: number, bytes: Uint8Array): void {
-    this.m.core.bytes.set(bytes, L.STAGING)
-    call(this.m.core, 'backingWrite', this.m.backing, BigInt(at), L.STAGING, bytes.length)
-  }
-
-  map(first: bigint, second: bigint): void {
-    for (const [page, bits] of [
-      [PAGE, first],
-      [NEXT, second],
-    ] as const)
-      this.m.poke(TABLE + (page >> 12) * 8, BigInt(page) | bits)
-    call(this.m.core, 'flushTlb', this.m.s)
+    super((m) => {
+      for (const vector of [1, 14]) m.idt(vector, gate(KCODE64, STUBS + vector * 16, 0x8e, 1))
+      m.set64(L.CPU_CR0, m.u64(L.CPU_CR0) | 0x10000n)
+    })
   }
 
   /** One instruction; `dr7` 0: no breakpoint. What it left (without RIP) and where it ended. */
@@ -60,26 +37,13 @@ class Bench {
     n = 1,
   ): { state: string; rip: bigint } {
     const { m } = this
-    const { view, bytes } = m.core
-    const keep = [L.CPU_JUMP_KEY, L.CPU_BLOCKS_TOP, L.CPU_TLB_CONTEXT, L.CPU_TLB_BASE].map((field) => [field, m.u32(field)] as const)
-    bytes.set(this.#cpu, m.s)
-    for (const [field, value] of keep) m.set32(field, value)
-    this.#write(PAGE, pattern)
-    this.#write(SCRATCH, new Uint8Array(0x1000).fill(0x49))
-    for (let n = 0; n < 16; n++) m.setReg(n, BigInt(SCRATCH + 0x800 + n * 0x40))
-    m.setReg(0, 0x21n)
-    m.setReg(1, 3n)
-    m.setReg(2, 0n)
+    this.restart()
+    this.write(PAGE, pattern)
+    this.write(SCRATCH, new Uint8Array(0x1000).fill(0x49))
+    this.general(SCRATCH + 0x800)
     m.setReg(3, BigInt(at))
     m.setReg(4, 0x20000n)
-    for (let i = 0; i < 512; i++) bytes[m.s + L.CPU_XMM + i] = (i & 31) < 16 ? (i * 29 + 7) & 0x3f : 0
-    for (let i = 0; i < 8; i++) {
-      view.setBigUint64(m.s + L.CPU_ST + i * 16, 0x8000000000000000n + BigInt(i) * 0x1000000000000n, true)
-      view.setUint16(m.s + L.CPU_ST + i * 16 + 8, 0x3fff + i, true)
-    }
-    m.set32(L.CPU_FTOP, 5)
-    m.set32(L.CPU_FTAG, 0xe0)
-    m.setFlags(3n)
+    this.vectors()
     m.set64(L.CPU_DR, BigInt(watch))
     m.set64(L.CPU_DR7, 0x400n | dr7)
     m.set64(L.CPU_RIP, BigInt(CODE))
@@ -88,9 +52,8 @@ class Bench {
     m.changed()
     m.run(n)
     const { rip } = m
-    const part = (from: number, size: number): string => Buffer.from(bytes.subarray(m.s + from, m.s + from + size)).toString('hex')
-    call(m.core, 'backingRead', m.backing, BigInt(PAGE), L.STAGING, 8192)
-    const memory = Buffer.from(bytes.slice(L.STAGING, L.STAGING + 8192)).toString('base64')
+    const part = this.part.bind(this)
+    const memory = this.read(PAGE, 8192).toString('base64')
     const segments = `${part(L.CPU_SEGMENTS, 32)} ${part(L.CPU_SEGMENTS + 48, 112)}`
     const fpu = `${part(L.CPU_FCW, 24)} ${part(L.CPU_ST, 128)} ${part(L.CPU_XMM, 512)}`
     const taken = rip === DB || rip === DB + 1n
@@ -116,11 +79,11 @@ test('every memory form under a data breakpoint', () => {
       for (const at of [NEXT - 64, NEXT - 1]) {
         const where = `${o.text} ${variant} (${Buffer.from(code).toString('hex')}) at ${at.toString(16)}`
         const faults = [0n, 1n].map((bits) => {
-          b.map(bits, 3n)
+          b.map([PAGE, bits], [NEXT, 3n])
           const { rip } = b.run(code, at)
           return rip === PF || rip === PF + 1n
         })
-        b.map(3n, 3n)
+        b.map([PAGE, 3n], [NEXT, 3n])
         const plain = b.run(code, at)
         // What it read made it fault.
         if (plain.rip >= BigInt(STUBS) && plain.rip < BigInt(STUBS + 0x1000)) continue
@@ -179,7 +142,7 @@ const seen: [name: string, code: string, write: boolean, bytes: string][] = [
 
 test('which bytes a breakpoint sees', () => {
   const b = new Bench()
-  b.map(3n, 3n)
+  b.map([PAGE, 3n], [NEXT, 3n])
   const at = PAGE + 0x400
   const wrong: string[] = []
   for (const [name, hex, write, bytes] of seen) {
@@ -213,7 +176,7 @@ test('which bytes a breakpoint sees', () => {
 
 test('a repetition stops behind the round that hits (as on Zen 4)', () => {
   const b = new Bench()
-  b.map(3n, 3n)
+  b.map([PAGE, 3n], [NEXT, 3n])
   const at = PAGE + 0x400
   for (const [name, code, size] of [
     ['movsb', [0xf3, 0xa4], 1],
