@@ -5,7 +5,6 @@
  */
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { call } from '../support/core.ts'
 import { CODE, L, Machine, PML4, STUBS } from './machine.ts'
 
 const test = suite('live translations')

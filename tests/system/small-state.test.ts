@@ -151,6 +151,27 @@ test('INS into a page that faults: RCX and RDI stay, and the element is read aga
     }
 })
 
+test('INS and OUTS with 16-bit addresses leave the upper halves of their registers', () => {
+  for (const [code, index] of [
+    [[0xf3, 0x6c], 7],
+    [[0xf3, 0x6e], 6],
+    [[0x6d], 7],
+    [[0x67, 0xf3, 0x6c], 7],
+  ] as const) {
+    const m = new Machine('real', true)
+    const wide = code[0] === 0x67
+    const upper = wide ? 0n : 0xabcd0000n
+    m.segment(L.SEG_ES, 0, 0n, 0xffff, 0x93)
+    m.setReg(1, upper | 2n)
+    m.setReg(2, 0x21n)
+    m.setReg(index, upper | 0x5000n)
+    m.code([...code, HLT])
+    for (let i = 0; i < 10 && m.rip !== BigInt(code.length + 1); i++) call(m.core, 'vcpuRun', m.s, 20n)
+    const repeated = code.length > 1
+    assert.equal([m.reg(1), m.reg(index)], [upper | (repeated ? 0n : 2n), upper | 0x5002n], code.join())
+  }
+})
+
 test('a vCPU that goes is taken off the list that flushes reach, and no other', () => {
   for (const gone of [0, 1, 2]) {
     const m = new Machine('long')

@@ -124,6 +124,7 @@ test('defects of the new task', () => {
       m.run(1)
       if (vector === RUNS) {
         assert.equal([Number(m.rip), m.cpl], [NEXT, cpl], label)
+        assert.is(m.selector(field === LDT ? L.SEG_LDTR : L.SEG_ES + (field - ES) / 4), selector, label)
         continue
       }
       assert.is(m.selector(L.SEG_TR), NEW, label)
