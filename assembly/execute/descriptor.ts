@@ -34,10 +34,7 @@ import {
 import { CR4_UMIP } from '../generated/registers'
 import { readMem, writeMem } from '../memory/access'
 import { ea, eaWrite, getReg, getRm, isMemory, operandSize, setReg, setRm } from './operands'
-
-function left(s: usize): bool {
-  return load<u32>(s, CPU_LEAVE) != 0
-}
+import { left } from './common'
 
 function umip(s: usize): bool {
   return (load<u64>(s, CPU_CR4) & CR4_UMIP) != 0 && load<u32>(s, CPU_CPL) > 0 && protectedMode(s)
@@ -174,34 +171,39 @@ function systemType(s: usize, type: u32, gates: bool): bool {
   return type == 1 || type == 2 || type == 3 || type == 9 || type == 11 || (gates && (type == 4 || type == 5 || type == 12))
 }
 
-export function lar(s: usize, op: usize): u32 {
-  if (!protectedMode(s) || virtual8086(s)) return raise(s, EXC_UD)
-  const selector = <u32>getRm(s, op, 2)
-  if (left(s)) return load<u32>(s, CPU_LEAVE)
-  const got = peekDescriptor(s, selector)
-  if (got < 0) return load<u32>(s, CPU_LEAVE)
-  let ok: bool = got == 1
-  if (ok) {
-    const attrib = attributes(descriptor())
-    ok = ((attrib & 0x10) != 0 || systemType(s, attrib & 15, true)) && visible(s, selector, attrib)
-    if (ok) setReg(s, op, operandSize(op), (descriptor() >> 32) & (operandSize(op) == 2 ? 0xff00 : 0xffff00))
+/** The selector that LAR, LSL, VERR or VERW asks about, its descriptor in descriptor(): 1 there, 0 not, -1 CPU_LEAVE is set. */
+function askedDescriptor(s: usize, op: usize): i32 {
+  if (!protectedMode(s) || virtual8086(s)) {
+    raise(s, EXC_UD)
+    return -1
   }
+  asked = <u32>getRm(s, op, 2)
+  if (left(s)) return -1
+  return peekDescriptor(s, asked)
+}
+
+let asked: u32 = 0
+
+/** May LAR (`gates`) or LSL see it? */
+function seen(s: usize, gates: bool): bool {
+  const attrib = attributes(descriptor())
+  return ((attrib & 0x10) != 0 || systemType(s, attrib & 15, gates)) && visible(s, asked, attrib)
+}
+
+export function lar(s: usize, op: usize): u32 {
+  const got = askedDescriptor(s, op)
+  if (got < 0) return load<u32>(s, CPU_LEAVE)
+  const ok = got == 1 && seen(s, true)
+  if (ok) setReg(s, op, operandSize(op), (descriptor() >> 32) & (operandSize(op) == 2 ? 0xff00 : 0xffff00))
   setZero(s, ok)
   return 0
 }
 
 export function lsl(s: usize, op: usize): u32 {
-  if (!protectedMode(s) || virtual8086(s)) return raise(s, EXC_UD)
-  const selector = <u32>getRm(s, op, 2)
-  if (left(s)) return load<u32>(s, CPU_LEAVE)
-  const got = peekDescriptor(s, selector)
+  const got = askedDescriptor(s, op)
   if (got < 0) return load<u32>(s, CPU_LEAVE)
-  let ok: bool = got == 1
-  if (ok) {
-    const attrib = attributes(descriptor())
-    ok = ((attrib & 0x10) != 0 || systemType(s, attrib & 15, false)) && visible(s, selector, attrib)
-    if (ok) setReg(s, op, operandSize(op), <u64>descriptorLimit(descriptor()))
-  }
+  const ok = got == 1 && seen(s, false)
+  if (ok) setReg(s, op, operandSize(op), <u64>descriptorLimit(descriptor()))
   setZero(s, ok)
   return 0
 }
@@ -214,16 +216,13 @@ export function verw(s: usize, op: usize): u32 {
 }
 
 function verify(s: usize, op: usize, write: bool): u32 {
-  if (!protectedMode(s) || virtual8086(s)) return raise(s, EXC_UD)
-  const selector = <u32>getRm(s, op, 2)
-  if (left(s)) return load<u32>(s, CPU_LEAVE)
-  const got = peekDescriptor(s, selector)
+  const got = askedDescriptor(s, op)
   if (got < 0) return load<u32>(s, CPU_LEAVE)
   let ok: bool = got == 1
   if (ok) {
     const attrib = attributes(descriptor())
     const code = codeSegment(attrib)
-    ok = (attrib & 0x10) != 0 && (write ? !code && (attrib & 2) != 0 : !code || (attrib & 2) != 0) && visible(s, selector, attrib)
+    ok = (attrib & 0x10) != 0 && (write ? !code && (attrib & 2) != 0 : !code || (attrib & 2) != 0) && visible(s, asked, attrib)
   }
   setZero(s, ok)
   return 0

@@ -1,5 +1,5 @@
 /** Fast system calls, and the segment bases they live with: SYSCALL..SYSEXIT, SWAPGS, RDFSBASE.. (SDM vol 2; APM vol 3). */
-import { raise, raiseError } from '../cpu/exceptions'
+import { raise } from '../cpu/exceptions'
 import { intelCompatible } from '../cpu/features'
 import { IF, TF, getFlags, setFlags } from '../cpu/flags'
 import { canonical, canonicalRegister, code64, leaveWith, longMode, protectedMode, segment, updateMode, windowOpened } from '../cpu/mode'
@@ -13,17 +13,14 @@ import {
   CPU_LSTAR,
   CPU_PENDING_DB,
   CPU_RIP,
-  CPU_RIP_MASK,
   CPU_SFMASK,
   CPU_STAR,
   CPU_STEP_CANCEL,
   CPU_SYSENTER_CS,
   CPU_SYSENTER_EIP,
   CPU_SYSENTER_ESP,
-  EXC_GP,
   EXC_UD,
   LEAVE_BRANCH,
-  OP_NEXT,
   OP_RM,
   SEG_ATTRIB,
   SEG_BASE,
@@ -36,23 +33,12 @@ import {
 } from '../generated/layout'
 import { CR4_FSGSBASE, EFER_SCE, FLAG_RF, FLAG_VM } from '../generated/registers'
 import { operandSize, writeRegister } from './operands'
+import { cpl, gp, nextRip } from './common'
 
 const RCX: usize = 8
 const RDX: usize = 16
 const RSP: usize = 32
 const R11: usize = 88
-
-function cpl(s: usize): u32 {
-  return load<u32>(s, CPU_CPL)
-}
-
-function gp(s: usize): u32 {
-  return raiseError(s, EXC_GP, 0)
-}
-
-function nextRip(s: usize, op: usize): u64 {
-  return (load<u64>(s, CPU_RIP) + <u64>load<u16>(op, OP_NEXT)) & load<u64>(s, CPU_RIP_MASK)
-}
 
 // Segment bases.
 

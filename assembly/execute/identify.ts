@@ -2,20 +2,17 @@
  * Identification, time and MSR instructions: CPUID, RDTSC, RDPMC, MONITOR, RDMSR, WRMSR (SDM vol 2; APM vol 3). For SEV-ES
  * guests those that KVM intercepts become #VC after their own exception checks (APM vol 2, 15.9; facts: sev.md 1.9).
  */
-import { raise, raiseError, vmmCommunication } from '../cpu/exceptions'
+import { raise, vmmCommunication } from '../cpu/exceptions'
 import { F_1_ECX, F_7_ECX, F_80000001_ECX, F_80000001_EDX, F_80000008_EBX, feature, featureOrBare } from '../cpu/features'
-import { code64, leaveWith, protectedMode, sevEs } from '../cpu/mode'
+import { code64, protectedMode, sevEs } from '../cpu/mode'
 import { msrPassThrough, msrRead } from '../cpu/msr'
 import {
-  CPU_CPL,
   CPU_CR4,
   CPU_MISC_ENABLE,
   CPU_MSR_VALUE,
   CPU_TSC_AUX,
-  EXC_GP,
   EXC_UD,
   EXITS_MWAIT,
-  LEAVE_NEXT,
   OP_RM,
   QUIRK_MISC_ENABLE_NO_MWAIT,
   QUIRK_MWAIT_NEVER_UD_FAULTS,
@@ -28,33 +25,12 @@ import { guestMsrRead, guestMsrWrite, MSR_GP, MSR_LEFT } from '../kvm/msr-exit'
 import { tscNow } from '../kvm/time'
 import { cpuidAnswer, cpuidEax, cpuidEbx, cpuidEcx, cpuidEdx } from '../kvm/cpuid'
 import { instructionRip, writeRegister } from './operands'
+import { cpl, done, getPair, gp, putPair } from './common'
 
 const RAX: usize = 0
 const RCX: usize = 8
 const RDX: usize = 16
 const RBX: usize = 24
-function done(s: usize): u32 {
-  return leaveWith(s, LEAVE_NEXT)
-}
-
-function cpl(s: usize): u32 {
-  return load<u32>(s, CPU_CPL)
-}
-
-function gp(s: usize): u32 {
-  return raiseError(s, EXC_GP, 0)
-}
-
-/** EDX:EAX, upper halves zeroed. */
-function putPair(s: usize, value: u64): void {
-  store<u64>(s, value & 0xffffffff, RAX)
-  store<u64>(s, value >> 32, RDX)
-}
-
-function getPair(s: usize): u64 {
-  return <u64>load<u32>(s, RAX) | ((<u64>load<u32>(s, RDX)) << 32)
-}
-
 // Identification and time.
 
 export function cpuid(s: usize, op: usize): u32 {

@@ -24,8 +24,6 @@ import {
   CPU_DEBUG_ARMED,
   CPU_LEAVE,
   CPU_NMI_BLOCKED,
-  CPU_RIP,
-  CPU_RIP_MASK,
   CPU_TRIPLE_FAULT,
   EXCF_INT3,
   EXCF_SOFT,
@@ -41,7 +39,6 @@ import {
   LEAVE_EXIT_BRANCH,
   LEAVE_NEXT,
   OP_IMM,
-  OP_NEXT,
   SEG_ATTRIB,
   SEG_BASE,
   SEG_CS,
@@ -60,16 +57,9 @@ import { sysRead } from '../memory/access'
 import { breakpoint } from '../kvm/debug'
 import { instructionRip, operandSize } from './operands'
 import { enterVirtual, intVirtual, iretVirtual } from './virtual8086'
+import { left, nextRip } from './common'
 
 const RSP: usize = 32
-
-function nextRip(s: usize, op: usize): u64 {
-  return (load<u64>(s, CPU_RIP) + <u64>load<u16>(op, OP_NEXT)) & load<u64>(s, CPU_RIP_MASK)
-}
-
-function left(s: usize): bool {
-  return load<u32>(s, CPU_LEAVE) != 0
-}
 
 /** Data segments that the outer level may not see become null (SDM vol 3, 5.8.6); their bases stay, as 64-bit code can observe. */
 function dropInnerSegments(s: usize, cpl: u32): void {

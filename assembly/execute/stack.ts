@@ -2,7 +2,7 @@
 import { raise, raiseError } from '../cpu/exceptions'
 import { CF, DF, IF, TF, arithmetic, getFlags, setArithmetic, setFlags } from '../cpu/flags'
 import { F_80000001_ECX, featureOrBare } from '../cpu/features'
-import { code64, leaveWith, protectedMode, segment, setShadow, updateMode, virtual8086, windowOpened } from '../cpu/mode'
+import { code64, protectedMode, segment, setShadow, updateMode, virtual8086, windowOpened } from '../cpu/mode'
 import { applyStack, beginStackCurrent, loadSegment, stackDone, stackPop, stackPush, stackSkip, stackTop } from '../cpu/segments'
 import {
   CPU_CPL,
@@ -13,7 +13,6 @@ import {
   EXC_BR,
   EXC_GP,
   EXC_UD,
-  LEAVE_NEXT,
   OP_EXTRA,
   OP_IMM,
   OP_MODRM,
@@ -27,21 +26,14 @@ import {
 } from '../generated/layout'
 import { CR4_PVI, CR4_VME, FLAG_AC, FLAG_ID, FLAG_IOPL, FLAG_NT, FLAG_RF, FLAG_VIF, FLAG_VIP, FLAG_VM } from '../generated/registers'
 import { modifyMem, readMem } from '../memory/access'
-import { pointerSize } from './transfer'
+import { pointerOffset, pointerSelector, pointerSize, readFarPointer } from './far-pointer'
 import { selectTlb } from '../memory/tlb'
 import { ea, eaBehind, getReg, getRm, isMemory, operandSize, segmentAddress, setReg, setRm, STACK_OP, writeRegister } from './operands'
 import { popfVirtual, pushfVirtual } from './virtual8086'
+import { done, left } from './common'
 
 const RSP: usize = 32
 const RBP: usize = 40
-
-function left(s: usize): bool {
-  return load<u32>(s, CPU_LEAVE) != 0
-}
-
-function done(s: usize): u32 {
-  return leaveWith(s, LEAVE_NEXT)
-}
 
 // Segment registers.
 
@@ -124,16 +116,10 @@ export function popGs(s: usize, op: usize): u32 {
 
 /** LES, LDS, LSS, LFS, LGS: offset first in memory, selector behind it. */
 function loadPointer(s: usize, op: usize, n: u32): u32 {
-  const size = pointerSize(s, op)
-  const va = ea(s, op, size)
-  if (left(s)) return load<u32>(s, CPU_LEAVE)
-  const offset = readMem(s, op, va, size)
-  if (left(s)) return load<u32>(s, CPU_LEAVE)
-  const behind = eaBehind(s, op, size, 2)
-  if (left(s)) return load<u32>(s, CPU_LEAVE)
-  const selector = <u32>readMem(s, op, behind, 2)
-  if (left(s)) return load<u32>(s, CPU_LEAVE)
-  if (loadSegment(s, n, selector)) return load<u32>(s, CPU_LEAVE)
+  if (!readFarPointer(s, op)) return load<u32>(s, CPU_LEAVE)
+  const offset = pointerOffset
+  const size = pointerSize
+  if (loadSegment(s, n, pointerSelector)) return load<u32>(s, CPU_LEAVE)
   setReg(s, op, size, offset)
   updateMode(s)
   return done(s)

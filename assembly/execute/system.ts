@@ -3,11 +3,10 @@
  * guests the instructions that KVM intercepts become #VC after their own exception checks (APM vol 2, 15.9; facts: sev.md 1.9).
  */
 import { readDr, writeCr0, writeCr3, writeCr4, writeCr8, writeDr, writeXcr0 } from '../cpu/control'
-import { raise, raiseDebug, raiseError, unimplementedFeature, vmmCommunication } from '../cpu/exceptions'
+import { raise, raiseDebug, unimplementedFeature, vmmCommunication } from '../cpu/exceptions'
 import { F_7_EBX, F_D1_EAX, F_80000001_ECX, F_80000008_EBX, feature, featureOrBare } from '../cpu/features'
-import { canonical, canonicalRegister, code64, leaveWith, protectedMode, segment, sevEs, updateMode } from '../cpu/mode'
+import { canonical, canonicalRegister, code64, protectedMode, segment, sevEs, updateMode } from '../cpu/mode'
 import {
-  CPU_CPL,
   CPU_CR0,
   CPU_CR2,
   CPU_CR3,
@@ -25,7 +24,6 @@ import {
   CPU_STOP_REASON,
   CPU_TRIPLE_FAULT,
   CPU_XCR0,
-  EXC_GP,
   EXC_UD,
   LEAVE_BRANCH,
   LEAVE_EXIT_BRANCH,
@@ -53,36 +51,10 @@ import { pollPause } from '../kvm/pio'
 import { inSmm, leaveSmm } from '../kvm/smm'
 import { quirk, vmOf } from '../kvm/state'
 import { addressMask, ea, getRm, instructionRip, isMemory, operandSize, setRm, writeRegister } from './operands'
+import { cpl, done, getPair, gp, left, putPair } from './common'
 
 const RAX: usize = 0
 const RCX: usize = 8
-const RDX: usize = 16
-function left(s: usize): bool {
-  return load<u32>(s, CPU_LEAVE) != 0
-}
-
-function done(s: usize): u32 {
-  return leaveWith(s, LEAVE_NEXT)
-}
-
-function cpl(s: usize): u32 {
-  return load<u32>(s, CPU_CPL)
-}
-
-function gp(s: usize): u32 {
-  return raiseError(s, EXC_GP, 0)
-}
-
-/** EDX:EAX, upper halves zeroed. */
-function putPair(s: usize, value: u64): void {
-  store<u64>(s, value & 0xffffffff, RAX)
-  store<u64>(s, value >> 32, RDX)
-}
-
-function getPair(s: usize): u64 {
-  return <u64>load<u32>(s, RAX) | ((<u64>load<u32>(s, RDX)) << 32)
-}
-
 // Control and debug registers.
 
 /** Control register number; LOCK MOV CR0 is CR8 on AMD (CPUID 0x80000001 ECX[4]), and LOCK is #UD otherwise. */

@@ -32,16 +32,13 @@ import {
   CPU_CPL,
   CPU_LEAVE,
   CPU_RIP,
-  CPU_RIP_MASK,
   CPU_STOP_REASON,
-  CPU_VM,
   EXC_GP,
   EXC_NP,
   LEAVE_BRANCH,
   LEAVE_EXIT_BRANCH,
   OP_EXTRA,
   OP_IMM,
-  OP_NEXT,
   SEG_ATTRIB,
   SEG_BASE,
   SEG_CS,
@@ -50,20 +47,11 @@ import {
   SEG_SS,
 } from '../generated/layout'
 import { TASK_CALL, TASK_FAULTED, TASK_JUMP, TASK_REFUSED, taskSwitch } from '../cpu/task'
-import { probe, readMem } from '../memory/access'
-import { slotFind } from '../memory/slots'
-import { intelCompatible } from '../cpu/features'
-import { ea, eaBehind, operandSize } from './operands'
+import { pointerOffset, pointerSelector, readFarPointer } from './far-pointer'
+import { operandSize } from './operands'
+import { left, nextRip } from './common'
 
 const RSP: usize = 32
-
-function nextRip(s: usize, op: usize): u64 {
-  return (load<u64>(s, CPU_RIP) + <u64>load<u16>(op, OP_NEXT)) & load<u64>(s, CPU_RIP_MASK)
-}
-
-function left(s: usize): bool {
-  return load<u32>(s, CPU_LEAVE) != 0
-}
 
 /** Mask of an offset of `size` bytes. */
 function offsetMask(size: u32): u64 {
@@ -87,43 +75,14 @@ export function callFar(s: usize, op: usize): u32 {
   return callTo(s, op, load<u32>(op, OP_EXTRA) & 0xffff, load<u64>(op, OP_IMM) & offsetMask(operandSize(op)))
 }
 
-/**
- * Bytes of the offset in a far pointer: AMD has none of 64 bits (APM vol 3, JMP far, LFS). But a pointer in MMIO is read by KVM's
- * emulator, which takes 64 on every CPU (SrcMemFAddr; kvm-unit-tests' emulator wants it).
- */
-export function pointerSize(s: usize, op: usize): u32 {
-  const size = operandSize(op)
-  if (size != 8 || intelCompatible(s)) return size
-  const va = ea(s, op, 4)
-  if (left(s)) return 4
-  const gpa = probe(s, va)
-  return gpa != ~(<u64>0) && slotFind(<usize>load<u32>(s, CPU_VM), gpa) == 0 ? 8 : 4
-}
-
 export function jmpFarMemory(s: usize, op: usize): u32 {
-  const size = pointerSize(s, op)
-  const va = ea(s, op, size)
-  if (left(s)) return load<u32>(s, CPU_LEAVE)
-  const offset = readMem(s, op, va, size)
-  if (left(s)) return load<u32>(s, CPU_LEAVE)
-  const behind = eaBehind(s, op, size, 2)
-  if (left(s)) return load<u32>(s, CPU_LEAVE)
-  const selector = <u32>readMem(s, op, behind, 2)
-  if (left(s)) return load<u32>(s, CPU_LEAVE)
-  return jumpTo(s, op, selector, offset)
+  if (!readFarPointer(s, op)) return load<u32>(s, CPU_LEAVE)
+  return jumpTo(s, op, pointerSelector, pointerOffset)
 }
 
 export function callFarMemory(s: usize, op: usize): u32 {
-  const size = pointerSize(s, op)
-  const va = ea(s, op, size)
-  if (left(s)) return load<u32>(s, CPU_LEAVE)
-  const offset = readMem(s, op, va, size)
-  if (left(s)) return load<u32>(s, CPU_LEAVE)
-  const behind = eaBehind(s, op, size, 2)
-  if (left(s)) return load<u32>(s, CPU_LEAVE)
-  const selector = <u32>readMem(s, op, behind, 2)
-  if (left(s)) return load<u32>(s, CPU_LEAVE)
-  return callTo(s, op, selector, offset)
+  if (!readFarPointer(s, op)) return load<u32>(s, CPU_LEAVE)
+  return callTo(s, op, pointerSelector, pointerOffset)
 }
 
 /** Checks a code segment for a direct far transfer at the current privilege; 0, or LEAVE_FAULT. */

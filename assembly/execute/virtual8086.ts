@@ -1,5 +1,4 @@
 /** Virtual-8086 mode: the instructions sensitive to IOPL, and the mode extensions of CR4.VME (SDM vol 3, 20.2, 20.3). Owns no state. */
-import { raiseError } from '../cpu/exceptions'
 import { IF, TF, getFlags, setFlags } from '../cpu/flags'
 import { leaveWith, segment, updateMode, windowOpened } from '../cpu/mode'
 import { applyStack, beginStackCurrent, setRealCache, stackDone, stackPop, stackPush } from '../cpu/segments'
@@ -8,7 +7,6 @@ import {
   CPU_CR4,
   CPU_LEAVE,
   CPU_RIP,
-  EXC_GP,
   LEAVE_BRANCH,
   LEAVE_NEXT,
   SEG_BASE,
@@ -25,17 +23,10 @@ import {
 import { CR4_VME, FLAG_AC, FLAG_ID, FLAG_IOPL, FLAG_NT, FLAG_RF, FLAG_VIF, FLAG_VIP, FLAG_VM } from '../generated/registers'
 import { readMem, sysRead } from '../memory/access'
 import { STACK_OP } from './operands'
+import { gp, left } from './common'
 
 const RSP: usize = 32
 const CHANGEABLE: u64 = 0x8d5 | 0x100 | 0x400 | 0x4000
-
-function left(s: usize): bool {
-  return load<u32>(s, CPU_LEAVE) != 0
-}
-
-function gp(s: usize): u32 {
-  return raiseError(s, EXC_GP, 0)
-}
 
 function iopl3(s: usize): bool {
   return (getFlags(s) & FLAG_IOPL) == FLAG_IOPL
