@@ -8,6 +8,7 @@ export { setUserDeadline, vmClock } from './time'
 export {
   addRouting,
   irqLine,
+  irqLineStatus,
   irqResample,
   resampleGsi,
   reserveRoutes,

@@ -46,17 +46,22 @@ function routesOf(chip: usize): usize {
 
 /** KVM_IRQ_LINE. Above 0 delivered, 0 coalesced, -1 ignored (masked). */
 export function irqLine(vm: usize, gsi: u32, level: i32): i32 {
-  return setLine(vm, gsi, level != 0, SOURCE_USER)
+  return setLine(vm, gsi, level != 0, SOURCE_USER, false)
+}
+
+/** KVM_IRQ_LINE_STATUS: the RTC's interrupt counts as coalesced until it is ended. */
+export function irqLineStatus(vm: usize, gsi: u32, level: i32): i32 {
+  return setLine(vm, gsi, level != 0, SOURCE_USER, true)
 }
 
 /** A line of an irqfd with KVM_IRQFD_FLAG_RESAMPLE: stays high until the guest's EOI. */
 export function irqResample(vm: usize, gsi: u32, level: i32): i32 {
-  return setLine(vm, gsi, level != 0, SOURCE_RESAMPLE)
+  return setLine(vm, gsi, level != 0, SOURCE_RESAMPLE, false)
 }
 
 /** The PIT's own line. */
 export function pitLine(vm: usize, level: bool): void {
-  setLine(vm, 0, level, SOURCE_PIT)
+  setLine(vm, 0, level, SOURCE_PIT, false)
 }
 
 /** kvm_set_irq adds up what the routes say; -1 is none. */
@@ -79,7 +84,7 @@ function stateOf(chip: usize, gsi: u32, create: bool): usize {
 }
 
 /** kvm_set_irq: a pin is high while any source holds it. */
-function setLine(vm: usize, gsi: u32, level: bool, source: u32): i32 {
+function setLine(vm: usize, gsi: u32, level: bool, source: u32, status: bool): i32 {
   const chip: usize = load<u32>(vm, VM_KVM_STATE)
   if (!chip) return -1
   let on = level
@@ -93,7 +98,7 @@ function setLine(vm: usize, gsi: u32, level: bool, source: u32): i32 {
     if (load<u32>(vm, VM_IRQCHIP) != 1) return -1
     // default_routing: GSI 0..15 to PIC and IOAPIC, 16..23 to the IOAPIC, pin = GSI (a PC's timer on pin 2 is the VMM's wish)
     let result: i32 = gsi < 16 ? picSetLine(vm, gsi, on) : -1
-    if (gsi < 24) result = sum(result, ioapicSetLine(vm, gsi, on))
+    if (gsi < 24) result = sum(result, ioapicSetLine(vm, gsi, on, status))
     return result
   }
   let result: i32 = -1
@@ -107,7 +112,7 @@ function setLine(vm: usize, gsi: u32, level: bool, source: u32): i32 {
     if (load<u32>(r, 4) != 1) continue
     const pin = load<u32>(r, 12)
     const kind = load<u32>(r, 8)
-    result = sum(result, kind == 2 ? ioapicSetLine(vm, pin, on) : picSetLine(vm, pin + (kind << 3), on))
+    result = sum(result, kind == 2 ? ioapicSetLine(vm, pin, on, status) : picSetLine(vm, pin + (kind << 3), on))
   }
   return result
 }
@@ -140,12 +145,35 @@ export function irqUnmasked(vm: usize, which: u32, pin: u32): void {
   }
 }
 
+/** kvm_notify_irqfd_resampler: the owner of the pin's GSI is asked for its line; false if nobody can be. */
+export function irqResampled(vm: usize, which: u32, pin: u32): bool {
+  const chip = chipOf(vm)
+  if (load<u32>(chip, CHIP_RESAMPLE_GSIS) == 0) return false
+  let gsi: u32 = which == 1 ? pin + 8 : pin
+  if (load<u32>(chip, CHIP_ROUTE_CUSTOM) != 0) {
+    gsi = MAX_ROUTES
+    let r = routesOf(chip)
+    for (let n = load<u32>(chip, CHIP_ROUTE_COUNT); n > 0; n--, r += ROUTE) {
+      if (load<u32>(r, 4) == 1 && load<u32>(r, 8) == which && load<u32>(r, 12) == pin) gsi = load<u32>(r)
+    }
+  }
+  const at = stateOf(chip, gsi, false)
+  if (!at || (load<u32>(at) & GSI_RESAMPLE) == 0) return false
+  notifyResampler(chip, at)
+  return true
+}
+
 /** irqfd_resampler_ack. */
 function ackGsi(vm: usize, chip: usize, gsi: u32): void {
   if (gsi == 0 && load<u32>(chip, CHIP_PIT_REINJECT) != 0) pitAcknowledge(vm)
   const at = stateOf(chip, gsi, false)
   if (!at || (load<u32>(at) & GSI_RESAMPLE) == 0) return
-  setLine(vm, gsi, false, SOURCE_RESAMPLE)
+  setLine(vm, gsi, false, SOURCE_RESAMPLE, false)
+  notifyResampler(chip, at)
+}
+
+/** irqfd_resampler_notify: the host signals the eventfds. */
+function notifyResampler(chip: usize, at: usize): void {
   store<u32>(at, load<u32>(at) | GSI_ACKED)
   const s: usize = load<u32>(chip, CHIP_RUNNING)
   if (s) hostWorkFor(s)

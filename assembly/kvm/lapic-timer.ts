@@ -83,11 +83,13 @@ export function timerDivided(s: usize, old: u32): void {
   const mode = reg(a, APIC_LVTT) & MODE
   const deadline = load<u64>(a, LAPIC_TIMER_DEADLINE)
   const before = divisorOf(old)
-  if (mode == DEADLINE || deadline == NEVER || before == divisor(a)) return
+  if (mode == DEADLINE || load<u64>(a, LAPIC_PERIOD) == 0 || before == divisor(a)) return
   const time = now(s)
   const ns = <u64>reg(a, APIC_TMICT) * divisor(a) * busNs(s)
+  if (ns == 0) return
   store<u64>(a, mode == PERIODIC && ns < MIN_PERIOD ? MIN_PERIOD : ns, LAPIC_PERIOD)
-  arm(s, time + ((deadline > time ? deadline - time : 0) / before) * divisor(a))
+  // A timer that has run down is due at once again: KVM arms it with nothing left.
+  arm(s, time + ((deadline != NEVER && deadline > time ? deadline - time : 0) / before) * divisor(a))
 }
 
 /** apic_update_lvtt: entering or leaving TSC-deadline mode stops the timer. */
@@ -100,6 +102,9 @@ export function timerModeChanged(s: usize, old: u32, value: u32): void {
     store<u64>(a, 0, LAPIC_PERIOD)
     store<u64>(a, 0, LAPIC_TSC_DEADLINE)
   }
+  // limit_periodic_timer_frequency
+  const period = load<u64>(a, LAPIC_PERIOD)
+  if ((value & MODE) == PERIODIC && period != 0 && period < MIN_PERIOD) store<u64>(a, MIN_PERIOD, LAPIC_PERIOD)
 }
 
 /** APIC_TMCCT. */
@@ -108,8 +113,9 @@ export function timerCount(s: usize): u32 {
   if ((reg(a, APIC_LVTT) & MODE) == DEADLINE || reg(a, APIC_TMICT) == 0) return 0
   const deadline = load<u64>(a, LAPIC_TIMER_DEADLINE)
   const time = now(s)
-  if (deadline == NEVER || deadline <= time) return 0
-  return <u32>((deadline - time) / (divisor(a) * busNs(s)))
+  const period = load<u64>(a, LAPIC_PERIOD)
+  if (deadline == NEVER || deadline <= time || period == 0) return 0
+  return <u32>(((deadline - time) % period) / (divisor(a) * busNs(s)))
 }
 
 /** The timer is due: fires, and re-arms a periodic one. */

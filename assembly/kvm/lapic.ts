@@ -4,11 +4,12 @@
  */
 import { queueSmi } from './smm'
 import { flushTlb } from '../memory/tlb'
-import { ioapicEoi } from './ioapic'
+import { ioapicEoi, ioapicRestoreRtc } from './ioapic'
 import { eoiRouted } from './irq'
 import { chipOf, lapicOf, NEVER, signal, vmOf, quirk } from './state'
 import { timerCancel, timerCount, timerDivided, timerModeChanged, timerRestore, timerStart } from './lapic-timer'
 import {
+  APIC_APR,
   APIC_DFR,
   APIC_EOI,
   APIC_ESR,
@@ -33,6 +34,7 @@ import {
   APIC_TMR,
   APIC_TPR,
   APIC_VERSION,
+  CHIP_RTC_TRACKING,
   CHIP_X2APIC_API,
   CPU_APIC_BASE,
   CPU_CR8,
@@ -56,6 +58,8 @@ import {
   VKVM_EOI_EXIT,
   VKVM_TPR_REPORT,
   VKVM_NMI_PENDING,
+  VKVM_PV_UNHALTED,
+  VKVM_RTC_VECTOR,
   VKVM_SIPI_VECTOR,
   VM_BSP_ID,
   VM_IRQCHIP,
@@ -76,6 +80,8 @@ const BASE_BSP: u64 = 0x100
 const FIXED: u32 = 0
 const LOWEST: u32 = 1
 const SMI: u32 = 2
+/** KVM's APIC_DM_REMRD: wakes a halted vCPU. */
+const REMOTE_READ: u32 = 3
 const NMI: u32 = 4
 const INIT: u32 = 5
 const SIPI: u32 = 6
@@ -179,7 +185,8 @@ export function lapicAccept(s: usize, vector: u32): void {
 
 /** ExtINT from the PIC pair reaches this vCPU (kvm_apic_accept_pic_intr). */
 export function lapicAcceptsPic(s: usize): bool {
-  if (!hardwareEnabled(s)) return load<u32>(s, CPU_INDEX) == 0
+  if (load<u32>(lapicOf(s), LAPIC_PRESENT) == 0) return load<u32>(s, CPU_INDEX) == 0
+  if (!hardwareEnabled(s)) return true
   const lvt0 = reg(lapicOf(s), APIC_LVT0)
   return (lvt0 & LVT_MASKED) == 0 && (lvt0 & 0x700) == 0x700
 }
@@ -195,7 +202,12 @@ function accept(s: usize, mode: u32, vector: u32, level: bool, assert: bool): i3
       if (level) setBit(a, APIC_TMR, vector)
       else clearBit(a, APIC_TMR, vector)
       setBit(a, APIC_IRR, vector)
+      if (load<u32>(chipOf(vmOf(s)), CHIP_RTC_TRACKING) != 0) store<u32>(vkvm(s), 0x100 | vector, VKVM_RTC_VECTOR)
       signal(s, EVENT_INTERRUPT)
+      return 1
+    }
+    case REMOTE_READ: {
+      store<u32>(vkvm(s), 1, VKVM_PV_UNHALTED)
       return 1
     }
     case NMI: {
@@ -245,6 +257,16 @@ function matches(s: usize, ipi: bool, logical: bool, destination: u32): bool {
   const format = reg(a, APIC_DFR)
   if (format == 0xffffffff) return (mine & destination) != 0
   return format == 0x0fffffff && mine >> 4 == destination >> 4 && (mine & destination & 15) != 0
+}
+
+/** A message of the I/O APIC with this destination reaches the vCPU. */
+export function lapicNames(s: usize, logical: bool, destination: u32): bool {
+  return matches(s, false, logical, destination)
+}
+
+/** kvm_apic_pending_eoi. */
+export function lapicPendingEoi(s: usize, vector: u32): bool {
+  return testBit(lapicOf(s), APIC_ISR, vector) || testBit(lapicOf(s), APIC_IRR, vector)
 }
 
 /** kvm_vector_to_index: the vector chooses among the bits of `mask`. */
@@ -376,10 +398,21 @@ function sendIpi(s: usize, low: u32, high: u32): void {
     return
   }
   const count = load<u32>(vm, VM_VCPU_COUNT)
+  // Lowest priority among all: the vector chooses, as without a map of destinations.
+  const one = mode == LOWEST && shorthand != 1
+  let able: u32 = 0
+  for (let i: u32 = 0; one && i < count; i++) {
+    const target: usize = load<u32>(vm + VM_VCPUS + (i << 2))
+    if (target && hardwareEnabled(target) && softwareEnabled(lapicOf(target)) && (shorthand == 2 || target != s)) able++
+  }
+  if (one && able == 0) return
+  let nth: u32 = one ? vector % able : 0
   for (let i: u32 = 0; i < count; i++) {
     const target: usize = load<u32>(vm + VM_VCPUS + (i << 2))
-    if (!target || !hardwareEnabled(target)) continue
-    if (shorthand == 1 ? target == s : shorthand == 2 || target != s) accept(target, mode, vector, level, assert)
+    if (!target || !hardwareEnabled(target) || (one && !softwareEnabled(lapicOf(target)))) continue
+    if (shorthand == 1 ? target != s : shorthand != 2 && target == s) continue
+    if (!one || nth == 0) accept(target, mode, vector, level, assert)
+    if (one && nth-- == 0) return
   }
 }
 
@@ -390,11 +423,12 @@ export function lapicEoi(s: usize): void {
   if (vector < 0) return
   clearBit(a, APIC_ISR, vector)
   const vm = vmOf(s)
+  // kvm_lapic_suppress_eoi_broadcast
+  const directed = (reg(a, APIC_SVR) & 0x1000) != 0
   if (load<u32>(vm, VM_IRQCHIP) == 2) {
-    const suppressed = suppression(s) == 4 && (reg(a, APIC_SVR) & 0x1000) != 0
-    if (!suppressed && eoiRouted(vm, vector)) store<u32>(vkvm(s), 0x100 | vector, VKVM_EOI_EXIT)
+    if (!(directed && suppression(s) == 4) && eoiRouted(vm, vector)) store<u32>(vkvm(s), 0x100 | vector, VKVM_EOI_EXIT)
   } else {
-    ioapicEoi(vm, vector, testBit(a, APIC_TMR, vector))
+    ioapicEoi(s, vm, vector, testBit(a, APIC_TMR, vector) && !(directed && suppression(s) != 8))
   }
   signal(s, EVENT_INTERRUPT)
 }
@@ -511,7 +545,7 @@ function readable(s: usize, at: u32): bool {
       return true
     case APIC_DFR:
     case APIC_ICR2:
-    case 0x90:
+    case APIC_APR:
       return !x2apic(s)
     default:
       return at >= APIC_ISR && at < APIC_ESR
@@ -522,6 +556,7 @@ function readRegister(s: usize, at: u32): u32 {
   const a = lapicOf(s)
   if (at == APIC_TMCCT) return timerCount(s)
   if (at == APIC_PPR) return updatePpr(s)
+  if (at == APIC_APR) return 0
   if (at == APIC_TPR) {
     reportTpr(s, false)
     return currentTpr(s)
@@ -576,11 +611,11 @@ export function x2apicWrite(s: usize, msr: u32, value: u64): bool {
 
 /** IA32_TSC_DEADLINE. */
 export function tscDeadlineRead(s: usize): u64 {
-  if ((reg(lapicOf(s), APIC_LVTT) & 0x60000) != 0x40000) return 0
+  if (!hardwareEnabled(s) || (reg(lapicOf(s), APIC_LVTT) & 0x60000) != 0x40000) return 0
   return load<u64>(lapicOf(s), LAPIC_TSC_DEADLINE)
 }
 export function tscDeadlineWrite(s: usize, value: u64): void {
-  if ((reg(lapicOf(s), APIC_LVTT) & 0x60000) != 0x40000) return
+  if (!hardwareEnabled(s) || (reg(lapicOf(s), APIC_LVTT) & 0x60000) != 0x40000) return
   store<u64>(lapicOf(s), value, LAPIC_TSC_DEADLINE)
   timerStart(s)
 }
@@ -687,5 +722,6 @@ export function lapicSet(s: usize, from: usize): void {
   if (x2apic(s)) setX2apicId(s)
   store<u64>(s, <u64>((reg(a, APIC_TPR) >> 4) & 15), CPU_CR8)
   timerRestore(s)
+  ioapicRestoreRtc(vmOf(s), s)
   signal(s, EVENT_INTERRUPT)
 }

@@ -106,7 +106,7 @@ function notify(vm: usize): void {
   const count = load<u32>(vm, VM_VCPU_COUNT)
   for (let i: u32 = 0; i < count; i++) {
     const s: usize = load<u32>(vm + VM_VCPUS + (i << 2))
-    if (s && (load<u32>(s, CPU_ID) == load<u32>(vm, VM_BSP_ID) || i == 0)) signal(s, EVENT_INTERRUPT)
+    if (s && (load<u32>(s, CPU_ID) == load<u32>(vm, VM_BSP_ID) || i == 0 || lapicAcceptsPic(s))) signal(s, EVENT_INTERRUPT)
   }
 }
 

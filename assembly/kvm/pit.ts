@@ -10,7 +10,9 @@ import {
   CHIP_PIT,
   CHIP_PIT_ACK,
   CHIP_PIT_DEADLINE,
+  CHIP_PIT_EXPIRES,
   CHIP_PIT_FLAGS,
+  CHIP_PIT_INTERVAL,
   CHIP_PIT_PENDING,
   CHIP_PIT_PERIOD,
   CHIP_PIT_PRESENT,
@@ -62,9 +64,15 @@ function ticksToNs(ticks: u64): u64 {
   return (ticks * 1000000000) / FREQUENCY
 }
 
-/** Ticks since the count was loaded; 128-bit product avoided by splitting seconds off. */
+/** Ticks of the present period (channel 0: what its timer has left, __kpit_elapsed) or since the count was loaded. */
 function elapsed(vm: usize, p: usize): u64 {
-  const ns = vmNow(vm) - load<u64>(p, PIT_COUNT_LOAD_TIME)
+  const chip = chipOf(vm)
+  let ns = vmNow(vm)
+  if (p == chip + CHIP_PIT) {
+    const interval = load<u64>(chip, CHIP_PIT_INTERVAL)
+    ns = interval == 0 ? 0 : interval + ns - load<u64>(chip, CHIP_PIT_EXPIRES)
+  } else ns -= load<u64>(p, PIT_COUNT_LOAD_TIME)
+  // a 128-bit product avoided by splitting seconds off
   return (ns / 1000000000) * FREQUENCY + ((ns % 1000000000) * FREQUENCY) / 1000000000
 }
 
@@ -105,6 +113,7 @@ function setDeadline(vm: usize, at: u64, period: u64): void {
   const chip = chipOf(vm)
   store<u64>(chip, at, CHIP_PIT_DEADLINE)
   store<u64>(chip, period, CHIP_PIT_PERIOD)
+  if (at != NEVER) store<u64>(chip, at, CHIP_PIT_EXPIRES)
   const s: usize = load<u32>(chip, CHIP_RUNNING)
   if (s) signal(s, EVENT_TIMER)
 }
@@ -115,8 +124,10 @@ function loadCount(vm: usize, channel: u32, value: u32): void {
   const n = value == 0 ? 0x10000 : value
   store<u32>(p, n, PIT_COUNT)
   const time = vmNow(vm)
-  store<u64>(p, time, PIT_COUNT_LOAD_TIME)
-  if (channel != 0) return
+  if (channel != 0) {
+    store<u64>(p, time, PIT_COUNT_LOAD_TIME)
+    return
+  }
   const mode = load<u8>(p, PIT_MODE)
   if (load<u32>(vm, VM_IRQCHIP) != 1 || (load<u32>(chip, CHIP_PIT_FLAGS) & HPET_LEGACY) != 0 || mode > 4) {
     setDeadline(vm, NEVER, 0)
@@ -124,8 +135,10 @@ function loadCount(vm: usize, channel: u32, value: u32): void {
   }
   pitResetReinject(vm)
   const ns = ticksToNs(n)
-  if (mode == 2 || mode == 3) setDeadline(vm, time + ns, ns < MIN_PERIOD ? MIN_PERIOD : ns)
-  else setDeadline(vm, time + ns, 0)
+  const periodic = mode == 2 || mode == 3
+  const interval = periodic && ns < MIN_PERIOD ? MIN_PERIOD : ns
+  store<u64>(chip, interval, CHIP_PIT_INTERVAL)
+  setDeadline(vm, time + ns, periodic ? interval : 0)
 }
 
 export function pitCreate(vm: usize, flags: u32): void {
@@ -134,6 +147,7 @@ export function pitCreate(vm: usize, flags: u32): void {
   store<u32>(chip, 1, CHIP_PIT_REINJECT)
   store<u32>(chip, (flags & 1) != 0 ? SPEAKER_DUMMY : 0, CHIP_PIT_FLAGS)
   store<u32>(chip, 0, CHIP_SPEAKER)
+  store<u64>(chip, 0, CHIP_PIT_INTERVAL)
   for (let i: u32 = 0; i < 3; i++) {
     const p = chip + CHIP_PIT + <usize>i * CHANNEL
     memory.fill(p, 0, CHANNEL)
@@ -178,6 +192,7 @@ export function pitExpire(vm: usize, time: u64): void {
   const period = load<u64>(chip, CHIP_PIT_PERIOD)
   const ticks: u64 = period == 0 ? 1 : (time - at) / period + 1
   store<u64>(chip, period == 0 ? NEVER : at + period * ticks, CHIP_PIT_DEADLINE)
+  if (period != 0) store<u64>(chip, at + period * ticks, CHIP_PIT_EXPIRES)
   if (load<u32>(chip, CHIP_PIT_REINJECT) != 0) {
     const pending = <u64>load<u32>(chip, CHIP_PIT_PENDING) + ticks
     store<u32>(chip, pending > 0x7fffffff ? 0x7fffffff : <u32>pending, CHIP_PIT_PENDING)
@@ -330,5 +345,5 @@ export function pitSet(vm: usize, from: usize): void {
   const flags = load<u32>(from + 72)
   store<u32>(chip, (load<u32>(chip, CHIP_PIT_FLAGS) & ~HPET_LEGACY) | (flags & HPET_LEGACY), CHIP_PIT_FLAGS)
   store<u32>(chip, (flags >> 1) & 1, CHIP_SPEAKER)
-  loadCount(vm, 0, load<u32>(chip + CHIP_PIT, PIT_COUNT) & 0xffff)
+  loadCount(vm, 0, load<u32>(chip + CHIP_PIT, PIT_COUNT))
 }

@@ -54,6 +54,7 @@ export interface CoreExports {
   createIrqchip(vm: number, split: number): void
   createPit(vm: number, flags: number): void
   irqLine(vm: number, gsi: number, level: number): number
+  irqLineStatus(vm: number, gsi: number, level: number): number
   irqResample(vm: number, gsi: number, level: number): number
   resampleGsi(vm: number, gsi: number, on: number): number
   takeHostWork(vm: number): void
@@ -139,6 +140,7 @@ export const CORE_EXPORTS = [
   'createIrqchip',
   'createPit',
   'irqLine',
+  'irqLineStatus',
   'irqResample',
   'resampleGsi',
   'takeAck',

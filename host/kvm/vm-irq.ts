@@ -80,7 +80,8 @@ function pitState(vm: VmFd, name: string, bytes: Uint8Array, set: boolean): numb
 function irqLine(vm: VmFd, name: string, bytes: Uint8Array, status: boolean): number {
   const view = viewOf(bytes)
   if (vm.irqchip === 'none') return vm.kernel.refuse('ENXIO', name, 'no interrupt controller in the kernel', `${IRQ} kvm_vm_ioctl_irq_line`)
-  const result = vm.kernel.core.call.irqLine(vm.address, view.getUint32(0, true), view.getUint32(4, true))
+  const { call } = vm.kernel.core
+  const result = (status ? call.irqLineStatus : call.irqLine)(vm.address, view.getUint32(0, true), view.getUint32(4, true))
   if (status) view.setUint32(0, result, true)
   return 0
 }

@@ -107,6 +107,10 @@ export const chip = struct(
     ['IOEVENTS', 'u32', 'address of the ioeventfd rows, 0 = none'],
     ['IOEVENT_COUNT', 'u32', 'rows ever used'],
     ['PIT_ACK', 'u32', '1: the last tick was acknowledged'],
+    ['RTC_PENDING', 'u32', 'vCPUs that have not ended the interrupt of pin 8 yet (rtc_status.pending_eoi)'],
+    ['PIT_EXPIRES', 'u64', "virtual ns at which channel 0's timer is or was due", 1, 0x328],
+    ['PIT_INTERVAL', 'u64', 'its period in ns, one shot or not; 0 = never started'],
+    ['RTC_TRACKING', 'u32', '1 while a message of pin 8 is delivered whose EOIs count'],
     // kvm_irq_routing entries, 24 bytes each: gsi u32, type u32 (1 irqchip, 2 msi), chip or address lo, pin or address hi, data, pad
     ['ROUTES', 'u32', 'kvm_irq_routing, 24 bytes each', 600, 0x680],
   ],

@@ -106,6 +106,7 @@ export const vkvm = struct(
     ['MMIO_NEXT', 'u32', 'pieces of an MMIO write that wait: the next one'],
     ['MMIO_COUNT', 'u32', 'how many there are'],
     ['TPR_REPORT', 'u32', 'KVM_TPR_ACCESS_REPORTING: 1 on; 2 an access waits to be reported'],
+    ['RTC_VECTOR', 'u32', '0x100 + vector of the interrupt of pin 8 that this vCPU has not ended (rtc_status.map, vectors)'],
     ['HALT_EXITS', 'u64', 'HLT instructions that left the guest (halt_exits)'],
     ['COUNT_USED', 'u32', 'rows of COUNTS in use', 1, 0x460],
     ['COUNT_LOST', 'u32', 'events without a row'],

@@ -22,8 +22,9 @@ export class Board extends Guest {
   cpuid(s: number): void {
     const { view } = this.core
     const entries = [
-      [0, 0, 0, 1, 0x68747541, 0x444d4163, 0x69746e65],
+      [0, 0, 0, 7, 0x68747541, 0x444d4163, 0x69746e65],
       [1, 0, 0, 0xa00f11, 0, (1 << 21) | (1 << 24), 0x178bfbff],
+      [7, 0, 1, 0, 2, 0, 0], // TSC_ADJUST
     ]
     view.setUint32(s + L.VCPU_CPUID, entries.length, true)
     entries.forEach((e, i) => {
@@ -84,6 +85,10 @@ export class Board extends Guest {
       for (const v of values) this.out(port, v)
     this.out(0x21, 0)
     this.out(0xa1, 0)
+  }
+  setPic(bytes: Uint8Array, slave = 0): void {
+    this.core.bytes.set(bytes, L.STAGING)
+    call(this.core, 'picSet', this.vm, slave, L.STAGING)
   }
   /** The PIC master's bytes as KVM_GET_IRQCHIP returns them. */
   pic(slave = 0): Uint8Array {

@@ -170,13 +170,12 @@ test('a resampling irqfd stays high until the EOI, which tells resamplefd', asyn
   const [fd, resample] = [kvm.eventfd(), kvm.eventfd()] as [number, number]
   assert.is(irqfd(kvm, vm, fd, 20, 2, 99), -ERRNO.EBADF)
   assert.is(irqfd(kvm, vm, fd, 20, 2, resample), 0)
+  // Raised while the pin is masked: unmasking does not deliver, it asks the owner (ioapic.c, kvm_notify_irqfd_resampler).
   put(kvm, fd)
-  const first = vcpu.run({ maxInstructions: 10000 })
-  assert.is(
-    first.reason,
-    'KVM_EXIT_IO',
-    JSON.stringify(first, (_k, v) => (typeof v === 'bigint' ? String(v) : v)),
-  )
+  assert.is(vcpu.run({ maxInstructions: 10000 }).reason, 'KVM_EXIT_INTR')
+  assert.is(take(kvm, resample), 1n)
+  put(kvm, fd)
+  assert.is(vcpu.run({ maxInstructions: 10000 }).reason, 'KVM_EXIT_IO')
   assert.is(take(kvm, resample), null, 'not before the EOI')
   assert.is(vcpu.run({ maxInstructions: 10000 }).reason, 'KVM_EXIT_INTR')
   assert.is(take(kvm, resample), 1n)
