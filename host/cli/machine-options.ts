@@ -6,7 +6,7 @@ import { readInput } from './files.ts'
 
 export const guestOptions: readonly Option[] = [
   { name: 'type', value: 'T', help: `VM type: ${machineTypes.join(', ')} (default: default; snp and tdx are to come)` },
-  { name: 'firmware', value: 'FILE', help: 'OVMF-style image, mapped to end at 4 GiB' },
+  { name: 'firmware', value: 'FILE', help: 'OVMF-style image or PC BIOS, mapped to end at 4 GiB' },
   { name: 'policy', value: 'HEX', help: 'SEV guest policy (default 0x1; 0x5 for sev-es)' },
   { name: 'vcpu-type', value: 'NAME', help: 'CPU whose signature the measured VMSA holds: EPYC-Milan, EPYC-v4, …' },
   { name: 'guest-features', value: 'HEX', help: 'SEV_FEATURES of the VMSA' },

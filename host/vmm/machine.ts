@@ -10,6 +10,7 @@ import { Board } from './board.ts'
 import { Flash, variableStoreLength } from './devices/flash.ts'
 import { createVcpu, type ResetState } from './first-state.ts'
 import { acpiFiles, facsAddress, PM_BASE, PM_BASE_440, WAKING_VECTOR } from './loaders/acpi.ts'
+import { biosBoot } from './loaders/bios-boot.ts'
 import { detect } from './loaders/detect.ts'
 import { type EntryState, loadFlat } from './loaders/flat.ts'
 import { ACPI_PLACE, loadKernel } from './loaders/kernel.ts'
@@ -120,10 +121,20 @@ export class Machine {
     // What firmware would have programmed.
     if (!firmware) this.board.power.move(PM_BASE)
     else {
-      if (options.kernel) this.board.fwCfg.setKernel(options.kernel, options.initrd, options.append)
+      if (options.kernel) this.#offerKernel(options.kernel, detect(firmware.image) === 'firmware')
       for (const file of acpiFiles(options.smp, chipset === 'q35' ? PM_BASE : PM_BASE_440)) this.board.fwCfg.addFile(file.name, file.bytes)
     }
     if (flash && firmware) this.board.bus.addMmio(new Flash(flash), firmware.base, flash.length)
+  }
+
+  /** A kernel for firmware: UEFI takes it from fw_cfg itself, a BIOS needs an option ROM. */
+  #offerKernel(kernel: Uint8Array, uefi: boolean): void {
+    const { initrd, append, memory, smp } = this.#options
+    const { fwCfg } = this.board
+    if (uefi) return fwCfg.setKernel(kernel, initrd, append)
+    const boot = biosBoot({ kernel, initrd, append, memory, cpus: smp })
+    fwCfg.setKernel(boot.kernel, initrd, append)
+    for (const file of boot.files) fwCfg.addFile(file.name, file.bytes)
   }
 
   /** KVM_PIT_FLAGS_HPET_LEGACY: channel 0 of the 8254 no longer reaches IRQ 0. */

@@ -1,8 +1,8 @@
-/** Debian's 6.1 kernel: by bzImage, by PVH, through OVMF; a run repeats to the instruction. */
+/** Debian's 6.1 kernel: by bzImage, by PVH, through OVMF and SeaBIOS; a run repeats to the instruction. */
 import { readFileSync } from 'node:fs'
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { ovmfPath } from '../support/needs.ts'
+import { has, ovmfPath, seabiosPath } from '../support/needs.ts'
 import { boot, when } from './boot.ts'
 
 when(test, ['vmlinuz-6.1'], 'Linux 6.1, bzImage', async () => {
@@ -21,6 +21,13 @@ const ovmf = ovmfPath()
 if (ovmf !== null) {
   when(test, ['vmlinuz-6.1'], 'Linux 6.1 through OVMF', async () => {
     await boot('vmlinuz-6.1', { firmware: new Uint8Array(readFileSync(ovmf)) })
+  })
+}
+
+if (has('seabios')) {
+  when(test, ['vmlinuz-6.1'], 'Linux 6.1 through SeaBIOS, from its real-mode setup', async () => {
+    const { output } = await boot('vmlinuz-6.1', { firmware: new Uint8Array(readFileSync(`${seabiosPath()}/bios-256k.bin`)) })
+    assert.match(output, /Booting from ROM/)
   })
 }
 
