@@ -47,8 +47,8 @@ test('options that README names are in the help', () => {
     .map((name) => textOf(`host/cli/${name}`))
     .join('\n')
   for (const [, option = ''] of textOf('README.md').matchAll(/[ `]--([a-z][a-z-]*)/g)) {
-    // --allow-read is Deno's.
-    if (option === 'help' || option === 'allow-read') continue
+    // Options of Deno and of V8.
+    if (option === 'help' || option === 'allow-read' || option.startsWith('no-turbo')) continue
     assert.ok(help.includes(`name: '${option}'`), `--${option}`)
   }
 })

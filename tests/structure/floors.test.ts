@@ -1,7 +1,7 @@
 /** Imports run only down the floors of docs/how-it-works.md: userspace, kernel, firmware, silicon. */
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
-import { importsOf, sources } from './sources.ts'
+import { importsOf, sources, textOf } from './sources.ts'
 
 /** What each room of host/ may import, beside itself, `host/errors.ts` and what is generated from spec/. */
 const HOST: Readonly<Record<string, readonly string[]>> = {
@@ -92,6 +92,21 @@ test('nothing that ships imports tools, tests or benchmarks, and spec/ is data a
     for (const { to } of importsOf(path)) if (!to.startsWith(`${top}/`)) wrong.push(`${path} imports ${to}`)
   }
   assert.equal(wrong, [])
+})
+
+/** Longer than a reader keeps in mind, and why they are. */
+const LONG: Readonly<Record<string, string>> = {
+  'assembly/kvm/lapic.ts': 'the local APIC, to be divided',
+}
+
+test('what ships is in files of one purpose: none is longer than 450 lines', () => {
+  const long: string[] = []
+  for (const path of sources('host', 'assembly')) {
+    if (path.includes('/generated/')) continue
+    if (textOf(path).split('\n').length > 451 && LONG[path] === undefined) long.push(path)
+  }
+  assert.equal(long, [])
+  for (const path of Object.keys(LONG)) assert.ok(textOf(path).split('\n').length > 451, `${path} is short enough`)
 })
 
 test('the rules see a forbidden import', () => {
