@@ -6,7 +6,7 @@ import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { exitName, type Mapping, openKvm, type Vcpu, type Vm } from '../../host/index.ts'
 import { variableStoreLength } from '../../host/vmm/devices/flash.ts'
-import { Machine } from '../../host/vmm/index.ts'
+import { Machine, type MachineOptions } from '../../host/vmm/index.ts'
 import { RunLoop } from '../../host/vmm/run-loop.ts'
 import { needs } from '../support/needs.ts'
 import { copyVcpu, movePages, PAGE } from '../support/migration.ts'
@@ -46,26 +46,48 @@ function copyChips(from: Vm, to: Vm): void {
   to.ioctl('KVM_SET_PIT2', pit)
 }
 
-needs(test, 'ovmf', 'OVMF goes to another platform in the middle of its boot and reaches the shell there', async () => {
-  const image = ovmf()
+/** A machine in the middle of OVMF's DXE phase: devices, timer and DMA buffers are in use, and nothing has been printed. */
+async function halfBooted(options: Pick<MachineOptions, 'type' | 'policy' | 'seed'>, image: Uint8Array): Promise<HalfBooted> {
   let output = ''
   const machine = await Machine.create({
-    type: 'sev',
-    policy: 0n,
-    seed: 1,
+    ...options,
     firmware: image,
     memory: 64 << 20,
     onSerial: (bytes) => {
       output += new TextDecoder().decode(bytes)
     },
   })
-  const { kvm, vm } = machine
   const source = machine.vcpus[0] as Vcpu
   machine.launch()
-  // In the middle of the DXE phase: devices, timer and DMA buffers are in use.
-  const first = loop(machine, vm, source, 540_000_000).run(300_000)
+  const first = loop(machine, machine.vm, source, 540_000_000).run(300_000)
   assert.is(first?.reason, 'budget-instructions', String(first?.detail))
   assert.is(output, '')
+  return { machine, source, output: () => output }
+}
+
+interface HalfBooted {
+  readonly machine: Machine
+  readonly source: Vcpu
+  readonly output: () => string
+}
+
+/** The devices are the VMM's: they see the other VM from here on, and the firmware reaches its shell there. */
+function reachesShell({ machine, output }: HalfBooted, target: Vm, arrived: Vcpu, budget: number): void {
+  const { vm } = machine
+  const file = target.file
+  Object.defineProperty(vm, 'file', { get: () => file })
+  vm.irqLine = (gsi, level) => target.irqLine(gsi, level)
+  const second = loop(machine, target, arrived, budget)
+  let outcome = null
+  while (outcome === null && !output().includes('UEFI Interactive Shell')) outcome = second.run(100)
+  assert.is(outcome, null, `${JSON.stringify(outcome)} ${output().slice(-400)}`)
+}
+
+needs(test, 'ovmf', 'OVMF goes to another platform in the middle of its boot and reaches the shell there', async () => {
+  const image = ovmf()
+  const half = await halfBooted({ type: 'sev', policy: 0n, seed: 1 }, image)
+  const { machine, source } = half
+  const { kvm, vm } = machine
 
   // The variable store is the VMM's own device, and the guest maps it shared; no DMA is under way.
   const store = FOUR_GIB - image.length
@@ -110,19 +132,12 @@ needs(test, 'ovmf', 'OVMF goes to another platform in the middle of its boot and
   copyVcpu(source as never, arrived as never)
   vm.sendFinish()
   target.receiveFinish()
-  // The devices are the VMM's: they see the other VM and its memory from here on.
+  // The devices are the VMM's: they see the other VM's memory from here on.
   for (const [from, to] of copies) {
     from.read = (offset, n) => to.read(offset, n)
     from.write = (offset, bytes) => to.write(offset, bytes)
   }
-  const file = target.file
-  Object.defineProperty(vm, 'file', { get: () => file })
-  vm.irqLine = (gsi, level) => target.irqLine(gsi, level)
-
-  const second = loop(machine, target, arrived, 400_000_000)
-  let outcome = null
-  while (outcome === null && !output.includes('UEFI Interactive Shell')) outcome = second.run(100)
-  assert.is(outcome, null, `${JSON.stringify(outcome)} ${output.slice(-400)}`)
+  reachesShell(half, target, arrived, 400_000_000)
   assert.equal(there.kernel.internalErrors, [])
 })
 
@@ -131,21 +146,9 @@ needs(
   'ovmf',
   'OVMF under SEV-ES is moved to another VM of the host in the middle of its boot: sealed registers and all',
   async () => {
-    let output = ''
-    const machine = await Machine.create({
-      type: 'sev-es-legacy',
-      firmware: ovmf(),
-      memory: 64 << 20,
-      onSerial: (bytes) => {
-        output += new TextDecoder().decode(bytes)
-      },
-    })
+    const half = await halfBooted({ type: 'sev-es-legacy' }, ovmf())
+    const { machine, source } = half
     const { kvm, vm } = machine
-    const source = machine.vcpus[0] as Vcpu
-    machine.launch()
-    const first = loop(machine, vm, source, 540_000_000).run(300_000)
-    assert.is(first?.reason, 'budget-instructions', String(first?.detail))
-    assert.is(output, '')
 
     const target = kvm.createVm('sev-es-legacy')
     target.createIrqchip()
@@ -161,14 +164,7 @@ needs(
     arrived.set('KVM_SET_VCPU_EVENTS', source.get('KVM_GET_VCPU_EVENTS'))
     assert.is(target.enableCap('KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM', [vm.fd]), 0)
     assert.is(source.runRaw(1), -5)
-    const file = target.file
-    Object.defineProperty(vm, 'file', { get: () => file })
-    vm.irqLine = (gsi, level) => target.irqLine(gsi, level)
-
-    const second = loop(machine, target, arrived, 600_000_000)
-    let outcome = null
-    while (outcome === null && !output.includes('UEFI Interactive Shell')) outcome = second.run(100)
-    assert.is(outcome, null, `${JSON.stringify(outcome)} ${output.slice(-400)}`)
+    reachesShell(half, target, arrived, 600_000_000)
     assert.equal(kvm.kernel.internalErrors, [])
   },
 )
