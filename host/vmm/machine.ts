@@ -13,7 +13,7 @@ import { acpiFiles, facsAddress, PM_BASE, PM_BASE_440, WAKING_VECTOR } from './l
 import { biosBoot } from './loaders/bios-boot.ts'
 import { detect } from './loaders/detect.ts'
 import { type EntryState, loadFlat } from './loaders/flat.ts'
-import { ACPI_PLACE, loadKernel } from './loaders/kernel.ts'
+import { ACPI_PLACE, checkForUefi, loadKernel } from './loaders/kernel.ts'
 import { type Firmware, loadFirmware } from './loaders/ovmf.ts'
 import { type AddressSpace, splitMemory } from './memory.ts'
 import { MemoryMap, pagesOf } from './memory-map.ts'
@@ -62,6 +62,11 @@ export class Machine {
     // Requirement B3: without the block nobody knows where the others start, and their registers are sealed.
     if (firmware && firmware.apReset === null && isSevEs(checked.type) && checked.smp > 1) {
       throw new CloisterError('firmware', `firmware: no SEV-ES reset block, which ${checked.smp} vCPUs of a '${checked.type}' guest need`)
+    }
+    const { kernel, initrd, append, memory, smp } = checked
+    if (firmware && kernel) {
+      if (detect(firmware.image) === 'firmware') checkForUefi({ kernel, initrd, memory })
+      else biosBoot({ kernel, initrd, append, memory, cpus: smp })
     }
     const kvm = await openKvm({
       host: 'amd',

@@ -2,7 +2,7 @@
 import { test } from 'uvu'
 import * as assert from 'uvu/assert'
 import { CloisterError } from '../../host/errors.ts'
-import { Machine } from '../../host/vmm/index.ts'
+import { Machine, type MachineOptions } from '../../host/vmm/index.ts'
 import { acpiFiles } from '../../host/vmm/loaders/acpi.ts'
 import { loadKernel, type KernelOptions } from '../../host/vmm/loaders/kernel.ts'
 import { bzImage, multiboot, multibootFlat, pvh } from './synthetic.ts'
@@ -197,6 +197,31 @@ test('ACPI tables through fw_cfg: following the loader script gives valid tables
     assert.is(table(fadt.getBigUint64(140, true)).name, 'DSDT')
   }
   assert.equal(names, ['FACP', 'APIC', 'HPET'])
+})
+
+test('what UEFI firmware could not start is refused: half a kernel, an initrd larger than memory, ELF', async () => {
+  const firmware = new Uint8Array(0x10000).fill(0x90)
+  firmware.set(new TextEncoder().encode('_FVH'), 0x28)
+  new DataView(firmware.buffer).setBigUint64(0x20, 0x10000n, true)
+  firmware.set([0xeb, 0xfe], 0xfff0)
+  const cases: [words: RegExp, code: string, options: Partial<MachineOptions>][] = [
+    [/truncated: the header says/, 'kernel', { kernel: bzImage().subarray(0, 0x7e0) }],
+    [/5242880 bytes do not fit the 4194304 bytes of memory/, 'initrd', { kernel: bzImage(), initrd: new Uint8Array(5 * MiB) }],
+    [/without firmware/, 'kernel', { kernel: pvh() }],
+    [/without firmware/, 'kernel', { kernel: multiboot() }],
+  ]
+  for (const [words, code, options] of cases) {
+    try {
+      await Machine.create({ firmware, memory: 4 * MiB, ...options })
+      assert.unreachable(String(words))
+    } catch (error) {
+      assert.instance(error, CloisterError, String(error))
+      assert.is((error as CloisterError).code, code)
+      assert.match((error as CloisterError).message, words)
+    }
+  }
+  const machine = await Machine.create({ firmware, memory: 4 * MiB, kernel: bzImage(), initrd: new Uint8Array(MiB) })
+  machine[Symbol.dispose]()
 })
 
 test.run()

@@ -84,17 +84,33 @@ function placeInitrd(initrd: Uint8Array, limit: number, floor: number): Piece {
   return { address, bytes: initrd }
 }
 
-function loadBzImage({ kernel, initrd, append = '', memory, cpus }: KernelOptions): LoadedImage {
-  const view = new DataView(kernel.buffer, kernel.byteOffset, kernel.length)
+/** Bytes of the setup sectors; a file that has fewer than its header says is refused. */
+function setupBytes(kernel: Uint8Array): number {
   if (kernel.length < 0x268) refuse(`truncated: ${kernel.length} bytes are too short for a bzImage's header`)
+  const setup = ((kernel[0x1f1] || 4) + 1) * 512
+  const size = new DataView(kernel.buffer, kernel.byteOffset, kernel.length).getUint32(0x1f4, true) * 16
+  // syssize counts paragraphs: the last one may be cut short (memtest86+).
+  if (setup + size > kernel.length + 15) refuse(`truncated: the header says ${setup + size} bytes, the file has ${kernel.length}`)
+  return setup
+}
+
+/** What UEFI firmware gets by fw_cfg: it would crash on half a kernel and fall silent about the rest. */
+export function checkForUefi({ kernel, initrd, memory }: Pick<KernelOptions, 'kernel' | 'initrd' | 'memory'>): void {
+  const kind = detect(kernel)
+  if (kind === 'bzImage') setupBytes(kernel)
+  else if (kind !== 'unknown') refuse('UEFI firmware starts a bzImage or an EFI application; an ELF kernel starts without firmware')
+  if (kernel.length > memory) refuse(`${kernel.length} bytes do not fit the ${memory} bytes of memory`)
+  if (initrd && kernel.length + initrd.length > memory)
+    refuse(`${initrd.length} bytes do not fit the ${memory} bytes of memory beside the kernel's ${kernel.length}`, 'initrd')
+}
+
+function loadBzImage({ kernel, initrd, append = '', memory, cpus }: KernelOptions): LoadedImage {
+  const setup = setupBytes(kernel)
+  const view = new DataView(kernel.buffer, kernel.byteOffset, kernel.length)
   const version = view.getUint16(0x206, true)
   if (version < 0x20c) refuse(`boot protocol ${version >> 8}.${version & 255}: 2.12 is the oldest that can be entered`)
   // A 64-bit kernel says so in xloadflags; a 32-bit one is entered in flat protected mode ("32-bit boot protocol").
   const long = (view.getUint16(0x236, true) & 1) !== 0
-  const setup = ((kernel[0x1f1] || 4) + 1) * 512
-  const size = view.getUint32(0x1f4, true) * 16
-  // syssize counts paragraphs: the last one may be cut short (memtest86+).
-  if (setup + size > kernel.length + 15) refuse(`truncated: the header says ${setup + size} bytes, the file has ${kernel.length}`)
   const address = Number(view.getBigUint64(0x258, true))
   const initSize = view.getUint32(0x260, true)
   const { low } = splitMemory(memory)
