@@ -392,4 +392,34 @@ test('events are counted', () => {
   )
 })
 
+test('a GHCB in the page of running code: what KVM writes there is noise to the guest, also where it was decoded before', () => {
+  const HOME = 0x4000
+  for (const inCode of [false, true]) {
+    const g = new EsGuest()
+    const code = new Uint8Array(4096).fill(0x90)
+    // vmgexit; jmp to 0x390: mov ax, 0x1234; jmp back to it. KVM answers in 0x398 to 0x3a7.
+    code.set([0xf3, 0x0f, 0x01, 0xd9, 0xeb, 0x0a], 0x380)
+    code.set([0xb8, 0x34, 0x12, 0xeb, 0xfb], 0x390)
+    g.write(HOME, code)
+    call(g.core, 'pspEncrypt', g.backing, BigInt(HOME), 4096, 1)
+    const view = (rip: number): void => g.core.view.setBigUint64(g.s + L.CPU_RIP, BigInt(rip), true)
+    view(HOME + 0x390)
+    g.run(g.s, 50n)
+    assert.is(g.reg(0) & 0xffffn, 0x1234n, 'warm')
+    const before = g.read(HOME + 0x390, 32)
+    g.setReg(0, 0n)
+    view(HOME + 0x380)
+    g.ghcbMsr = BigInt(inCode ? HOME : PAGE)
+    g.run(g.s, 1n)
+    // Ciphertext, or zeros without valid bits: refused either way.
+    assert.is(Number(g.read64((inCode ? HOME : PAGE) + OFFSETS.info1)), 2)
+    assert.is(g.rip(), HOME + 0x384)
+    g.run(g.s, 2n)
+    const after = g.read(HOME + 0x390, 32)
+    assert.is(Buffer.from(before).equals(after), !inCode)
+    // A write of eight bytes changes its whole granule of 16.
+    assert.is((g.reg(0) & 0xffffn) === 0x1234n, !inCode, inCode ? 'noise' : 'as it was')
+  }
+})
+
 test.run()

@@ -151,6 +151,86 @@ test('INS into a page that faults: RCX and RDI stay, and the element is read aga
     }
 })
 
+test('RDMSR and WRMSR carry all 64 bits, MOVDIRI stores four or eight bytes', () => {
+  const m = new Machine('long')
+  m.everyFeature()
+  // wrmsr; xor eax,eax; xor edx,edx; rdmsr; hlt
+  for (let bit = 0; bit < 32; bit++)
+    for (const high of [0n, 0xffff_ffffn]) {
+      const low = 1n << BigInt(bit)
+      m.set32(L.CPU_HALTED, 0)
+      m.set64(L.CPU_RIP, BigInt(CODE))
+      // IA32_TSC_AUX has 32 bits, KERNEL_GS_BASE 64 that are canonical.
+      for (const [register, value] of [
+        [1, 0xc0000102n],
+        [0, low],
+        [2, high && 0xffff_8000n],
+      ] as const)
+        m.setReg(register, value)
+      assert.is(m.exec([0x0f, 0x30, 0x31, 0xc0, 0x31, 0xd2, 0x0f, 0x32, HLT]), -1)
+      assert.equal([m.reg(0), m.reg(2)], [low, high && 0xffff_8000n])
+    }
+  for (const [code, stored] of [
+    [[0x0f, 0x38, 0xf9, 0x06], 0xffff_ffff_89ab_cdefn],
+    [[0x48, 0x0f, 0x38, 0xf9, 0x06], 0x0123_4567_89ab_cdefn],
+  ] as const) {
+    m.set32(L.CPU_HALTED, 0)
+    m.set64(L.CPU_RIP, BigInt(CODE))
+    m.setReg(0, 0x0123_4567_89ab_cdefn)
+    m.setReg(6, 0x30000n)
+    m.poke(0x30000, 0xffff_ffff_ffff_ffffn)
+    assert.is(m.exec([...code, HLT]), -1)
+    assert.is(m.peek(0x30000), stored)
+  }
+})
+
+test('flat code checks limits, kinds and bases of whichever data segments are not flat', () => {
+  const segments = [L.SEG_ES, L.SEG_SS, L.SEG_DS] as const
+  const override = { [L.SEG_ES]: 0x26, [L.SEG_SS]: 0x36, [L.SEG_DS]: 0x3e }
+  // Limit, attributes and base of what is not flat; what a load at 0x5000 and a store there do: -1 or the vector, and the base.
+  for (const [name, limit, attrib, base, loads, stores] of [
+    ['short', 0x5002, 0x493, 0, 13, 13],
+    ['just long enough', 0x5003, 0x493, 0, -1, -1],
+    ['read-only', 0xffffffff, 0xc91, 0, -1, 13],
+    ['expand-down', 0x5000, 0xc97, 0, 13, 13],
+    ['with a base', 0xffffffff, 0xc93, 0x1000, -1, -1],
+    ['null', 0, 0x8000, 0, 13, 13],
+  ] as const)
+    for (let which = 1; which < 8; which++)
+      for (const n of segments)
+        for (const store of [false, true]) {
+          const m = new Machine('protected')
+          m.poke(0x5000, 0x11111111n, 4)
+          m.poke(0x6000, 0x22222222n, 4)
+          segments.forEach((x, i) => {
+            if ((which >> i) & 1) m.segment(x, x === L.SEG_SS ? KDATA : 0x80, BigInt(base), limit, attrib)
+          })
+          // Handlers need a stack: events go through a task of their own.
+          m.poke(GDT + 0x88, descriptor(0x7000, 0x67, 0x089))
+          for (const [at, v] of [
+            [0x20, STUBS + 0xf80],
+            [0x24, 2],
+            [0x38, 0x28000],
+            [0x4c, KCODE],
+            ...[0x48, 0x50, 0x54, 0x58, 0x5c].map((a) => [a, KDATA] as const),
+          ] as const)
+            m.poke(0x7000 + at, BigInt(v), 4)
+          for (const v of [12, 13]) m.idt(v, 0x0000_8500_0088_0000n)
+          m.changed()
+          m.setReg(0, 0x33333333n)
+          m.code([override[n] as number, store ? 0x89 : 0x8b, 0x05, 0x00, 0x50, 0, 0, HLT])
+          m.run(3)
+          const bad = ((which >> segments.indexOf(n)) & 1) !== 0 ? (store ? stores : loads) : -1
+          const label = `${name}, ${which}, segment ${n}, ${store ? 'store' : 'load'}`
+          assert.is(m.selector(L.SEG_TR) === 0x88, bad >= 0, label)
+          if (bad >= 0) continue
+          assert.is(Number(m.rip), CODE + 8, label)
+          const at = ((which >> segments.indexOf(n)) & 1) !== 0 && base ? 0x6000 : 0x5000
+          if (store) assert.is(Number(m.peek(at, 4)), 0x33333333, label)
+          else assert.is(Number(m.reg(0)), at === 0x6000 ? 0x22222222 : 0x11111111, label)
+        }
+})
+
 test('INS and OUTS with 16-bit addresses leave the upper halves of their registers', () => {
   for (const [code, index] of [
     [[0xf3, 0x6c], 7],
