@@ -1,7 +1,8 @@
 /**
  * MC146818 real-time clock with its battery-backed RAM at ports 0x70/0x71. Time is a fixed epoch plus virtual time, so
  * that runs repeat. Periodic, alarm and update-ended interrupts (data sheet, "Interrupts") drive IRQ 8; what is due next is a
- * deadline. The update-in-progress bit is up for the last 244 us of a second.
+ * deadline. The update-in-progress bit is up for the last 244 us of a second. While SET or a reset of the divider stops the
+ * clock, its registers are plain bytes; what they say is the time when it goes on.
  * Memory sizes in the RAM follow QEMU's PC machines, which is where OVMF looks.
  */
 import type { PortDevice } from '../bus.ts'
@@ -32,13 +33,19 @@ const IRQF = 0x80
 const HALT = 0x80 // SET, in register B
 const SECOND = 1e9
 const UPDATE_TIME = 244_000
+/** Seconds, minutes, hours, day of the week, of the month, month, year, century. */
+const CLOCK = [0, 2, 4, 6, 7, 8, 9, 0x32] as const
 
 export class Cmos implements PortDevice {
   readonly #ram = new Uint8Array(128)
   readonly #options: CmosOptions
   #index = 0
-  /** Seconds that the guest moved the clock by. */
+  /** Seconds that the guest moved the clock by, days of the week likewise, and ns by which its seconds begin earlier. */
   #offset = 0
+  #weekdays = 0
+  #phase = 0
+  /** The registers of a clock that stands still. */
+  #held: Map<number, number> | null = null
   /** Virtual ns up to which flags have been raised. */
   #seen = 0
   deadline = Number.POSITIVE_INFINITY
@@ -67,9 +74,9 @@ export class Cmos implements PortDevice {
   readPort(port: number, _size: number): number {
     if ((port & 1) === 0) return 0xff
     const index = this.#index
-    if (index <= 9 || index === 0x32) return this.#clock(index)
+    if (index <= 9 || index === 0x32) return this.#held?.get(index) ?? this.#field(index, this.#date())
     if (index === 0x0a) {
-      const updating = ((this.#ram[0x0b] as number) & HALT) === 0 && this.#options.now() % SECOND >= SECOND - UPDATE_TIME
+      const updating = !this.#stopped() && (this.#options.now() + this.#phase) % SECOND >= SECOND - UPDATE_TIME
       return ((this.#ram[0x0a] as number) & 0x7f) | (updating ? UIP : 0)
     }
     if (index === 0x0c) {
@@ -88,19 +95,60 @@ export class Cmos implements PortDevice {
       return
     }
     const index = this.#index
-    if (index <= 9 || index === 0x32) this.#setClock(index, value)
-    else if (index !== 0x0c && index !== 0x0d) {
-      // What has happened so far happened under the old rate.
-      if (index <= 0x0b) this.expire(this.#options.now())
-      this.#ram[index] = index === 0x0a ? value & 0x7f : value
-    }
+    if (CLOCK.includes(index as 0)) {
+      const running = this.#held === null
+      this.#held ??= this.#registers()
+      this.#held.set(index, value)
+      if (running) this.#resume()
+    } else if (index === 0x0a || index === 0x0b) this.#control(index, value)
+    else if (index !== 0x0c && index !== 0x0d) this.#ram[index] = value
     this.#schedule()
+  }
+
+  /** Registers A and B. */
+  #control(index: number, value: number): void {
+    // What has happened so far happened under the old rate.
+    this.expire(this.#options.now())
+    const ram = this.#ram
+    const reset = this.#reset()
+    const was = this.#stopped()
+    const registers = was ? null : this.#registers()
+    // SET going up clears UIE (data sheet, "Register B").
+    ram[index] = index === 0x0a ? value & 0x7f : value & HALT ? value & ~UPDATE : value
+    if (!was && this.#stopped()) this.#held = registers
+    // The first update comes half a second after the divider is released (data sheet, "Divider Control").
+    if (reset && !this.#reset()) this.#phase = (SECOND / 2 - (this.#options.now() % SECOND) + SECOND) % SECOND
+    if (was && !this.#stopped()) this.#resume()
+    // IRQF = PF and PIE, or AF and AIE, or UF and UIE.
+    const c = ram[0x0c] as number
+    const up = (c & (ram[0x0b] as number) & (PERIODIC | ALARM | UPDATE)) !== 0
+    ram[0x0c] = up ? c | IRQF : c & ~IRQF
+    if (up !== ((c & IRQF) !== 0)) this.#options.irq(up)
+  }
+
+  #reset(): boolean {
+    return ((this.#ram[0x0a] as number) & 0x60) === 0x60
+  }
+
+  #stopped(): boolean {
+    return ((this.#ram[0x0b] as number) & HALT) !== 0 || this.#reset()
+  }
+
+  /** The clock's registers as they read now. */
+  #registers(): Map<number, number> {
+    const date = this.#date()
+    return new Map(CLOCK.map((index) => [index, this.#field(index, date)]))
+  }
+
+  /** Whole seconds of the divider. */
+  #seconds(now: number): number {
+    return Math.floor((now + this.#phase) / SECOND)
   }
 
   /** Nanoseconds between periodic interrupts; 0: none (register A, rate selection with the 32 kHz time base). */
   #period(): number {
     const rate = (this.#ram[0x0a] as number) & 15
-    return rate === 0 ? 0 : (SECOND / 32768) * 2 ** ((rate < 3 ? rate + 7 : rate) - 1)
+    return rate === 0 || this.#reset() ? 0 : (SECOND / 32768) * 2 ** ((rate < 3 ? rate + 7 : rate) - 1)
   }
 
   #schedule(): void {
@@ -109,7 +157,7 @@ export class Cmos implements PortDevice {
     let at = Number.POSITIVE_INFINITY
     const period = this.#period()
     if (b & PERIODIC && period > 0) at = (Math.floor(now / period) + 1) * period
-    if (b & (UPDATE | ALARM) && (b & HALT) === 0) at = Math.min(at, (Math.floor(now / SECOND) + 1) * SECOND)
+    if (b & (UPDATE | ALARM) && !this.#stopped()) at = Math.min(at, (this.#seconds(now) + 1) * SECOND - this.#phase)
     this.deadline = Math.ceil(at)
   }
 
@@ -122,10 +170,11 @@ export class Cmos implements PortDevice {
     let flags = 0
     const period = this.#period()
     if (period > 0 && Math.floor(now / period) > Math.floor(since / period)) flags |= PERIODIC
-    if ((b & HALT) === 0 && Math.floor(now / SECOND) > Math.floor(since / SECOND)) {
+    const passed = this.#seconds(now) - this.#seconds(since)
+    if (!this.#stopped() && passed > 0) {
       flags |= UPDATE
       // A deadline stands at each second while the alarm is on, so only the last one needs a look; else at most a day.
-      const seconds = Math.min(Math.floor(now / SECOND) - Math.floor(since / SECOND), b & ALARM ? 86400 : 1)
+      const seconds = Math.min(passed, b & ALARM ? 86400 : 1)
       for (let i = 0; i < seconds && (flags & ALARM) === 0; i++) if (this.#alarmAt(now - i * SECOND)) flags |= ALARM
     }
     let c = (this.#ram[0x0c] as number) | flags
@@ -147,14 +196,10 @@ export class Cmos implements PortDevice {
   }
 
   #date(now = this.#options.now()): Date {
-    return new Date((this.#options.epoch + this.#offset) * 1000 + Math.floor(now / 1e6))
+    return new Date((this.#options.epoch + this.#offset + this.#seconds(now)) * 1000)
   }
 
   /** Register B: bit 2 = binary, bit 1 = 24 hours. */
-  #clock(index: number): number {
-    return this.#field(index, this.#date())
-  }
-
   #field(index: number, date: Date): number {
     const b = this.#ram[0x0b] as number
     const code = b & 4 ? (n: number): number => n : bcd
@@ -169,7 +214,7 @@ export class Cmos implements PortDevice {
         return code(hours % 12 || 12) | (hours >= 12 ? 0x80 : 0)
       }
       case 6:
-        return code(date.getUTCDay() + 1)
+        return code(((date.getUTCDay() + this.#weekdays) % 7) + 1)
       case 7:
         return code(date.getUTCDate())
       case 8:
@@ -183,37 +228,20 @@ export class Cmos implements PortDevice {
     }
   }
 
-  #setClock(index: number, value: number): void {
+  /** The clock goes on from what its registers say. */
+  #resume(): void {
     const b = this.#ram[0x0b] as number
-    const n = b & 4 ? value : (value >> 4) * 10 + (value & 15)
-    const before = this.#date()
-    const date = new Date(before)
-    switch (index) {
-      case 0:
-        date.setUTCSeconds(n)
-        break
-      case 2:
-        date.setUTCMinutes(n)
-        break
-      case 4:
-        date.setUTCHours(b & 2 ? n : ((b & 4 ? value & 0x7f : ((value & 0x70) >> 4) * 10 + (value & 15)) % 12) + (value & 0x80 ? 12 : 0))
-        break
-      case 7:
-        date.setUTCDate(n)
-        break
-      case 8:
-        date.setUTCMonth(n - 1)
-        break
-      case 9:
-        date.setUTCFullYear(Math.floor(date.getUTCFullYear() / 100) * 100 + n)
-        break
-      case 0x32:
-        date.setUTCFullYear(n * 100 + (date.getUTCFullYear() % 100))
-        break
-      default:
-        this.#ram[index] = value
-        return
-    }
-    this.#offset += Math.round((date.getTime() - before.getTime()) / 1000)
+    const held = this.#held ?? this.#registers()
+    const number = (value: number): number => (b & 4 ? value : (value >> 4) * 10 + (value & 15))
+    const at = (index: number): number => number(held.get(index) ?? 0)
+    const hours = held.get(4) ?? 0
+    const hour = b & 2 ? number(hours) : (number(hours & 0x7f) % 12) + (hours & 0x80 ? 12 : 0)
+    const date = new Date(0)
+    // Not Date.UTC: it takes years below 100 for those of the twentieth century.
+    date.setUTCFullYear(at(0x32) * 100 + at(9), at(8) - 1, at(7))
+    date.setUTCHours(hour, at(2), at(0))
+    this.#held = null
+    this.#offset = Math.round(date.getTime() / 1000) - this.#options.epoch - this.#seconds(this.#options.now())
+    this.#weekdays = (at(6) - 1 - date.getUTCDay() + 14) % 7
   }
 }

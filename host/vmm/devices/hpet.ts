@@ -29,6 +29,7 @@ const ENABLE = 0x04n
 const PERIODIC = 0x08n
 const SET_ACCUMULATOR = 0x40n
 const MODE_32 = 0x100n
+const ROUTE = 0x3e00n
 const WRITABLE = 0x3f4en
 const FIXED = (BigInt(ROUTES) << 32n) | 0x30n
 
@@ -36,8 +37,10 @@ interface Timer {
   configuration: bigint
   comparator: bigint
   period: bigint
-  /** Virtual ns of the next match; Infinity: none. */
-  due: number
+  /** The counter up to which matches have been looked for. */
+  seen: bigint
+  /** The line that its status bit holds high. */
+  raised: number | null
 }
 
 export interface HpetOptions {
@@ -63,7 +66,8 @@ export class Hpet implements MmioDevice {
       configuration: FIXED,
       comparator: MASK64,
       period: 0n,
-      due: Number.POSITIVE_INFINITY,
+      seen: 0n,
+      raised: null,
     }))
   }
 
@@ -84,42 +88,62 @@ export class Hpet implements MmioDevice {
     return Number(((this.#timers[index] as Timer).configuration >> 9n) & 31n)
   }
 
+  /** The next match of a timer that may interrupt. */
   #schedule(): void {
     const counter = this.#counter()
     this.deadline = Number.POSITIVE_INFINITY
     for (const timer of this.#timers) {
-      timer.due = Number.POSITIVE_INFINITY
+      timer.seen = counter
       if (!this.#running || (timer.configuration & ENABLE) === 0n) continue
       const mask = timer.configuration & MODE_32 ? MASK32 : MASK64
-      let wait = (timer.comparator - counter) & mask
-      if (wait === 0n) wait = mask
-      const due = (this.#ticks() + wait) * NS_PER_TICK
-      if (due < BigInt(Number.MAX_SAFE_INTEGER)) timer.due = Number(due)
-      this.deadline = Math.min(this.deadline, timer.due)
+      const due = (this.#ticks() + ((timer.comparator - counter - 1n) & mask) + 1n) * NS_PER_TICK
+      if (due < BigInt(Number.MAX_SAFE_INTEGER)) this.deadline = Math.min(this.deadline, Number(due))
     }
   }
 
-  expire(now: number): void {
-    for (const [index, timer] of this.#timers.entries()) {
-      if (timer.due > now) continue
-      if (timer.configuration & PERIODIC && timer.period > 0n) {
-        const mask = timer.configuration & MODE_32 ? MASK32 : MASK64
-        const late = BigInt(Math.floor(now - timer.due)) / NS_PER_TICK
-        timer.comparator = (timer.comparator + timer.period * (late / timer.period + 1n)) & mask
-      }
-      const line = this.#route(index)
-      if (timer.configuration & LEVEL) {
-        this.#status |= 1n << BigInt(index)
-        this.#options.irqLine(line, true)
-      } else {
-        this.#options.irqLine(line, true)
-        this.#options.irqLine(line, false)
-      }
-    }
+  expire(_now: number): void {
+    this.#matches()
     this.#schedule()
   }
 
+  /**
+   * What the counter has passed since the last look. A timer whose interrupt is off matches all the same (2.3.8): a periodic one
+   * moves on, a level-triggered one shows its status.
+   */
+  #matches(): void {
+    if (!this.#running) return
+    const counter = this.#counter()
+    for (const [index, timer] of this.#timers.entries()) {
+      const mask = timer.configuration & MODE_32 ? MASK32 : MASK64
+      const first = ((timer.comparator - timer.seen - 1n) & mask) + 1n
+      const passed = (counter - timer.seen) & MASK64
+      timer.seen = counter
+      if (passed < first) continue
+      if (timer.configuration & PERIODIC && timer.period > 0n)
+        timer.comparator = (timer.comparator + timer.period * ((passed - first) / timer.period + 1n)) & mask
+      if (timer.configuration & LEVEL) this.#status |= 1n << BigInt(index)
+      else if (timer.configuration & ENABLE) {
+        this.#options.irqLine(this.#route(index), true)
+        this.#options.irqLine(this.#route(index), false)
+      }
+    }
+    this.#lines()
+  }
+
+  /** A level is up while its status bit is, its interrupt is on and the HPET runs (2.3.4, 2.3.5). */
+  #lines(): void {
+    for (const [index, timer] of this.#timers.entries()) {
+      const up = this.#running && (timer.configuration & (LEVEL | ENABLE)) === (LEVEL | ENABLE) && (this.#status >> BigInt(index)) & 1n
+      const line = up ? this.#route(index) : null
+      if (line === timer.raised) continue
+      if (timer.raised !== null) this.#options.irqLine(timer.raised, false)
+      if (line !== null) this.#options.irqLine(line, true)
+      timer.raised = line
+    }
+  }
+
   #read(offset: number): bigint {
+    this.#matches()
     switch (offset) {
       case CAPABILITIES:
         return (BigInt(PERIOD_FS) << 32n) | BigInt(HPET_ID)
@@ -155,13 +179,14 @@ export class Hpet implements MmioDevice {
 
   #write(offset: number, value: bigint, mask: bigint): void {
     const merge = (old: bigint): bigint => (old & ~mask) | value
+    this.#matches()
     switch (offset) {
       case CONFIGURATION:
         this.#configure(merge(this.#configuration) & 3n)
         break
       case STATUS:
-        for (let i = 0; i < TIMERS; i++) if (value & this.#status & (1n << BigInt(i))) this.#options.irqLine(this.#route(i), false)
         this.#status &= ~value
+        this.#lines()
         return
       case COUNTER: {
         const counter = merge(this.#counter())
@@ -172,11 +197,22 @@ export class Hpet implements MmioDevice {
       default: {
         const timer = this.#timers[(offset - FIRST_TIMER) >> 5]
         if (offset < FIRST_TIMER || !timer) return
-        if ((offset & 0x1f) === 0) timer.configuration = FIXED | (merge(timer.configuration) & WRITABLE)
+        if ((offset & 0x1f) === 0) this.#setup(timer, merge(timer.configuration) & WRITABLE)
         else if ((offset & 0x1f) === 8) this.#compare(timer, value, mask)
       }
     }
+    this.#lines()
     this.#schedule()
+  }
+
+  /** A route that the timer does not have is not taken (2.3.8, Tn_INT_ROUTE_CNF); 32-bit mode drops the upper halves. */
+  #setup(timer: Timer, written: bigint): void {
+    const route = (ROUTES >> Number((written >> 9n) & 31n)) & 1 ? written & ROUTE : timer.configuration & ROUTE
+    timer.configuration = FIXED | (written & ~ROUTE) | route
+    if (timer.configuration & MODE_32) {
+      timer.comparator &= MASK32
+      timer.period &= MASK32
+    }
   }
 
   #configure(configuration: bigint): void {

@@ -1,7 +1,7 @@
 /**
  * ICH9 power management block (Intel ICH9 datasheet 13.8) at PMBASE and the ways a PC is reset: port 0xcf9, port 0x92,
- * the keyboard controller's pulse. The PM timer counts 3.579545 MHz of virtual time in 24 bits.
- * No SCI sources exist; SMI_EN is stored and does nothing, because the machine has no SMM: its APMC_EN is set from the start,
+ * the keyboard controller's pulse. The PM timer counts 3.579545 MHz of virtual time in 24 bits; TMR_STS goes up with each change
+ * of its top bit. No SCI sources exist; SMI_EN is stored and does nothing, because the machine has no SMM: its APMC_EN is set from the start,
  * which is how QEMU tells SeaBIOS so (it takes SMM for set up and does not wait for an SMI).
  */
 import type { Bus, PortDevice } from '../bus.ts'
@@ -17,6 +17,9 @@ const APMC_EN = 0x20
 /** Bit 10, in the high byte. */
 const RTC_STS = 4
 const TIMER_HZ = 3579545
+/** Bit 0 of the status: bit 23 of the timer changed (ACPI 4.8.3.1.1). */
+const TMR_STS = 1
+const HALF = 0x800000
 
 export class PowerManagement implements PortDevice {
   readonly #bus: Bus
@@ -24,6 +27,8 @@ export class PowerManagement implements PortDevice {
   readonly #powerOff: (state: number) => void
   readonly #registers = new Uint8Array(SIZE)
   #base: number | null = null
+  /** Changes of the timer's top bit that TMR_STS was cleared after. */
+  #turns = 0
 
   /** `powerOff` receives the sleep type written with SLP_EN (q35's S5 is type 0). */
   constructor(bus: Bus, now: () => number, powerOff: (state: number) => void) {
@@ -46,17 +51,20 @@ export class PowerManagement implements PortDevice {
 
   readPort(port: number, size: number): number {
     const offset = port - (this.#base ?? 0)
-    if (offset >= PM_TMR && offset < PM_TMR + 4) {
-      const ticks = Math.floor((this.#now() * TIMER_HZ) / 1e9) % 0x1000000
-      return slice(ticks >>> (8 * (offset - PM_TMR)), size)
-    }
+    if (offset >= PM_TMR && offset < PM_TMR + 4) return slice((this.#ticks() % (2 * HALF)) >>> (8 * (offset - PM_TMR)), size)
+    if (Math.floor(this.#ticks() / HALF) !== this.#turns) this.#registers[PM1_STS] = (this.#registers[PM1_STS] as number) | TMR_STS
     let value = 0
     for (let i = 0; i < size; i++) value |= (this.#registers[offset + i] ?? 0xff) << (8 * i)
     return value >>> 0
   }
 
+  #ticks(): number {
+    return Math.floor((this.#now() * TIMER_HZ) / 1e9)
+  }
+
   writePort(port: number, size: number, value: number): void {
     const offset = port - (this.#base ?? 0)
+    if (offset === PM1_STS && value & TMR_STS) this.#turns = Math.floor(this.#ticks() / HALF)
     for (let i = 0; i < size && offset + i < SIZE; i++) {
       const at = offset + i
       const byte = (value >>> (8 * i)) & 0xff

@@ -54,7 +54,8 @@ export class Serial implements PortDevice {
   }
 
   #refill(): void {
-    const depth = this.#fcr & 1 ? FIFO : 1
+    // In loopback the receiver's input is disconnected (8.6).
+    const depth = this.#mcr & MCR_LOOP ? 0 : this.#fcr & 1 ? FIFO : 1
     let taken = 0
     while (this.#fifo.length < depth && taken < this.#input.length) this.#fifo.push(this.#input[taken++] as number)
     if (taken) this.#input = this.#input.slice(taken)
@@ -154,6 +155,7 @@ export class Serial implements PortDevice {
         return
       case MCR:
         this.#mcr = value & 0x1f
+        this.#refill()
         return
       case SCR:
         this.#scratch = value
@@ -161,8 +163,10 @@ export class Serial implements PortDevice {
   }
 
   #loop(byte: number): void {
-    if (this.#fifo.length >= (this.#fcr & 1 ? FIFO : 1)) this.#overrun = true
-    else this.#fifo.push(byte)
+    // 8.4, LSR 1: the receiver buffer's old character is destroyed, a full FIFO keeps what it has.
+    this.#overrun ||= this.#fifo.length >= (this.#fcr & 1 ? FIFO : 1)
+    if ((this.#fcr & 1) === 0) this.#fifo.length = 0
+    if (this.#fifo.length < FIFO) this.#fifo.push(byte)
     this.#update()
   }
 }
