@@ -152,6 +152,56 @@ test('INVLPG anywhere in a page of 2 MiB drops all of it', () => {
   }
 })
 
+test('INVLPG anywhere in a page of 4 MiB (32-bit paging) drops all of it', () => {
+  const m = new Machine('protected')
+  const directory = 0x60000
+  m.poke(directory, 0x83n, 4)
+  m.poke(directory + 4, 0x83n, 4)
+  m.set64(L.CPU_CR3, BigInt(directory))
+  m.set64(L.CPU_CR4, 0x10n)
+  m.set64(L.CPU_CR0, 0x80000011n)
+  m.changed()
+  m.poke(0x5000, 0x77n, 1)
+  const at = 0x405000n
+  for (const other of [0x405000n, 0x400000n, 0x7ff000n]) {
+    m.poke(directory + 4, 0x83n, 4)
+    exec(m, [0x0f, 0x01, 0x39], () => m.setReg(1, at))
+    assert.is(
+      exec(m, [0x8a, 0x01], () => m.setReg(1, at)),
+      -1,
+    )
+    assert.is(Number(m.reg(0) & 0xffn), 0x77)
+    m.poke(directory + 4, 0x82n, 4)
+    exec(m, [0x0f, 0x01, 0x39], () => m.setReg(1, other))
+    assert.is(
+      exec(m, [0x8a, 0x01], () => m.setReg(1, at)),
+      14,
+      `by ${other.toString(16)}`,
+    )
+  }
+})
+
+test('STAC and CLAC hold for the next instruction', () => {
+  const m = machine(7n, 0x20n | bit(SMAP))
+  const [stac, clac, read] = [
+    [0x0f, 0x01, 0xcb],
+    [0x0f, 0x01, 0xca],
+    [0x8a, 0x41, 1],
+  ] as const
+  for (let round = 0; round < 3; round++) {
+    m.setFlags(2n)
+    m.changed()
+    assert.is(exec(m, [...read]), 14)
+    assert.is(exec(m, [...stac, ...read]), -1)
+    assert.is(Number(m.reg(0) & 0xffn), 0x0a)
+    assert.is(exec(m, [...clac, ...read]), 14)
+    m.setFlags(2n)
+    m.changed()
+    assert.is(exec(m, [...stac, ...read, ...clac, ...read]), 14)
+    assert.is(m.flags & 0x40000n, 0n)
+  }
+})
+
 test('translations of another PCID: INVPCID 1, 2 and 3, PGE and PCIDE drop them, a CR3 with bit 63 keeps to its own', () => {
   const base = 0x20n | bit(PGE) | bit(PCIDE)
   const keep = 1n << 63n

@@ -2,7 +2,7 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { call } from '../support/core.ts'
-import { CODE, descriptor, GDT, KCODE, KDATA, L, LDT_SEL, Machine, PML4, STUBS, TSS, TSS_SEL } from './machine.ts'
+import { CODE, descriptor, GDT, gate, KCODE, KCODE64, KDATA, L, LDT_SEL, Machine, PML4, STUBS, TSS, TSS_SEL } from './machine.ts'
 
 const test = suite('small state')
 const HLT = 0xf4
@@ -229,6 +229,71 @@ test('flat code checks limits, kinds and bases of whichever data segments are no
           if (store) assert.is(Number(m.peek(at, 4)), 0x33333333, label)
           else assert.is(Number(m.reg(0)), at === 0x6000 ? 0x22222222 : 0x11111111, label)
         }
+})
+
+test('LAR and LSL by descriptor type: the 286 types end with long mode', () => {
+  const known = {
+    protected: { lar: [1, 2, 3, 4, 5, 9, 11, 12], lsl: [1, 2, 3, 9, 11] },
+    long: { lar: [2, 9, 11, 12], lsl: [2, 9, 11] },
+  }
+  for (const mode of ['protected', 'long'] as const)
+    for (let type = 0; type < 32; type++)
+      for (const [name, opcode] of [
+        ['lar', 2],
+        ['lsl', 3],
+      ] as const) {
+        const m = new Machine(mode)
+        m.poke(GDT + 0x110, descriptor(0, 0x123, 0x080 | type))
+        m.poke(GDT + 0x118, 0n)
+        m.setReg(0, 0x110n)
+        m.setReg(1, 0x7777n)
+        m.code([0x0f, opcode, 0xc8, HLT])
+        m.run(10)
+        const valid = type >= 16 || known[mode][name].includes(type)
+        const label = `${mode}: ${name} of type ${type}`
+        assert.is((m.flags & 0x40n) !== 0n, valid, label)
+        assert.is(Number(m.reg(1)), valid ? (name === 'lar' ? 0x8000 | (type << 8) : 0x123) : 0x7777, label)
+      }
+})
+
+test('null SS in 64-bit code keeps the level', () => {
+  for (const cpl of [0, 1, 2]) {
+    const m = new Machine('long')
+    m.segment(L.SEG_CS, KCODE64 | cpl, 0n, 0xffffffff, 0xa9b | (cpl << 5))
+    m.set32(L.CPU_CPL, cpl)
+    m.changed()
+    m.setReg(0, BigInt(cpl))
+    m.code([0x8e, 0xd0, 0x90])
+    m.run(2)
+    assert.equal([Number(m.rip), m.selector(L.SEG_SS), m.attrib(L.SEG_SS)], [CODE + 3, cpl, 0x8000 | (cpl << 5)])
+  }
+})
+
+test('an INT without TF cancels no single step that begins later', () => {
+  const m = new Machine('long')
+  m.idt(0x40, gate(KCODE64, 0x11000, 0x8e))
+  m.code([0x48, 0xcf], 0x11000)
+  // int 0x40; push 0x102; popfq; nop; nop
+  assert.is(m.exec([0xcd, 0x40, 0x68, 2, 1, 0, 0, 0x9d, 0x90, 0x90, HLT]), 1)
+  assert.is(m.frame(0), CODE + 9)
+})
+
+test('code across a page edge, after code that was decoded later', () => {
+  for (let offset = -15; offset <= 2; offset++) {
+    const m = new Machine('long')
+    const at = CODE + 0x1000 + offset
+    const other = CODE + 0x3000
+    const jump = (from: number, to: number): number[] => [0xe9, ...[0, 8, 16, 24].map((x) => ((to - from - 5) >> x) & 255)]
+    // add eax,0x11223344; add ebx,0x01020304; jmp other | add ecx,1; dec edx; jz end; jmp at
+    m.code([0x05, 0x44, 0x33, 0x22, 0x11, 0x81, 0xc3, 4, 3, 2, 1, ...jump(at + 11, other)], at)
+    m.code([0x83, 0xc1, 1, 0xff, 0xca, 0x74, 5, ...jump(other + 7, at), HLT], other)
+    for (let n = 0; n < 4; n++) m.setReg(n, 0n)
+    m.setReg(2, 5n)
+    m.set64(L.CPU_RIP, BigInt(at))
+    m.run(200)
+    assert.equal([m.reg(0), m.reg(3), m.reg(1)], [0x55ab0054n, 0x050a0f14n, 5n], `offset ${offset}`)
+    assert.is(Number(m.rip), other + 13)
+  }
 })
 
 test('INS and OUTS with 16-bit addresses leave the upper halves of their registers', () => {
