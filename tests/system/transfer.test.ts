@@ -274,6 +274,44 @@ test('SYSCALL and SYSRET', () => {
   assert.is(ring3.exec([0x48, 0x0f, 0x07]), 13)
 })
 
+test('SYSCALL and SYSRET trap on the TF that they end with', () => {
+  const ENTRY = 0x11000
+  for (const tf of [false, true])
+    for (const masked of [false, true]) {
+      const m = new Machine('long')
+      m.set64(L.CPU_EFER, 0x501n)
+      m.set64(L.CPU_STAR, BigInt(KCODE64) << 32n)
+      m.set64(L.CPU_LSTAR, BigInt(ENTRY))
+      m.set64(L.CPU_SFMASK, masked ? 0x100n : 0n)
+      m.user()
+      m.setFlags(tf ? 0x102n : 2n)
+      m.code([0x90, 0xf4], ENTRY)
+      m.changed()
+      const vector = m.exec([0x0f, 0x05])
+      const traps = tf && !masked
+      assert.equal([vector, traps ? m.frame(0) : Number(m.rip)], traps ? [1, ENTRY] : [-1, ENTRY + 2], `SYSCALL, TF ${tf}, ${masked}`)
+      assert.is(Number(m.reg(11)) & 0x100, tf ? 0x100 : 0)
+    }
+  for (const [before, after] of [
+    [false, false],
+    [false, true],
+    [true, false],
+    [true, true],
+  ] as const) {
+    const m = new Machine('long')
+    m.set64(L.CPU_EFER, 0x501n)
+    m.set64(L.CPU_STAR, 0x43n << 48n)
+    m.setReg(1, BigInt(ENTRY))
+    m.setReg(11, after ? 0x102n : 2n)
+    m.setFlags(before ? 0x102n : 2n)
+    // nop; ud2
+    m.code([0x90, 0x0f, 0x0b], ENTRY)
+    m.changed()
+    const vector = m.exec([0x48, 0x0f, 0x07])
+    assert.equal([vector, m.frame(0)], after ? [1, ENTRY] : [6, ENTRY + 1], `SYSRET, TF ${before} to ${after}`)
+  }
+})
+
 test('SYSENTER and SYSEXIT in protected mode; #UD in long mode of an AMD CPU', () => {
   const m = new Machine('protected')
   m.set64(L.CPU_SYSENTER_CS, BigInt(KCODE))
