@@ -60,7 +60,8 @@ import {
   featureWord,
   reservedGpaBits,
 } from './features'
-import { apicBaseWrite, tscDeadlineRead, tscDeadlineWrite, x2apicRead, x2apicWrite } from '../kvm/lapic'
+import { apicBaseWrite } from '../kvm/lapic'
+import { tscDeadlineRead, tscDeadlineWrite, x2apicRead, x2apicWrite } from '../kvm/lapic-registers'
 import { apicSync, clockStale, isPvMsr, pvMsrHas, pvMsrRead, pvMsrWrite } from '../kvm/pv'
 import { exitsDisabled, quirk, vmOf } from '../kvm/state'
 import { now, tscNow } from '../kvm/time'

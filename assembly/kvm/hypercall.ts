@@ -14,7 +14,8 @@ import {
   VM_WALL_EPOCH,
 } from '../generated/layout'
 import { stopForExit } from './exits'
-import { apicId, lapicDeliver } from './lapic'
+import { lapicDeliver } from './lapic-delivery'
+import { apicId } from './lapic-state'
 import { gpaWrite } from '../memory/physical'
 import { masterClock, pvHas } from './pv'
 import { now, tscNow } from './time'

@@ -3,7 +3,8 @@
  * State: CHIP_IOAPIC_* of the VM's device block.
  */
 import { eoiRouted, irqAcked, irqResampled, irqUnmasked } from './irq'
-import { lapicDeliver, lapicNames, lapicPendingEoi } from './lapic'
+import { lapicDeliver, lapicNames } from './lapic-delivery'
+import { lapicPendingEoi } from './lapic-state'
 import { chipOf, vkvm } from './state'
 import {
   CHIP_IOAPIC_BASE,

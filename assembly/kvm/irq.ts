@@ -5,7 +5,7 @@
 import { allocPages, freePages, pagesFor } from '../memory/frames'
 import { hostWorkFor } from './ioevent'
 import { ioapicSetLine } from './ioapic'
-import { lapicDeliver } from './lapic'
+import { lapicDeliver } from './lapic-delivery'
 import { picSetLine } from './pic'
 import { pitAcknowledge, pitResetReinject } from './pit'
 import { chipOf } from './state'

@@ -1,5 +1,6 @@
 /** Local APIC timer: one-shot, periodic and TSC-deadline as one deadline in virtual time (bus clock 1 GHz unless userspace sets another). */
-import { lapicLocal, reg, setReg } from './lapic'
+import { lapicLocal } from './lapic-delivery'
+import { reg, setReg } from './lapic-state'
 import { lapicOf, NEVER, signal, vmOf } from './state'
 import { now, tscToNs } from './time'
 import {

@@ -29,7 +29,7 @@ import {
   VM_VCPUS,
   CPU_ID,
 } from '../generated/layout'
-import { lapicAcceptsPic } from './lapic'
+import { lapicAcceptsPic } from './lapic-state'
 import { chipOf, signal, vmOf } from './state'
 
 const SIZE: usize = 16

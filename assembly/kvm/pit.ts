@@ -2,7 +2,7 @@
  * 8254 interval timer and port 0x61 as KVM has them (Linux 7.3 arch/x86/kvm/i8254.c; Intel 8254 data sheet).
  * State: CHIP_PIT (struct PIT per channel), one deadline for channel 0 in virtual time.
  */
-import { lapicNmiWatchdog } from './lapic'
+import { lapicNmiWatchdog } from './lapic-delivery'
 import { pitLine } from './irq'
 import { chipOf, NEVER, signal, vmOf } from './state'
 import { now } from './time'

@@ -11,7 +11,7 @@ import { updateMode } from '../cpu/mode'
 import { msrRead, msrWrite } from '../cpu/msr'
 import { flushBlocks } from '../decode/cache'
 import { flushTlb } from '../memory/tlb'
-import { lapicVersion } from './lapic'
+import { lapicVersion } from './lapic-state'
 
 /** RFLAGS with the lazy bits computed. */
 export function cpuGetFlags(s: usize): u64 {
