@@ -34,6 +34,7 @@ const unimplemented = [
   'SVM instructions',
   'an exception frame in MMIO',
   'an MMIO access of more than 16 fragments',
+  "an x87 instruction on MMIO, which KVM's emulator lacks",
 ]
 
 /** `vcpu.notes`. */

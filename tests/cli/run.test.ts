@@ -73,6 +73,16 @@ test('ud2 without an IDT is 126', () => {
   assert.match(stderr, /triple-fault/)
 })
 
+test('what KVM itself cannot emulate is 120 and named: x87 on MMIO', () => {
+  // fld dword [0x40000000]
+  const { status, stderr } = cloister(flat(code('fld.bin', 0xd9, 0x04, 0x25, 0, 0, 0, 0x40, ...HLT)))
+  assert.is(status, 120)
+  assert.match(
+    stderr,
+    /^cloister: the emulator stopped \(unimplemented\): an x87 instruction on MMIO, .*RIP 0x100000: instruction of 7 bytes/,
+  )
+})
+
 test('a jump into nowhere is 126', () => {
   // mov rax, 0x123456789000; jmp rax
   const file = code('nowhere.bin', 0x48, 0xb8, 0, 0x90, 0x78, 0x56, 0x34, 0x12, 0, 0, 0xff, 0xe0)
