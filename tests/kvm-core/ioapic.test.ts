@@ -52,8 +52,11 @@ test('registers', () => {
     const expected = index === 0x10 && written !== null ? (0xffffffff & ~(REMOTE_IRR | 0x1000)) >>> 0 : read
     assert.is(b.ioapic(index, written ?? undefined), expected, `${index.toString(16)}: ${source}`)
   }
+  call(b.core, 'ioapicGet', b.vm, L.STAGING)
+  assert.is(b.core.view.getUint32(L.STAGING + 12, true), 15, 'the ID as KVM_GET_IRQCHIP has it')
   assert.is(b.load(IOAPIC + 0x40), 0, 'no EOI register in version 11h')
-  assert.is(b.load(IOAPIC), 0xff, 'IOREGSEL has 8 bits')
+  b.store(IOAPIC, 0x123)
+  assert.is(b.load(IOAPIC), 0x23, 'IOREGSEL has 8 bits')
 })
 
 test('its place is fixed: a base set by KVM_SET_IRQCHIP away from FEC00000 leaves no I/O APIC (KVM ioapic_in_range, the bus)', () => {
@@ -158,6 +161,35 @@ test('a destination written while remote IRR is set takes effect with the next d
   serve(b, 0x61)
   end(b)
   assert.equal([requested(b, 0x61, bsp), requested(b, 0x61, ap)], [false, true])
+})
+
+test('an edge entry is delivered whatever its remote IRR, which only KVM_SET_IRQCHIP can bring there (KVM ioapic_service)', () => {
+  const b = board()
+  call(b.core, 'ioapicGet', b.vm, L.STAGING)
+  b.core.view.setBigUint64(L.STAGING + 24 + 20 * 8, BigInt(REMOTE_IRR | 0x61), true)
+  call(b.core, 'ioapicSet', b.vm, L.STAGING)
+  assert.equal([status(b, 20, 1), requested(b, 0x61)], [1, true])
+})
+
+test('a resampling line: unmasking asks its owner instead of delivering, a write under remote IRR asks nobody (kvm_notify_irqfd_resampler)', () => {
+  const b = board()
+  const asked = (): number => {
+    call(b.core, 'takeHostWork', b.vm)
+    return call(b.core, 'takeAck', b.vm, 20)
+  }
+  call(b.core, 'resampleGsi', b.vm, 20, 1)
+  low(b, 20, MASKED | LEVEL | 0x61)
+  call(b.core, 'irqResample', b.vm, 20, 1)
+  assert.is(asked(), 0)
+  low(b, 20, LEVEL | 0x61)
+  assert.equal([asked(), requested(b, 0x61)], [1, false])
+  call(b.core, 'irqResample', b.vm, 20, 1)
+  assert.equal([requested(b, 0x61), low(b, 20) & REMOTE_IRR], [true, REMOTE_IRR])
+  low(b, 20, LEVEL | 0x61)
+  assert.is(asked(), 0)
+  serve(b, 0x61)
+  end(b)
+  assert.equal([asked(), requested(b, 0x61), low(b, 20) & REMOTE_IRR], [1, false, 0])
 })
 
 test('nobody takes it: a destination without a CPU leaves remote IRR clear, a broadcast that finds none sets it (KVM ioapic_service: ret != 0)', () => {

@@ -110,7 +110,9 @@ test('accesses: bytes and words inside a register, none across, writes of 32 bit
   }
   assert.is(read([0x8a, 0x03], 0x351) & 0xff, 0xa7)
   assert.is(read([0x8b, 0x03], 0x351) & 0xffff, 0x01a7)
-  assert.is(read([0x8b, 0x03], 0x353) & 0xffff, 0, 'across the register')
+  b.store(APIC + 0xd0, 0xff000000)
+  assert.is(read([0x8a, 0x03], 0xd3) & 0xff, 0xff)
+  assert.is(read([0x8b, 0x03], 0xd3) & 0xffff, 0, 'across the register')
   assert.is(read([0x66, 0x8b, 0x03], 0x354), 0, 'behind it')
   b.setReg(3, BigInt(APIC + 0x350))
   b.setReg(0, 0x44n)
@@ -206,6 +208,41 @@ test('another divider after a one-shot timer ran down: KVM arms it with nothing 
   b.wait(1000)
   assert.is(irr(b, 0x31), true)
 })
+
+// LVT timer, current count, ns until it fires (set_target_expiration with APIC_TMCCT)
+for (const [lvtt, count, due] of [
+  [0x31, 50_000, 50_000],
+  [0x31, 2_000_000, 1_000_000], // never more than the initial count
+  [0x31, 0, 0], // has run down: at once
+  [PERIODIC | 0x31, 300_000, 300_000],
+  [PERIODIC | 0x31, 0, 1_000_000],
+] as const) {
+  test(`KVM_SET_LAPIC, LVT timer ${lvtt.toString(16)} with ${count} of 1000000 left: fires after ${due}`, () => {
+    const b = board()
+    call(b.core, 'lapicGet', b.s, L.STAGING)
+    for (const [at, value] of [
+      [0x320, lvtt],
+      [0x380, 1_000_000],
+      [0x390, count],
+      [0x3e0, 11],
+    ] as const)
+      b.core.view.setUint32(L.STAGING + at, value, true)
+    call(b.core, 'lapicSet', b.s, L.STAGING)
+    assert.is(reg(b, 0x390), 0)
+    call(b.core, 'lapicGet', b.s, L.STAGING)
+    // apic_get_tmcct takes what is left modulo the period.
+    assert.is(b.core.view.getUint32(L.STAGING + 0x390, true), due % 1_000_000)
+    if (due > 0) {
+      b.wait(due - 1000)
+      assert.is(irr(b, 0x31), false)
+    }
+    b.wait(2000)
+    assert.is(irr(b, 0x31), true)
+    clear(b)
+    b.wait(999_000)
+    assert.is(irr(b, 0x31), lvtt !== 0x31, 'the next one')
+  })
+}
 
 const TSC = 0x10
 const ADJUST = 0x3b
@@ -322,6 +359,47 @@ test('shorthands (APM 16.5, bits 19:18), also without a destination field; lowes
   for (const vector of [0x50, 0x51, 0x52, 0x53]) {
     assert.equal(targets(0x80100 | vector), [vector % 4])
     assert.equal(targets(0xc0100 | vector), [1 + (vector % 3)])
+  }
+})
+
+test('destinations of x2APICs: the cluster counts, the id has 32 bits, also of a CPU in xAPIC mode (KVM kvm_apic_match_dest)', () => {
+  const b = board(2)
+  const [bsp, ap] = b.cpus as [number, number]
+  x2apic(b)
+  const sent = (icr: bigint): boolean[] => {
+    for (const s of b.cpus) clear(b, s)
+    assert.ok(wrmsr(b, 0x830, icr, bsp))
+    return b.cpus.map((s) => irr(b, 0x51, s))
+  }
+  for (const [destination, logical, expected] of [
+    [0x0000_0001n, true, [true, false]],
+    [0x0000_0003n, true, [true, true]],
+    [0x0001_0001n, true, [false, false]],
+    [0xffff_ffffn, true, [true, true]],
+    [1n, false, [false, true]],
+    [0xffn, false, [false, false]],
+    [0xffff_ffffn, false, [true, true]],
+  ] as const)
+    assert.equal(sent((destination << 32n) | (logical ? 0x4851n : 0x4051n)), expected, `${destination.toString(16)} ${logical}`)
+  // Ids from 9 on: LDR has the cluster above and one of 16 bits below.
+  b.core.view.setUint32(ap + L.CPU_ID, 0x119, true)
+  assert.is(msr(b, 0x1b, 0xfee00900n, ap), 0xfee00900n)
+  assert.equal(sent((0x119n << 32n) | 0x4051n), [false, true], 'in xAPIC mode')
+  x2apic(b)
+  assert.equal([reg(b, 0x20, ap), reg(b, 0xd0, ap)], [0x119, (0x11 << 16) | (1 << 9)])
+  assert.equal(sent((0x0011_0200n << 32n) | 0x4851n), [false, true])
+})
+
+test('NMIs that wait: two, one beside a handler (KVM process_nmi)', () => {
+  for (const [blocked, waiting] of [
+    [0, 2],
+    [1, 1],
+  ] as const) {
+    const b = board(2)
+    const ap = b.cpus[1] as number
+    b.core.view.setUint32(ap + L.CPU_NMI_BLOCKED, blocked, true)
+    for (let i = 0; i < 3; i++) b.store(APIC + 0x300, 0xc4400)
+    assert.equal([b.kvm32(L.VKVM_NMI_PENDING, ap), b.kvm32(L.VKVM_NMI_PENDING)], [waiting, 0])
   }
 })
 

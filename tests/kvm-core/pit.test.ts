@@ -45,6 +45,7 @@ const MODES: readonly (readonly [mode: number, load: number, ticks: number, out:
   [0, 1000, 400, 0, 600, '8254 mode 0: low until terminal count'],
   [0, 1000, 1100, 1, 0xffff - 99, '8254 mode 0: high from then on, the count wraps to FFFF'],
   [0, 0, 400, 0, 0x10000 - 400, '8254: 0 means 2^16'],
+  [0, 100, 30, 0, 70, 'KVM create_pit_timer: only a periodic timer has a shortest period'],
   [1, 1000, 400, 1, 600, 'KVM pit_get_out: high while the one-shot runs (8254: low)'],
   [1, 1000, 1100, 0, 0xffff - 99, 'KVM, likewise'],
   [2, 1000, 400, 0, 600, 'KVM pit_get_out: high for the one clock at the reload only (8254: inverted)'],
@@ -76,6 +77,36 @@ for (const channel of [2, 0]) {
     })
   }
 }
+
+test('mode 3 with count 3, tick by tick: high for two, low for one; the count tells which (8254 mode 3; KVM pit_get_count)', () => {
+  const b = board()
+  b.out(0x43, 0xb6)
+  write16(b, 2, 3)
+  const seen = new Set<number>()
+  for (let i = 0; i < 40; i++) {
+    b.wait(300)
+    const { out, count } = readBack(b, 2)
+    seen.add(count)
+    assert.is(out, count === 2 ? 0 : 1, `${count}`)
+  }
+  assert.equal([...seen].toSorted(), [1, 2, 3])
+})
+
+test('a count of 0 that KVM_SET_PIT2 brings to another channel counts as 2^16, like one that is loaded', () => {
+  const b = board()
+  for (const channel of [1, 2]) {
+    b.out(0x43, (channel << 6) | 0x34)
+    write16(b, channel, 0)
+  }
+  call(b.core, 'pitGet', b.vm, L.STAGING)
+  b.core.view.setUint32(L.STAGING + 48, 0, true)
+  b.core.view.setBigUint64(L.STAGING + 48 + 16, b.core.view.getBigUint64(L.STAGING + 24 + 16, true), true)
+  call(b.core, 'pitSet', b.vm, L.STAGING)
+  b.wait(100_000)
+  b.out(0x43, 0xdc) // both counts at once
+  const [one, two] = [1, 2].map((channel) => b.in(0x40 + channel) | (b.in(0x40 + channel) << 8))
+  assert.is(two, one)
+})
 
 test('channel 0 keeps step with its interrupts: the count is near the top behind each of a million (KVM __kpit_elapsed)', () => {
   const b = board()
