@@ -200,6 +200,31 @@ test('the comparator of a periodic timer reads as its next match, also with the 
   }
 })
 
+test('periodic without a period matches once; a period left from before does not move a one-shot timer', () => {
+  const { r, w, w32, to } = make()
+  w(comparator(0), 100n)
+  w32(timer(0), route(20) | ENABLE | PERIODIC)
+  w(CONFIG, 1n)
+  assert.is(to(1000), '100:20+ 100:20-')
+  assert.is(r(comparator(0)), 100n)
+  w(comparator(0), 50n)
+  w32(timer(0), route(20) | ENABLE)
+  w(comparator(0), 2000n)
+  assert.is(to(3000), '2000:20+ 2000:20-')
+  assert.is(r(comparator(0)), 2000n)
+})
+
+test('nothing is announced while it stands still or no interrupt is on', () => {
+  const { w, w32, hpet } = make()
+  w(comparator(1), 100n)
+  w(CONFIG, 1n)
+  assert.is(hpet.deadline, Number.POSITIVE_INFINITY)
+  w32(timer(1), route(20) | ENABLE)
+  assert.is(hpet.deadline, 1000)
+  w(CONFIG, 0n)
+  assert.is(hpet.deadline, Number.POSITIVE_INFINITY)
+})
+
 test('periodic, 32 bits: the match wraps with the counter', () => {
   const { r, w, w32, to } = make()
   w(COUNTER, 0xffff_ff00n)

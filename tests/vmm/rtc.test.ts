@@ -221,6 +221,19 @@ for (const [rs, ns] of [
   })
 }
 
+test('PF is up from the first period on, not before (table 5)', () => {
+  const { r, at } = make()
+  for (const [ns, flag] of [
+    [976_562, 0],
+    [976_563, 0x40],
+    [1_953_124, 0],
+    [1_953_125, 0x40],
+  ] as const) {
+    at(ns)
+    assert.is(r(C) & 0x40, flag, `${ns}`)
+  }
+})
+
 test('rate 0: none (table 5)', () => {
   const { w, r, at, cmos } = make()
   w(A, 0x20)
@@ -247,6 +260,21 @@ test('register C: flags without their enables, IRQF with; read clears and lets t
   w(D, 0)
   assert.equal([r(C), r(D)], [0, 0x80], 'read-only')
 })
+
+for (const [name, enable] of [
+  ['PIE', PIE],
+  ['AIE', AIE],
+  ['UIE', UIE],
+] as const) {
+  test(`${name} switched on over its flag: IRQ at once (“IRQF”)`, () => {
+    const { w, r, at, levels } = make()
+    for (const i of [1, 3, 5]) w(i, 0xff)
+    at(1.5 * S)
+    w(B, enable | BCD24)
+    assert.is(levels.join(), 'true')
+    assert.is(r(C) & (0x80 | enable), 0x80 | enable)
+  })
+}
 
 // alarm bytes hour, minute, second; seconds at which it rings in the first two hours (“Alarm Bytes”: 11xxxxxx is don't care)
 for (const [bytes, rings] of [

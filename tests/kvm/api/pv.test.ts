@@ -182,6 +182,29 @@ test('PV EOI: the guest clears a bit instead of writing the register', async () 
   guest.port(3)
 })
 
+// Redirection entry, pin, offered (kvm_ioapic_handles_vector: pv_eoi is for vectors whose EOI nobody waits for)
+for (const [entry, pin, offered] of [
+  [0x10041, 9, 1n],
+  [0x18041, 9, 0n], // level
+  [0x10041, 8, 0n], // the RTC's pin, whose EOIs are tracked
+  [0x10042, 8, 1n],
+] as const) {
+  test(`PV EOI and the I/O APIC: entry ${entry.toString(16)} of pin ${pin}, ${offered ? 'offered' : 'not offered'}`, async () => {
+    const handler = [0x0f, 0xba, 0x35, ...le(PAGE), 0, 0xe6, 0x01, 0xcf]
+    const { guest, msi } = await interrupted([...wrmsr(MSR.EOI, PAGE | 1), 0xfb, 0xf4], handler)
+    const chip = new Uint8Array(520)
+    chip[0] = 2
+    assert.is(guest.vmCall('KVM_GET_IRQCHIP', chip), 0)
+    new DataView(chip.buffer).setBigUint64(8 + 24 + pin * 8, BigInt(entry), true)
+    assert.is(guest.vmCall('KVM_SET_IRQCHIP', chip), 0)
+    assert.is(guest.run(), -ERRNO.EINTR, 'halted')
+    assert.is(msi(), 1)
+    guest.port(1)
+    assert.is(guest.reg('RFLAGS') & 1n, offered)
+    guest.close()
+  })
+}
+
 test('KVM_HC_KICK_CPU ends a halt, also one that is still to come; the other hypercalls', async () => {
   // mov eax, nr; mov ebx, a0; mov ecx, a1; vmmcall; out 1
   const call = (nr: number, a0: number, a1: number): number[] => [
