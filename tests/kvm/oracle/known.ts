@@ -133,15 +133,14 @@ export const KNOWN: readonly Known[] = [
   {
     why: 'attributes like G = 0x9e, kept as bytes: their limit checks go by other bits',
     whose: 'host',
-    names: ['read'],
-    bytes: [[8, 64]],
+    names: ['read', 'KVM_GET_REGS'],
+    bytes: [[0, 144]],
     when: (c, _ours, _theirs, before) =>
-      c.do === 'read' &&
-      typeof c.area === 'number' &&
+      (c.do === 'call' || (c.do === 'read' && typeof c.area === 'number')) &&
       before.some(
         (b) =>
           b.do === 'call' &&
-          b.on === c.area &&
+          b.on === (c.do === 'read' ? c.area : c.on) &&
           (b.name === 'KVM_SET_SREGS' || b.name === 'KVM_SET_SREGS2') &&
           b.patches.some(([at, [value]]) => SEGMENTS.some(([from, to]) => at >= from && at < to) && (value ?? 0) > 1),
       ),
@@ -320,11 +319,16 @@ export const KNOWN: readonly Known[] = [
     parts: true,
   },
   {
-    why: 'KVM_SET_REGS over an open read: emulator_invalidate_register_cache forgets which register the data go to, Cloister does not',
+    why: 'KVM_SET_REGS over an open read: their emulator ends what it had decoded and forgets which register the data go to (emulator_invalidate_register_cache); Cloister executes at the RIP of now',
     whose: 'ours',
     names: ['KVM_GET_REGS'],
-    bytes: [[0, 8]],
-    when: overAccess('KVM_SET_REGS'),
+    bytes: [
+      [0, 8],
+      [48, 56],
+      [128, 144],
+    ],
+    when: (c, ours, theirs, before) =>
+      (theirs.bytes?.[128] ?? 0) - (ours.bytes?.[128] ?? 0) !== 2 && overAccess('KVM_SET_REGS')(c, ours, theirs, before),
     parts: true,
   },
   {
