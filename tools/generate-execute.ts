@@ -1,14 +1,23 @@
 /** Writes the execution loop: one switch over the hot handlers, cold handlers through the function table. */
 import { MISSED, quickFill } from './generate-fill.ts'
-import { hotHandlers, slowHandlers } from './hot-handlers.ts'
+import { accesses, fastAddress, hotHandlers, slowHandlers } from './hot-handlers.ts'
 
 export const hotIds: ReadonlyMap<string, number> = new Map([...hotHandlers.keys()].map((name, id) => [name, id]))
 
 /** First id of the cold handlers. */
 export const coldBase = hotIds.size
 
-const cases = (handlers: ReadonlyMap<string, string>): string =>
-  [...handlers].map(([name, code], id) => `      case ${id}: { // ${name}\n        ${code}\n      }`).join('\n')
+/** Leaves fast() with the code of the miss. */
+const missed = `{ store<u64>(s, va, VCPU_MMU + MMU_MISS); store<u32>(s, <u32>op, CPU_SAVED_OP); return (((<usize>access & 7) + 1) << 2) + 1 + (<usize>access >> 3) }`
+
+/** Ids from here are memory forms. */
+export const memoryBase = coldBase - accesses.length
+
+const cases = (handlers: ReadonlyMap<string, string>, from = 0, to = coldBase): string =>
+  [...handlers]
+    .map(([name, code], id) => `      case ${id}: { // ${name}\n        ${code}\n      }`)
+    .slice(from, to)
+    .join('\n')
 
 export function executeSource(): string {
   return `// Generated from the opcode map by tools/generate-execute.ts. Do not edit.
@@ -17,7 +26,7 @@ import {
   CPU_JUMP_KEY, CPU_LEAVE, CPU_LINK, CPU_MODE, CPU_OP, CPU_RIP, CPU_RIP_MASK, CPU_SAVED_OP, CPU_SCRATCH, CPU_SEGMENTS, CPU_TLB_BASE, FLAG_ADD, FLAG_DEC,
   FLAG_EAGER, FLAG_INC, FLAG_LOGIC, FLAG_RESULT_ONLY, FLAG_SUB, LEAVE_BRANCH, LEAVE_NEXT, MMU_CLEAN, MMU_FILLS, MMU_FILL_LIST, MMU_MISS, MMU_QUICK_BIT, MMU_QUICK_GLOBAL,
   MMU_QUICK_LOCAL, MMU_QUICK_NOW, MMU_USED, MODE_CS64, MODE_CS_MASK, MODE_FLAT, MODE_SS32, OP_BASE, OP_DISP,
-  OP_EA, OP_EXTRA, OP_FLAGS, OP_IMM, OP_INDEX, OP_NEXT, OP_REG, OP_RM, OP_SCALE, OP_SEG, TLB_ADDEND, TLB_EXEC, TLB_READ, TLB_WRITE, VCPU_JUMP, VCPU_MMU, VCPU_PARTIAL, VCPU_TLB2,
+  ACCESS_WRITE, OP_ACCESS, OP_EA, OP_EXTRA, OP_FLAGS, OP_IMM, OP_INDEX, OP_NEXT, OP_REG, OP_RM, OP_SCALE, OP_SEG, TLB_ADDEND, TLB_EXEC, TLB_READ, TLB_WRITE, VCPU_JUMP, VCPU_MMU, VCPU_PARTIAL, VCPU_TLB2,
 } from './layout'
 import { condition, rotateFlags } from '../cpu/flags'
 import { quickWalk } from '../memory/quick'
@@ -84,29 +93,36 @@ export function execute(s: usize): void {
 function fast(s: usize): usize {
   let op: usize = <usize>load<u32>(s, CPU_SAVED_OP)
   let n: usize = 0
-  let ic: u64 = load<u64>(s, CPU_ICOUNT)
-  let rip: u64 = load<u64>(s, CPU_RIP)
+  const tlb: usize = <usize>load<u32>(s, CPU_TLB_BASE)
   for (;;) {
-    switch (<u32>load<u16>(op)) {
-${cases(hotHandlers)}
-      default: { store<u32>(s, <u32>op, CPU_SAVED_OP); return 0 }
-    }
-    if (n <= MISSED) {
-      if (n) {
-        const va = load<u64>(s, VCPU_MMU + MMU_MISS)${quickFill('{ store<u32>(s, <u32>op, CPU_SAVED_OP); return n }').replaceAll('\n', '\n        ')}
-        n = 0
-        continue
+    const id = <u32>load<u16>(op)
+    switch (id) {
+${cases(hotHandlers, 0, memoryBase)}
+      // The bounds check of the switch is what tells memory forms and cold ops from the others.
+      default: {
+        if (id >= coldBase) { store<u32>(s, <u32>op, CPU_SAVED_OP); return 0 }
+        ${fastAddress}
+        const access = <u32>load<u8>(op, OP_ACCESS)
+        const t: usize = tlb + ((<usize>va >> 7) & 0x7fe0)
+        if (load<u64>(t + <usize>(access & ACCESS_WRITE), TLB_READ) != ((va + <u64>(access & 7)) & ~(<u64>0xfff))) {${quickFill(missed, { want: '(1 + (access >> 3))', entry: 't' }).replaceAll('\n', '\n          ')}
+        }
+        const h: usize = <usize>(<u32>va + load<u32>(t, TLB_ADDEND))
+        switch (<u32>load<u16>(op)) {
+${cases(hotHandlers, memoryBase)}
+        }
       }
+    }
+    if (!n) {
       if ((load<u32>(s, CPU_MODE) & MODE_CS_MASK) == MODE_CS64) {
+        const rip = load<u64>(s, CPU_RIP)
         const e = s + (((<usize>rip ^ (<usize>rip >> 12)) & 4095) << 4)
         if (load<u64>(e, VCPU_JUMP) == rip && load<u32>(e, VCPU_JUMP + 12) == load<u32>(s, CPU_JUMP_KEY)) n = <usize>load<u32>(e, VCPU_JUMP + 8)
       }
       if (!n) { store<u32>(s, <u32>op, CPU_SAVED_OP); return 1 }
     }
-    const count = ic + <u64>load<u32>(n, BLOCK_COUNT)
-    if (count > atomic.load<u64>(s, CPU_BUDGET)) return n
-    ic = count
-    store<u64>(s, ic, CPU_ICOUNT)
+    const count = load<u64>(s, CPU_ICOUNT) + <u64>load<u32>(n, BLOCK_COUNT)
+    if (count > load<u64>(s, CPU_BUDGET)) return n
+    store<u64>(s, count, CPU_ICOUNT)
     store<u32>(s, <u32>n, CPU_BLOCK)
     op = n + 32
     n = 0
@@ -121,7 +137,6 @@ ${cases(hotHandlers)}
 function slow(s: usize): usize {
   let op: usize = <usize>load<u32>(s, CPU_SAVED_OP)
   let n: usize = 0
-  let rip: u64 = load<u64>(s, CPU_RIP)
   for (;;) {
     switch (<u32>load<u16>(op)) {
 ${cases(slowHandlers)}

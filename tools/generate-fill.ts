@@ -5,8 +5,16 @@
  * The processor overlaps as many guest loads as its window holds misses, so what counts is the number of instructions: the low six
  * bits of an L2 word are the shift that finds its rights in QUICK_NOW, and a tag that is already right tells a page crossing.
  *
- * Inside: `s` CPU structure, `va` linear address, `n` code of the miss (see missCode), `data` L2 word.
+ * Inside: `s` CPU structure, `va` linear address, `data` L2 word, and what the user has in `Names`.
  */
+
+interface Names {
+  /** What the access wants of the rights in QUICK_ALLOW: 1 read, 2 write. */
+  readonly want: string
+  /** Address of the L1 entry of `va`. */
+  readonly entry: string
+}
+const byCode: Names = { want: '<u32>n & 3', entry: '<usize>load<u32>(s, CPU_TLB_BASE) + ((<usize>va >> 7) & 0x7fe0)' }
 
 /** Code of a miss: size << 2 | what the access wants of the rights in QUICK_ALLOW (1 read, 2 write). 0 and 1 mean other things. */
 export const missCode = (size: number, write: boolean): number => (size << 2) | (write ? 2 : 1)
@@ -14,10 +22,10 @@ export const missCode = (size: number, write: boolean): number => (size << 2) | 
 export const MISSED = missCode(8, true)
 
 /** Writes the entry if the rights allow the access and `wrong` does not hold; else does `fail`, which leaves. */
-const install = (wrong: string, fail: string): string => `
+const install = (wrong: string, fail: string, { want, entry }: Names): string => `
 const has = <u32>(load<u64>(s, VCPU_MMU + MMU_QUICK_NOW) >> <u64>data)
-if ((has & <u32>n & 3) == 0) ${fail}
-const e = <usize>load<u32>(s, CPU_TLB_BASE) + ((<usize>va >> 7) & 0x7fe0)
+if ((has & ${want}) == 0) ${fail}
+const e = ${entry}
 if (${wrong}) ${fail}
 store<u64>(e, page, TLB_READ)
 store<u64>(e, has & 2 ? page : NONE, TLB_WRITE)
@@ -35,7 +43,7 @@ if (fills < FILL_LIST_MAX) {
  * Fills the L1 entry of `va` from the L2 TLB (tlb.ts: l2Entry, l2Tag); what that does not know does `fail`, which leaves. Flat on
  * purpose: of a condition joined by && or || V8 makes a value first.
  */
-export const quickFill = (fail: string): string => `
+export const quickFill = (fail: string, names: Names = byCode): string => `
 const page = va & ~(<u64>0xfff)
 const l2 = s + (<usize>((va >> 8) ^ (va >> 24)) & 0xffff0)
 const context = load<u64>(l2, VCPU_TLB2) ^ page
@@ -43,7 +51,7 @@ if (context != load<u64>(s, VCPU_MMU + MMU_QUICK_LOCAL)) {
   if (context != load<u64>(s, VCPU_MMU + MMU_QUICK_GLOBAL)) ${fail}
 }
 if (load<u32>(l2, VCPU_TLB2 + 12) != load<u32>(s, VCPU_MMU + MMU_CLEAN)) ${fail}
-const data = load<u32>(l2, VCPU_TLB2 + 8)${install('load<u64>(e, TLB_READ) == page', fail)}`
+const data = load<u32>(l2, VCPU_TLB2 + 8)${install('load<u64>(e, TLB_READ) == page', fail, names)}`
 
 const indent = (text: string, by: string): string => text.replaceAll('\n', `\n${by}`)
 
@@ -61,7 +69,7 @@ const NONE: u64 = ~0
 
 /** Fills the L1 entry of \`va\` in the current array from L2 word \`data\`; true if the access of code \`n\` hits it now. */
 export function install(s: usize, va: u64, data: u32, n: u32): bool {
-  const page = va & ~(<u64>0xfff)${indent(install('<u32>(va & 0xfff) + (n >> 2) > 0x1000', 'return false'), '  ')}
+  const page = va & ~(<u64>0xfff)${indent(install('<u32>(va & 0xfff) + (n >> 2) > 0x1000', 'return false', byCode), '  ')}
   return true
 }
 

@@ -1,10 +1,13 @@
 /** Decode tables, handler ids, the cold table and the coverage document, all from the opcode map. */
 import { FEATURE_BITS } from '../spec/cpu-models.ts'
 import { featureOf } from '../spec/opcodes/features.ts'
+import { constants } from '../spec/layout/index.ts'
 import { opcodes } from '../spec/opcodes/index.ts'
 import type { Opcode, PrefixClass, SizeRule } from '../spec/opcodes/index.ts'
-import { coldBase, hotIds } from './generate-execute.ts'
-import { fusedNames, hotName, sizes } from './hot-handlers.ts'
+import { coldBase, hotIds, memoryBase } from './generate-execute.ts'
+import { accesses, flagUse, flagUses, fusedNames, hotName, quietForms, sizes } from './hot-handlers.ts'
+
+const { ACCESS_WRITE: WRITE = 0 } = constants
 
 const bits = {
   MODRM: 1,
@@ -158,6 +161,12 @@ export function opcodesSource(files: ReadonlyMap<string, string>): string {
     if (found.length > 1) throw new Error(`opcode map: handler ${name} is exported by ${found.map(([path]) => path).join(' and ')}`)
     imports.set(file, [...(imports.get(file) ?? []), name])
   }
+  const plainForms = [
+    ...[...quietForms].map(([form, quiet]) => [quiet, form] as const),
+    ...[...fusedNames].flatMap(([form, { zero, other }]) =>
+      (other === undefined ? [zero] : [zero, other]).map((name) => [name, form] as const),
+    ),
+  ]
   const list = (values: readonly number[]): string => values.join(',')
   const lines = ['// Generated from the opcode map by tools/generate-opcodes.ts. Do not edit.', `import { COLD_TABLE } from './layout'`]
   for (const [file, names] of imports) lines.push(`import { ${names.join(', ')} } from '../${file.replace(/\.ts$/, '')}'`)
@@ -174,8 +183,19 @@ export function opcodesSource(files: ReadonlyMap<string, string>): string {
     `export const H_PARTIAL_END: u32 = ${id('PARTIAL_END')}`,
     '/** Relative branches whose chain slots are in OP_DISP and OP_EXTRA. */',
     `export function chained(id: u32): bool { return (id >= ${id('JCC_0')} && id <= ${id('JCC_15')}) || id == ${id('JMP_rel')} || id == ${id('CONTINUE')} || id == ${id('CALL_rel_4')} || id == ${id('CALL_rel_8')} }`,
-    '/** The handler of an op that a conditional jump follows, 0 = it has none. */',
-    `export function fused(id: u32): u32 { switch (id) { ${[...fusedNames].map(([from, to]) => `case ${id(from)}: return ${id(to)};`).join(' ')} default: return 0 } }`,
+    '/** The handler of an op that the conditional jump `jcc` follows, 0 = it has none. */',
+    `export function fused(id: u32, jcc: u32): u32 { const zero = ((jcc - ${id('JCC_0')}) >> 1) == 2; switch (id) { ${[...fusedNames].map(([from, { zero, other }]) => `case ${id(from)}: return zero ? ${id(zero)} : ${other === undefined ? 0 : id(other)};`).join(' ')} default: return 0 } }`,
+    ...flagUses.map((use, i) => `export const FLAGS_${use}: u32 = ${i}`),
+    '/** FLAGS_* of an op. */',
+    `export function flagUse(id: u32): u32 { return id < coldBase ? <u32>load<u8>(uses + <usize>id) : FLAGS_NEEDS }`,
+    `const uses: usize = memory.data<u8>([${list([...hotIds.keys()].map((name) => flagUses.indexOf(flagUse(name))))}])`,
+    '/** The form of an op that leaves the flags alone, 0 = it has none. */',
+    `export function quiet(id: u32): u32 { switch (id) { ${[...quietForms].map(([from, to]) => `case ${id(from)}: return ${id(to)};`).join(' ')} default: return 0 } }`,
+    '/** The form of an op that stands alone: neither quiet nor fused. */',
+    `export function plain(id: u32): u32 { switch (id) { ${plainForms.map(([from, to]) => `case ${id(from)}: return ${id(to)};`).join(' ')} default: return id } }`,
+    '/** OP_ACCESS of a handler. */',
+    `export function accessOf(id: u32): u32 { return id >= ${memoryBase} && id < coldBase ? <u32>load<u8>(accesses + <usize>(id - ${memoryBase})) : 0 }`,
+    `const accesses: usize = memory.data<u8>([${list(accesses.map(({ size, write }) => (size - 1) | (write ? WRITE : 0)))}])`,
     `export function isJcc(id: u32): bool { return id >= ${id('JCC_0')} && id <= ${id('JCC_15')} }`,
     '/** u16 node by map, prefix class (NP 66 F3 F2), opcode; 0x8000 | group, or descriptor. */',
     `export const roots: usize = memory.data<u16>([${list(tables.roots)}])`,

@@ -9,6 +9,8 @@
  *
  * Inside a handler: `s` CPU structure, `op` current op, `n` next block (0 = not known). `continue` goes
  * on with the next op after `op += 32`; `break` leaves the block (CPU_LEAVE says why; 0 = branch taken, CPU_RIP set).
+ * A handler of a memory form finds its operand at `h`: in fast() the loop looks it up (OP_ACCESS), so that a filled miss goes on
+ * without a second dispatch and the look-up exists once.
  */
 import type { Opcode } from '../spec/opcodes/index.ts'
 import { missCode } from './generate-fill.ts'
@@ -56,11 +58,19 @@ function test(pair: number): string {
   }
 }
 
+/** Offset of the memory operand in its segment; outside the long-mode flat case OP_EA says what else is to be done. */
+const offset =
+  'load<u64>(s + <usize>load<u8>(op, OP_BASE)) + (load<u64>(s + <usize>load<u8>(op, OP_INDEX)) << <u64>load<u8>(op, OP_SCALE)) + <u64><i64>load<i32>(op, OP_DISP)'
+
 /** First line of a hot handler's way out: the op is done again by the slow function. */
 const miss = '{ store<u32>(s, <u32>op, CPU_SAVED_OP); return 0 }'
-/** The TLB has no tag for the access: the end of fast() looks further. */
-const missed = (size: Size, write: boolean): string => `{ store<u64>(s, va, VCPU_MMU + MMU_MISS); n = ${missCode(size, write)}; break }`
+/** The TLB has no tag for the access of a stack form: execute() looks further. */
+const missed = (size: Size, write: boolean): string =>
+  `{ store<u64>(s, va, VCPU_MMU + MMU_MISS); store<u32>(s, <u32>op, CPU_SAVED_OP); return ${missCode(size, write)} }`
 
+/** Those of `arithmetic` that write a result and all flags, and read none. */
+const quietArithmetic = new Set(['ADD', 'OR', 'AND', 'SUB', 'XOR'])
+const quietName = (name: string): string => name.replace('_', 'N_')
 const arithmetic = new Set(['ADD', 'OR', 'ADC', 'SBB', 'AND', 'SUB', 'XOR', 'CMP', 'TEST'])
 
 interface Alu {
@@ -68,8 +78,16 @@ interface Alu {
   readonly flags: (size: Size) => string
   readonly writes: boolean
 }
-function build(hot: boolean): ReadonlyMap<string, string> {
+interface Handlers {
+  /** By name, in the order of their ids: memory forms last. */
+  readonly code: ReadonlyMap<string, string>
+  /** Bytes and kind of the access of every memory form. */
+  readonly accesses: ReadonlyMap<string, { readonly size: Size; readonly write: boolean }>
+}
+
+function build(hot: boolean): Handlers {
   const handlers = new Map<string, string>()
+  const accesses = new Map<string, { readonly size: Size; readonly write: boolean }>()
   const put = (name: string, ...code: string[]): void => {
     handlers.set(name, code.join(' '))
   }
@@ -79,19 +97,13 @@ function build(hot: boolean): ReadonlyMap<string, string> {
     : '{ op += 32; if (<u32>load<u16>(op) < coldBase || atomic.load<u64>(s, CPU_BUDGET) < load<u64>(s, CPU_ICOUNT)) { store<u32>(s, <u32>op, CPU_SAVED_OP); return 1 } continue }'
   const rm = 's + <usize>load<u8>(op, OP_RM)'
   const reg = 's + <usize>load<u8>(op, OP_REG)'
-  const offset =
-    'load<u64>(s + <usize>load<u8>(op, OP_BASE)) + (load<u64>(s + <usize>load<u8>(op, OP_INDEX)) << <u64>load<u8>(op, OP_SCALE)) + <u64><i64>load<i32>(op, OP_DISP)'
 
   /** The slow path must know the op: whether a store hit the running block, and the exact time of MMIO, depend on it. */
   const noteOp = 'store<u32>(s, <u32>op, CPU_OP);'
   /** `va` of the memory operand. */
   const address = (size: Size, write: boolean): string =>
-    `let va: u64 = ${offset}; const k = load<u8>(op, OP_EA); if (k) { if (k == 1) va = <u64><u32>va; else ${
-      hot
-        ? `if (k == 3) va += load<u64>(s + (<usize>load<u8>(op, OP_SEG) << 4), CPU_SEGMENTS); else ${miss}`
-        : `{ ${noteOp} va = eaGeneral(s, op, va, ${size}, ${write}); if (load<u32>(s, CPU_LEAVE)) break }`
-    } }`
-  const entry = 'const t: usize = <usize>load<u32>(s, CPU_TLB_BASE) + ((<usize>va >> 7) & 0x7fe0);'
+    `let va: u64 = ${offset}; const k = load<u8>(op, OP_EA); if (k) { if (k == 1) va = <u64><u32>va; else { ${noteOp} va = eaGeneral(s, op, va, ${size}, ${write}); if (load<u32>(s, CPU_LEAVE)) break } }`
+  const entry = `const t: usize = ${hot ? 'tlb' : '<usize>load<u32>(s, CPU_TLB_BASE)'} + ((<usize>va >> 7) & 0x7fe0);`
   const page = (size: Size): string => (size === 1 ? '(va & ~(<u64>0xfff))' : `((va + ${size - 1}) & ~(<u64>0xfff))`)
   const host = '<usize>(<u32>va + load<u32>(t, TLB_ADDEND))'
   /** `h`: address of readable bytes at `va`. */
@@ -101,22 +113,34 @@ function build(hot: boolean): ReadonlyMap<string, string> {
       : `${entry} let h: usize; if (load<u64>(t, TLB_READ) == ${page(size)}) h = ${host}; else { ${noteOp} h = slowRead(s, ${op}, va, ${size}); if (!h) break }`
   /** `h`: address of bytes to be modified in place; then `stored`. */
   const modifiable = (size: Size): string =>
-    hot
-      ? `${entry} if (load<u64>(t, TLB_WRITE) != ${page(size)}) ${missed(size, true)} const h: usize = ${host};`
-      : `${entry} let h: usize; if (load<u64>(t, TLB_WRITE) == ${page(size)}) h = ${host}; else { ${noteOp} h = slowModify(s, op, va, ${size}); if (!h) break }`
+    `${entry} let h: usize; if (load<u64>(t, TLB_WRITE) == ${page(size)}) h = ${host}; else { ${noteOp} h = slowModify(s, op, va, ${size}); if (!h) break }`
   const commit = hot ? '' : 'let c: u32 = 0; if (h == s + CPU_SCRATCH) { c = commitModify(s, op); if (c && c != LEAVE_NEXT) break }'
   const committed = hot ? done : `if (c) break; ${done}`
-  /** Stores `value` at `va`; leaves when the slow path says so. */
-  const write = (size: Size, value: string): string =>
-    `${entry} if (load<u64>(t, TLB_WRITE) == ${page(size)}) store<${U[size]}>(${host}, ${value}); else ${hot ? missed(size, true) : `{ ${noteOp} if (slowWrite(s, op, va, ${size}, <u64>${value})) break }`}`
+  /** The three kinds of memory forms: `h` is read, modified in place, or written with `value`. */
+  const access = (name: string, size: Size, write: boolean, code: readonly string[]): void => {
+    accesses.set(name, { size, write })
+    put(name, ...(hot ? code : [address(size, write), ...code]))
+  }
+  const reads = (name: string, size: Size, ...code: readonly string[]): void =>
+    access(name, size, false, hot ? code : [readable(size), ...code])
+  const modifies = (name: string, size: Size, ...code: readonly string[]): void =>
+    access(name, size, true, hot ? code : [modifiable(size), ...code])
+  const writes = (name: string, size: Size, value: string): void =>
+    access(name, size, true, [
+      `const v: ${U[size]} = ${value};`,
+      hot
+        ? `store<${U[size]}>(h, v);`
+        : `${entry} if (load<u64>(t, TLB_WRITE) == ${page(size)}) store<${U[size]}>(${host}, v); else { ${noteOp} if (slowWrite(s, op, va, ${size}, <u64>v)) break }`,
+      done,
+    ])
   const setRegister = (size: Size, where: string, value: string): string =>
     size === 4 ? `store<u64>(${where}, <u64>${value});` : `store<${U[size]}>(${where}, ${value});`
 
-  /** RIP += distance; `rip` is its local copy. */
-  const jump = (distance: string): string => `rip = (rip + ${distance}) & load<u64>(s, CPU_RIP_MASK); store<u64>(s, rip, CPU_RIP);`
+  /** RIP += distance. No local holds RIP: V8 would store it to the stack with every instruction. */
+  const jump = (distance: string): string => `store<u64>(s, (load<u64>(s, CPU_RIP) + ${distance}) & load<u64>(s, CPU_RIP_MASK), CPU_RIP);`
   /** `n` from a chain slot; an empty one that may be linked is noted in CPU_LINK. */
   const chain = (slot: string, bit: number): string =>
-    `n = <usize>load<u32>(op, ${slot}); if (!n && (load<u8>(op, OP_SCALE) & ${bit})) ${hot ? '{' : ''} store<u32>(s, <u32>op + <u32>${slot}, CPU_LINK); ${hot ? 'store<u32>(s, <u32>op, CPU_SAVED_OP); return 1 }' : ''}`
+    `n = <usize>load<u32>(op, ${slot}); if (!n) { if (load<u8>(op, OP_SCALE) & ${bit}) { store<u32>(s, <u32>op + <u32>${slot}, CPU_LINK); ${hot ? 'store<u32>(s, <u32>op, CPU_SAVED_OP); return 1' : ''} } }`
   /** `yes`: the condition in the opcode's low nibble. */
   const condition = hot
     ? `${KIND} let yes: bool = false; const cc = load<u32>(op, OP_EXTRA) & 15; switch (cc >> 1) { ${[1, 2, 3, 4, 5, 6, 7].map((p) => `case ${p}: { ${test(p)} break }`).join(' ')} default: { ${test(0)} break } } if (cc & 1) yes = !yes;`
@@ -161,22 +185,35 @@ function build(hot: boolean): ReadonlyMap<string, string> {
     TEST: { ...logic('a & b'), writes: false },
   }
 
+  /** Also makes the quiet form, for places where the block overwrites the flags unread; the slow function sets them all the same. */
+  const flagged = (name: string, z: Size, flags: string, make: (name: string, flags: string) => void): void => {
+    make(name, flags)
+    if (z >= 4) make(quietName(name), hot ? '' : flags)
+  }
   for (const [name, f] of Object.entries(alu)) {
     for (const z of sizes) {
       const u = U[z]
       const a = (where: string): string => `const a: ${u} = load<${u}>(${where});`
       const imm = `const b: ${u} = <${u}>load<u64>(op, OP_IMM);`
-      const finish = (where: string): string => `${f.compute(z)} ${f.writes ? setRegister(z, where, 'r') : ''} ${f.flags(z)} ${done}`
-      const inMemory = (b: string): string =>
+      const register = (form: string, where: string, b: string): void => {
+        const make = (as: string, flags: string): void =>
+          put(as, a(where), b, f.compute(z), f.writes ? setRegister(z, where, 'r') : '', flags, done)
+        if (quietArithmetic.has(name)) flagged(`${name}_${form}_${z}`, z, f.flags(z), make)
+        else make(`${name}_${form}_${z}`, f.flags(z))
+      }
+      const inMemory = (form: string, b: string): void =>
         f.writes
-          ? `${address(z, true)} ${modifiable(z)} const a: ${u} = load<${u}>(h); ${b} ${f.compute(z)} store<${u}>(h, r); ${commit} ${f.flags(z)} ${committed}`
-          : `${address(z, false)} ${readable(z)} const a: ${u} = load<${u}>(h); ${b} ${f.compute(z)} ${f.flags(z)} ${done}`
-      put(`${name}_rr_${z}`, a(rm), `const b: ${u} = load<${u}>(${reg});`, finish(rm))
-      put(`${name}_gr_${z}`, a(reg), `const b: ${u} = load<${u}>(${rm});`, finish(reg))
-      put(`${name}_ri_${z}`, a(rm), imm, finish(rm))
-      put(`${name}_rm_${z}`, address(z, false), readable(z), a(reg), `const b: ${u} = load<${u}>(h);`, finish(reg))
-      put(`${name}_mr_${z}`, inMemory(`const b: ${u} = load<${u}>(${reg});`))
-      put(`${name}_mi_${z}`, inMemory(imm))
+          ? modifies(`${name}_${form}_${z}`, z, a('h'), b, f.compute(z), `store<${u}>(h, r);`, commit, f.flags(z), committed)
+          : reads(`${name}_${form}_${z}`, z, a('h'), b, f.compute(z), f.flags(z), done)
+      register('rr', rm, `const b: ${u} = load<${u}>(${reg});`)
+      register('gr', reg, `const b: ${u} = load<${u}>(${rm});`)
+      register('ri', rm, imm)
+      const fromMemory = (as: string, flags: string): void =>
+        reads(as, z, a(reg), `const b: ${u} = load<${u}>(h);`, f.compute(z), f.writes ? setRegister(z, reg, 'r') : '', flags, done)
+      if (quietArithmetic.has(name)) flagged(`${name}_rm_${z}`, z, f.flags(z), fromMemory)
+      else fromMemory(`${name}_rm_${z}`, f.flags(z))
+      inMemory('mr', `const b: ${u} = load<${u}>(${reg});`)
+      inMemory('mi', imm)
     }
   }
 
@@ -185,9 +222,9 @@ function build(hot: boolean): ReadonlyMap<string, string> {
     put(`MOV_rr_${z}`, setRegister(z, rm, `load<${u}>(${reg})`), done)
     put(`MOV_gr_${z}`, setRegister(z, reg, `load<${u}>(${rm})`), done)
     put(`MOV_ri_${z}`, setRegister(z, rm, `<${u}>load<u64>(op, OP_IMM)`), done)
-    put(`MOV_rm_${z}`, address(z, false), readable(z), setRegister(z, reg, `load<${u}>(h)`), done)
-    put(`MOV_mr_${z}`, address(z, true), `const v: ${u} = load<${u}>(${reg});`, write(z, 'v'), done)
-    put(`MOV_mi_${z}`, address(z, true), `const v: ${u} = <${u}>load<u64>(op, OP_IMM);`, write(z, 'v'), done)
+    reads(`MOV_rm_${z}`, z, setRegister(z, reg, `load<${u}>(h)`), done)
+    writes(`MOV_mr_${z}`, z, `load<${u}>(${reg})`)
+    writes(`MOV_mi_${z}`, z, `<${u}>load<u64>(op, OP_IMM)`)
 
     const unary: Record<string, readonly [string, string]> = {
       INC: [`const r: ${u} = a + 1;`, `${keepCarry} ${kind('FLAG_INC', z)} ${result('r')}`],
@@ -199,13 +236,11 @@ function build(hot: boolean): ReadonlyMap<string, string> {
       NOT: [`const r: ${u} = ~a;`, ''],
     }
     for (const [name, [compute, flags]] of Object.entries(unary)) {
-      put(`${name}_r_${z}`, `const a: ${u} = load<${u}>(${rm}); ${compute} ${setRegister(z, rm, 'r')} ${flags}`, done)
-      put(
-        `${name}_m_${z}`,
-        address(z, true),
-        modifiable(z),
-        `const a: ${u} = load<${u}>(h); ${compute} store<${u}>(h, r); ${commit} ${flags} ${committed}`,
-      )
+      const register = (as: string, set: string): void =>
+        put(as, `const a: ${u} = load<${u}>(${rm}); ${compute} ${setRegister(z, rm, 'r')} ${set}`, done)
+      if (flags === '') register(`${name}_r_${z}`, flags)
+      else flagged(`${name}_r_${z}`, z, flags, register)
+      modifies(`${name}_m_${z}`, z, `const a: ${u} = load<${u}>(h); ${compute} store<${u}>(h, r); ${commit} ${flags} ${committed}`)
     }
   }
 
@@ -230,52 +265,60 @@ function build(hot: boolean): ReadonlyMap<string, string> {
       if (name === 'MOVSXD' && z === 4) continue
       const value = (where: string): string => (signed ? `<${u}><${I[z]}>load<${I[from]}>(${where})` : `<${u}>load<${U[from]}>(${where})`)
       put(`${name}_r_${z}`, `store<u64>(${reg}, <u64>${value(rm)});`, done)
-      put(`${name}_m_${z}`, address(from, false), readable(from), `store<u64>(${reg}, <u64>${value('h')});`, done)
+      reads(`${name}_m_${z}`, from, `store<u64>(${reg}, <u64>${value('h')});`, done)
     }
     put(`CMOV_r_${z}`, condition, `store<u64>(${reg}, <u64>(yes ? load<${u}>(${rm}) : load<${u}>(${reg})));`, done)
-    put(
-      `CMOV_m_${z}`,
-      address(z, false),
-      readable(z),
-      `const v: ${u} = load<${u}>(h);`,
-      condition,
-      `store<u64>(${reg}, <u64>(yes ? v : load<${u}>(${reg})));`,
-      done,
-    )
+    reads(`CMOV_m_${z}`, z, `const v: ${u} = load<${u}>(h);`, condition, `store<u64>(${reg}, <u64>(yes ? v : load<${u}>(${reg})));`, done)
     const bits = z * 8
-    const shifts: Record<string, string> = {
-      SHL: `const r: ${u} = a << c; ${setResult(z, 'r', `0x10 | <u32>(a >> (${bits} - c) & 1) | (<u32>((r >> ${bits - 1}) ^ (a >> (${bits} - c) & 1)) << 11)`)}`,
-      SHR: `const r: ${u} = a >> c; ${setResult(z, 'r', `0x10 | <u32>(a >> (c - 1) & 1) | (<u32>(r >> ${bits - 2}) << 11)`)}`,
-      SAR: `const r: ${u} = <${u}>(<${I[z]}>a >> <${I[z]}>c); ${setResult(z, 'r', `0x10 | (<u32>(<${I[z]}>a >> <${I[z]}>(c - 1)) & 1)`)}`,
-      ROL: `const r: ${u} = rotl<${u}>(a, c); ${rotated(`<u32>(r & 1) | (<u32>((r >> ${bits - 1}) ^ (r & 1)) << 11)`)}`,
-      ROR: `const r: ${u} = rotr<${u}>(a, c); ${rotated(`<u32>(r >> ${bits - 1}) | (<u32>((r >> ${bits - 1}) ^ (r >> ${bits - 2} & 1)) << 11)`)}`,
+    const shifts: Record<string, readonly [string, string]> = {
+      SHL: [
+        `const r: ${u} = a << c;`,
+        setResult(z, 'r', `0x10 | <u32>(a >> (${bits} - c) & 1) | (<u32>((r >> ${bits - 1}) ^ (a >> (${bits} - c) & 1)) << 11)`),
+      ],
+      SHR: [`const r: ${u} = a >> c;`, setResult(z, 'r', `0x10 | <u32>(a >> (c - 1) & 1) | (<u32>(r >> ${bits - 2}) << 11)`)],
+      SAR: [`const r: ${u} = <${u}>(<${I[z]}>a >> <${I[z]}>c);`, setResult(z, 'r', `0x10 | (<u32>(<${I[z]}>a >> <${I[z]}>(c - 1)) & 1)`)],
+      ROL: [`const r: ${u} = rotl<${u}>(a, c);`, rotated(`<u32>(r & 1) | (<u32>((r >> ${bits - 1}) ^ (r & 1)) << 11)`)],
+      ROR: [
+        `const r: ${u} = rotr<${u}>(a, c);`,
+        rotated(`<u32>(r >> ${bits - 1}) | (<u32>((r >> ${bits - 1}) ^ (r >> ${bits - 2} & 1)) << 11)`),
+      ],
     }
-    for (const [name, body] of Object.entries(shifts)) {
-      const put1 = (form: string, count: string): void =>
-        put(
-          `${name}_${form}_${z}`,
-          `const c: ${u} = <${u}>(${count} & ${bits - 1}); const a: ${u} = load<${u}>(${rm}); if (c) { ${body} store<u64>(${rm}, <u64>r) } else store<u64>(${rm}, <u64>a);`,
-          done,
-        )
-      put1('i', '<u32>load<u8>(op, OP_IMM)')
-      put1('c', '<u32>load<u8>(s, 8)')
+    for (const [name, [compute, flags]] of Object.entries(shifts)) {
+      for (const [form, count] of [
+        ['i', '<u32>load<u8>(op, OP_IMM)'],
+        ['c', '<u32>load<u8>(s, 8)'],
+      ] as const) {
+        const make = (as: string, set: string): void => {
+          const operands = `const c: ${u} = <${u}>(${count} & ${bits - 1}); const a: ${u} = load<${u}>(${rm});`
+          const some = `${compute} ${set} store<u64>(${rm}, <u64>r)`
+          put(as, operands, set === '' ? `${some};` : `if (c) { ${some} } else store<u64>(${rm}, <u64>a);`, done)
+        }
+        // Rotates keep flags that an earlier instruction may have set.
+        if (name.startsWith('R')) make(`${name}_${form}_${z}`, flags)
+        else flagged(`${name}_${form}_${z}`, z, flags, make)
+      }
     }
     const product =
       z === 4
         ? 'const p: i64 = <i64><i32>a * <i64><i32>b; const r: u32 = <u32>p; const o: u32 = u32(p != <i64><i32>r);'
         : // High half of the signed product by 32-bit parts (Hacker's Delight, 8-2).
           'const r: u64 = a * b; const ll: u64 = (a & 0xffffffff) * (b & 0xffffffff); const mm: i64 = (<i64>a >> 32) * <i64>(b & 0xffffffff) + <i64>(ll >> 32); const ww: i64 = (mm & 0xffffffff) + <i64>(a & 0xffffffff) * (<i64>b >> 32); const o: u32 = u32((<i64>a >> 32) * (<i64>b >> 32) + (mm >> 32) + (ww >> 32) != <i64>r >> 63);'
-    const imul = `${product} store<u64>(${reg}, <u64>r); ${setResult(z, 'r', 'o | (o << 11)')}`
-    put(`IMUL2_r_${z}`, `const a: ${u} = load<${u}>(${reg}), b: ${u} = load<${u}>(${rm}); ${imul}`, done)
-    put(`IMUL2_m_${z}`, address(z, false), readable(z), `const a: ${u} = load<${u}>(${reg}), b: ${u} = load<${u}>(h); ${imul}`, done)
-    put(`IMUL3_r_${z}`, `const a: ${u} = load<${u}>(${rm}), b: ${u} = <${u}>load<u64>(op, OP_IMM); ${imul}`, done)
-    put(
-      `IMUL3_m_${z}`,
-      address(z, false),
-      readable(z),
-      `const a: ${u} = load<${u}>(h), b: ${u} = <${u}>load<u64>(op, OP_IMM); ${imul}`,
-      done,
-    )
+    /** By an immediate, which fits 32 bits: the high 64 of 96 bits tell. */
+    const productByImmediate =
+      z === 4
+        ? product
+        : 'const r: u64 = a * b; const hh: i64 = (<i64>a >> 32) * <i64>b + ((<i64>(a & 0xffffffff) * <i64>b) >> 32); const o: u32 = u32(hh != <i64><i32>hh);'
+    const overflow = setResult(z, 'r', 'o | (o << 11)')
+    const imul = (name: string, memory: boolean, code: string): void =>
+      flagged(`${name}_${memory ? 'm' : 'r'}_${z}`, z, overflow, (as, flags) => {
+        const all = [code, `store<u64>(${reg}, <u64>r);`, flags, done]
+        if (memory) reads(as, z, ...all)
+        else put(as, ...all)
+      })
+    imul('IMUL2', false, `const a: ${u} = load<${u}>(${reg}), b: ${u} = load<${u}>(${rm}); ${product}`)
+    imul('IMUL2', true, `const a: ${u} = load<${u}>(${reg}), b: ${u} = load<${u}>(h); ${product}`)
+    imul('IMUL3', false, `const a: ${u} = load<${u}>(${rm}), b: ${u} = <${u}>load<u64>(op, OP_IMM); ${productByImmediate}`)
+    imul('IMUL3', true, `const a: ${u} = load<${u}>(h), b: ${u} = <${u}>load<u64>(op, OP_IMM); ${productByImmediate}`)
     put(`BSWAP_${z}`, `store<u64>(${rm}, <u64>bswap<${u}>(load<${u}>(${rm})));`, done)
     // CWDE and CDQE, CDQ and CQO.
     put(`CBW_${z}`, z === 4 ? 'store<u64>(s, <u64><u32><i32>load<i16>(s));' : 'store<u64>(s, <u64><i64>load<i32>(s));', done)
@@ -316,7 +359,7 @@ function build(hot: boolean): ReadonlyMap<string, string> {
 
     const leaveCall = hot ? '' : 'if (c) { store<u32>(s, LEAVE_BRANCH, CPU_LEAVE); break }'
     const branchCold = (handler: string): string => `store<u32>(s, <u32>op, CPU_OP); store<u32>(s, ${handler}(s, op), CPU_LEAVE); break`
-    const next = `<${u}>(rip + <u64>load<u16>(op, OP_NEXT))`
+    const next = `<${u}>(load<u64>(s, CPU_RIP) + <u64>load<u16>(op, OP_NEXT))`
     /** A target that is not canonical (or, with LA57, beyond 48 bits) is for the cold handler: the branch itself faults. */
     const near = (target: string, cold: string): string =>
       z === 8 ? `if ((${target} + 0x800000000000) >> 48) ${hot ? miss : `{ ${branchCold(cold)} }`}` : ''
@@ -335,7 +378,7 @@ function build(hot: boolean): ReadonlyMap<string, string> {
       `const target: ${u} = load<${u}>(${rm});`,
       near('target', 'callRm'),
       push(next),
-      'rip = <u64>target; store<u64>(s, rip, CPU_RIP);',
+      'store<u64>(s, <u64>target, CPU_RIP);',
       leaveCall,
       'break',
     )
@@ -346,14 +389,14 @@ function build(hot: boolean): ReadonlyMap<string, string> {
       readable(z, 'STACK_OP'),
       `const target: ${u} = load<${u}>(h);`,
       near('target', 'ret'),
-      `rip = <u64>target; store<u64>(s, rip, CPU_RIP); store<u64>(s, ${z === 8 ? 'va + 8' : '<u64>(<u32>va + 4)'}, 32); break`,
+      `store<u64>(s, <u64>target, CPU_RIP); store<u64>(s, ${z === 8 ? 'va + 8' : '<u64>(<u32>va + 4)'}, 32); break`,
     )
     put(
       `JMP_r_${z}`,
       flat(branchCold('jumpRm')),
       `const target: ${u} = load<${u}>(${rm});`,
       near('target', 'jumpRm'),
-      'rip = <u64>target; store<u64>(s, rip, CPU_RIP); break',
+      'store<u64>(s, <u64>target, CPU_RIP); break',
     )
   }
 
@@ -378,49 +421,89 @@ function build(hot: boolean): ReadonlyMap<string, string> {
     )
   }
 
-  // Compare and branch in one go: the op stays where it is and its conditional jump behind it, so that counts, cuts and
-  // faults see two instructions; only the dispatch between them and the way of the flags through memory are saved.
+  // An operation and the conditional jump behind it in one go: the op stays where it is and its jump behind it, so that counts,
+  // cuts and faults see two instructions; only the dispatch between them and the way of the flags through memory are saved.
+  // Conditions in the order of test(); one that `ordinary` covers goes to the jump's own handler.
+  const ordinary = 'continue;'
   for (const z of [1, 4, 8] as const) {
     const u = U[z]
     const i = I[z]
-    const imm = `<${u}>load<u64>(op, OP_IMM)`
-    for (const form of ['rr', 'ri'] as const) {
-      const b = form === 'rr' ? `load<${u}>(${reg})` : imm
-      const read = `const a: ${u} = load<${u}>(${rm}); const b: ${u} = ${b};`
-      const plain = (name: string): string => handlers.get(`${name}_${form}_${z}`) ?? ''
-      const branch = (cases: readonly string[]): string =>
-        `op += 32; const cc: u32 = <u32>load<u16>(op) - JCC; if (cc >= 16) continue; let yes: bool = false; switch (cc >> 1) { ${cases.map((c, k) => `case ${k}: { ${c} break }`).join(' ')} default: break } if (cc & 1) yes = !yes; if (yes) ${taken} else ${notTaken} break`
-      const cmp = [
-        'continue;',
-        'yes = a < b;',
-        'yes = r == 0;',
-        'yes = a <= b;',
-        `yes = <${i}>r < 0;`,
-        'continue;',
-        `yes = <${i}>a < <${i}>b;`,
-        `yes = <${i}>a <= <${i}>b;`,
-      ]
-      const and = [
-        'yes = false;',
-        'yes = false;',
-        'yes = r == 0;',
-        'yes = r == 0;',
-        `yes = <${i}>r < 0;`,
-        'continue;',
-        `yes = <${i}>r < 0;`,
-        `yes = <${i}>r <= 0;`,
-      ]
-      put(`CMPJ_${form}_${z}`, hot ? `${read} ${alu['CMP']?.compute(z)} ${alu['CMP']?.flags(z)} ${branch(cmp)}` : plain('CMP'))
-      put(`TESTJ_${form}_${z}`, hot ? `${read} ${alu['TEST']?.compute(z)} ${alu['TEST']?.flags(z)} ${branch(and)}` : plain('TEST'))
+    const zero = 'yes = r == 0;'
+    const sign = `yes = <${i}>r < 0;`
+    const jump = `if (yes) ${taken} else ${notTaken} break`
+    const any = (conditions: readonly string[]): string =>
+      `op += 32; const cc: u32 = <u32>load<u16>(op) - JCC; let yes: bool = false; switch (cc >> 1) { ${conditions.map((c, k) => `case ${k}: { ${c} break }`).join(' ')} default: break } if (cc & 1) yes = !yes; ${jump}`
+    const onZero = `op += 32; const yes: bool = (r == 0) != (((<u32>load<u16>(op) ^ JCC) & 1) != 0); ${jump}`
+    const fuse = (name: string, form: string, code: string, conditions: readonly string[] | undefined): void => {
+      const plain = handlers.get(`${name}_${form}_${z}`) ?? ''
+      put(`${name}Z_${form}_${z}`, hot ? `${code} ${onZero}` : plain)
+      if (conditions) put(`${name}J_${form}_${z}`, hot ? `${code} ${any(conditions)}` : plain)
     }
+    const minus = [ordinary, 'yes = a < b;', zero, 'yes = a <= b;', sign, ordinary, `yes = <${i}>a < <${i}>b;`, `yes = <${i}>a <= <${i}>b;`]
+    const bits = ['yes = false;', 'yes = false;', zero, zero, sign, ordinary, sign, `yes = <${i}>r <= 0;`]
+    for (const [name, conditions] of [
+      ['CMP', minus],
+      ['TEST', bits],
+      ['SUB', undefined],
+      ['AND', undefined],
+      ['ADD', undefined],
+    ] as const) {
+      const f = alu[name]
+      if (!f || (f.writes && z === 1)) continue
+      for (const form of ['rr', 'ri'] as const) {
+        const b = form === 'rr' ? `load<${u}>(${reg})` : `<${u}>load<u64>(op, OP_IMM)`
+        const set = f.writes ? setRegister(z, rm, 'r') : ''
+        fuse(name, form, `const a: ${u} = load<${u}>(${rm}); const b: ${u} = ${b}; ${f.compute(z)} ${set} ${f.flags(z)}`, conditions)
+      }
+    }
+    if (z === 1) continue
+    const flags = `${keepCarry} ${kind('FLAG_DEC', z)} ${result('r')}`
+    fuse('DEC', 'r', `const a: ${u} = load<${u}>(${rm}); const r: ${u} = a - 1; ${setRegister(z, rm, 'r')} ${flags}`, undefined)
   }
-  return handlers
+  const inOrder = [...handlers].toSorted(([a], [b]) => Number(accesses.has(a)) - Number(accesses.has(b)))
+  return { code: new Map(inOrder), accesses }
 }
 
-/** The handler that an op gets when a conditional jump follows it in its block. */
-export const fusedNames: ReadonlyMap<string, string> = new Map(
-  ['CMP', 'TEST'].flatMap((m) => ['rr', 'ri'].flatMap((f) => [1, 4, 8].map((z) => [`${m}_${f}_${z}`, `${m}J_${f}_${z}`] as const))),
+const fast = build(true)
+/** By name, in the order of their ids, memory forms last; the same names in both. */
+export const hotHandlers = fast.code
+export const slowHandlers = build(false).code
+
+/** In the order of the ids: what the memory forms access at `h`. */
+export const accesses = [...hotHandlers.keys()].flatMap((name) => fast.accesses.get(name) ?? [])
+
+/** Quiet form by name of the form that sets flags. */
+export const quietForms: ReadonlyMap<string, string> = new Map(
+  [...hotHandlers.keys()].filter((name) => hotHandlers.has(quietName(name))).map((name) => [name, quietName(name)]),
 )
+
+const quietNames = new Set(quietForms.values())
+/**
+ * What the flags in front of an instruction are to it. NEEDS: it reads or keeps some, or may fault or leave the block, so all must
+ * be there. IGNORES: it neither reads nor writes any. OVERWRITES: all of them; OVERWRITES_BY_COUNT: unless its immediate count is 0.
+ */
+export const flagUses = ['NEEDS', 'IGNORES', 'OVERWRITES', 'OVERWRITES_BY_COUNT'] as const
+export function flagUse(name: string): (typeof flagUses)[number] {
+  const [family = '', form = ''] = name.replace(/[ZJ]_/, '_').split('_')
+  if (fast.accesses.has(name)) return 'NEEDS'
+  if (quietNames.has(name)) return 'IGNORES'
+  if (/^(MOV|MOVZX8|MOVZX16|MOVSX8|MOVSX16|MOVSXD|LEA|BSWAP|CBW|CWD|XCHG|XCHGAX|NOP|NOT)$/.test(family)) return 'IGNORES'
+  if (/^(SHL|SHR|SAR)$/.test(family) && form === 'i') return 'OVERWRITES_BY_COUNT'
+  return quietArithmetic.has(family) || /^(CMP|TEST|NEG|IMUL2|IMUL3)$/.test(family) ? 'OVERWRITES' : 'NEEDS'
+}
+/** fast(): `va` of a memory form; what is not simple leaves by `miss`. */
+export const fastAddress = `let va: u64 = ${offset}; const k = load<u8>(op, OP_EA); if (k) { if (k == 1) va = <u64><u32>va; else if (k == 3) va += load<u64>(s + (<usize>load<u8>(op, OP_SEG) << 4), CPU_SEGMENTS); else ${miss} }`
+
+/** The handlers that an op gets when a conditional jump follows it in its block: JZ or JNZ, another. */
+export const fusedNames: ReadonlyMap<string, { readonly zero: string; readonly other: string | undefined }> = new Map(
+  [...hotHandlers.keys()]
+    .filter((name) => name.includes('Z_'))
+    .map((zero) => {
+      const other = zero.replace('Z_', 'J_')
+      return [zero.replace('Z_', '_'), { zero, other: hotHandlers.has(other) ? other : undefined }] as const
+    }),
+)
+
 /** Name of the hot handler for a row at an operand size and form; undefined = the row's cold handler. */
 export function hotName(row: Opcode, size: Size, memory: boolean): string | undefined {
   const name = nameFor(row, size, memory)
@@ -491,7 +574,3 @@ function nameFor(row: Opcode, z: Size, memory: boolean): string | undefined {
   if (m.startsWith('J')) return `JCC_${row.opcode & 15}`
   return undefined
 }
-
-/** By name, in the order of their ids; the same names in both. */
-export const hotHandlers = build(true)
-export const slowHandlers = build(false)

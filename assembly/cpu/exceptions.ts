@@ -19,7 +19,8 @@ import {
   EXC_VC,
   LEAVE_EXIT_RETRY,
   LEAVE_FAULT,
-  OP_LENGTH,
+  OP_NEXT,
+  OP_OFFSET,
   OP_MODRM,
   STOP_UNIMPLEMENTED,
 } from '../generated/layout'
@@ -63,6 +64,6 @@ export function unimplementedFeature(s: usize, op: usize, what: u32): u32 {
   store<u32>(s, STOP_UNIMPLEMENTED, CPU_STOP_REASON)
   store<u32>(s, what, CPU_STOP_NAME)
   store<u64>(s, op ? instructionRip(s, op) : load<u64>(s, CPU_RIP), CPU_STOP_DETAIL)
-  store<u64>(s, op ? <u64>load<u8>(op, OP_LENGTH) | ((<u64>load<u8>(op, OP_MODRM)) << 8) : 0, CPU_STOP_INFO)
+  store<u64>(s, op ? <u64>(load<u16>(op, OP_NEXT) - load<u16>(op, OP_OFFSET)) | ((<u64>load<u8>(op, OP_MODRM)) << 8) : 0, CPU_STOP_INFO)
   return leaveWith(s, LEAVE_EXIT_RETRY)
 }

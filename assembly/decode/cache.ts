@@ -5,6 +5,7 @@
  */
 import { DROPPED } from './constants'
 import { raiseError } from '../cpu/exceptions'
+import { quietUnseen } from './quiet'
 import { chained, fused, H_CONTINUE, isJcc } from '../generated/opcodes'
 import {
   BLOCK_BYTES,
@@ -225,7 +226,7 @@ function decodeBlock(s: usize, linear: u64, address: usize, mode: u32): usize {
     if ((r & ENDS) != 0) {
       if (mode < EDGE_LOW) linkable(op, address, at + length)
       if (count && isJcc(<u32>load<u16>(op))) {
-        const both = fused(<u32>load<u16>(op - SIZEOF_OP))
+        const both = fused(<u32>load<u16>(op - SIZEOF_OP), <u32>load<u16>(op))
         if (both) store<u16>(op - SIZEOF_OP, <u16>both)
       }
     }
@@ -247,6 +248,7 @@ function decodeBlock(s: usize, linear: u64, address: usize, mode: u32): usize {
     if (!second && p < pageEnd && mode < EDGE_LOW) store<u8>(end, 1, OP_SCALE)
     end += SIZEOF_OP
   }
+  quietUnseen(b + SIZEOF_BLOCK, end)
   if (second) {
     end = b + SIZEOF_BLOCK + 2 * SIZEOF_OP
     memory.copy(end, s + GATHER, SIZEOF_OP)

@@ -22,7 +22,7 @@ import {
   OP_ID,
   OP_IMM,
   OP_INDEX,
-  OP_LENGTH,
+  OP_ACCESS,
   OP_MODRM,
   OP_NEXT,
   OP_OFFSET,
@@ -79,6 +79,7 @@ import {
   SIZE_NATIVE,
   SIZE_V,
   SIZE_Y,
+  accessOf,
 } from '../generated/opcodes'
 import { undefinedEnd } from './undefined'
 
@@ -424,7 +425,7 @@ function offered(s: usize, node: u32): bool {
 
 function finish(op: usize, id: u32, length: u32, at: u32, ends: u32): u32 {
   store<u16>(op, <u16>id, OP_ID)
-  store<u8>(op, <u8>length, OP_LENGTH)
+  store<u8>(op, <u8>accessOf(id), OP_ACCESS)
   store<u16>(op, <u16>at, OP_OFFSET)
   store<u16>(op, <u16>(at + length), OP_NEXT)
   return length | ends

@@ -7,7 +7,7 @@ import { deliver } from '../cpu/delivery'
 import { TF } from '../cpu/flags'
 import { windowOpened } from '../cpu/mode'
 import { lookup, quickLookup } from '../decode/cache'
-import { chained, H_PARTIAL_END } from '../generated/opcodes'
+import { chained, H_PARTIAL_END, plain } from '../generated/opcodes'
 import {
   BLOCK_BYTES,
   BLOCK_COUNT,
@@ -165,6 +165,8 @@ function cut(s: usize, n: usize, count: u32): usize {
     store<u8>(last, 0, 8)
   }
   const end = last + SIZEOF_OP
+  // What a form relies on may be cut off.
+  for (let op = p + SIZEOF_OP; op < end; op += SIZEOF_OP) store<u16>(op, <u16>plain(<u32>load<u16>(op)))
   memory.fill(end, 0, SIZEOF_OP)
   store<u16>(end, <u16>H_PARTIAL_END, OP_ID)
   store<u64>(end, <u64>load<u16>(last, OP_NEXT), OP_IMM)

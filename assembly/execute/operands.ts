@@ -24,7 +24,7 @@ import {
   OP_EA,
   OP_FLAGS,
   OP_INDEX,
-  OP_LENGTH,
+  OP_NEXT,
   OP_MODRM,
   OP_EXTRA,
   OP_OFFSET,
@@ -255,7 +255,13 @@ export function unimplemented(s: usize, op: usize): u32 {
   store<u32>(s, STOP_UNIMPLEMENTED, CPU_STOP_REASON)
   store<u32>(s, 0, CPU_STOP_NAME)
   store<u64>(s, instructionRip(s, op), CPU_STOP_DETAIL)
-  store<u64>(s, <u64>load<u8>(op, OP_LENGTH) | ((<u64>load<u8>(op, OP_MODRM)) << 8) | ((<u64>load<u32>(op, OP_EXTRA)) << 16), CPU_STOP_INFO)
+  store<u64>(
+    s,
+    <u64>(load<u16>(op, OP_NEXT) - load<u16>(op, OP_OFFSET)) |
+      ((<u64>load<u8>(op, OP_MODRM)) << 8) |
+      ((<u64>load<u32>(op, OP_EXTRA)) << 16),
+    CPU_STOP_INFO,
+  )
   store<u32>(s, LEAVE_EXIT_RETRY, CPU_LEAVE)
   return LEAVE_EXIT_RETRY
 }

@@ -39,7 +39,7 @@ import {
   CPU_GPR,
   CPU_RIP_MASK,
   CPU_SEGMENTS,
-  OP_LENGTH,
+  OP_NEXT,
   SEG_BASE,
   SEG_CS,
   VKVM_REPLAY,
@@ -111,7 +111,7 @@ function escape(s: usize, op: usize): bool {
   const long = mask == ~(<u64>0)
   const base = long ? 0 : load<u64>(s + CPU_SEGMENTS + ((<usize>SEG_CS) << 4), SEG_BASE)
   const rip = load<u64>(s, CPU_RIP) + <u64>load<u16>(op, OP_OFFSET)
-  const length = <u32>load<u8>(op, OP_LENGTH)
+  const length = <u32>load<u16>(op, OP_NEXT) - <u32>load<u16>(op, OP_OFFSET)
   for (let i: u32 = 0; i < length; i++) {
     const linear = base + ((rip + <u64>i) & mask)
     const at = fetchAddress(s, long ? linear : linear & 0xffffffff)

@@ -7,7 +7,7 @@ const MiB = 1024 * KiB
 /** One decoded instruction (32 bytes). One op is one instruction, always. */
 export const op = struct('OP', 'One decoded instruction', [
   ['ID', 'u16', 'handler (H_*)'],
-  ['LENGTH', 'u8', 'instruction length in bytes'],
+  ['ACCESS', 'u8', 'memory forms of the loop: bytes of the access - 1, ACCESS_WRITE'],
   ['FLAGS', 'u8', 'OPF_*: memory operand, LOCK, REP, REPNE, operand size, address size'],
   ['RM', 'u8', 'ModRM.rm register (or the register in the opcode byte) as an offset into CPU'],
   ['REG', 'u8', 'ModRM.reg register as an offset into CPU'],

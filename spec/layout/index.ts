@@ -72,6 +72,8 @@ export const constants: Readonly<Record<string, number>> = {
   OPF_REPNE: 8,
   OPF_SIZE_SHIFT: 4,
   OPF_ADDR_SHIFT: 6,
+  /** Also the distance of the tags TLB_READ and TLB_WRITE in an L1 entry. */
+  ACCESS_WRITE: 8,
   EA_FLAT64: 0,
   EA_FLAT32: 1,
   EA_GENERAL: 2,
