@@ -104,7 +104,8 @@ ${cases(hotHandlers, 0, memoryBase)}
         ${fastAddress}
         const access = <u32>load<u8>(op, OP_ACCESS)
         const t: usize = tlb + ((<usize>va >> 7) & 0x7fe0)
-        if (load<u64>(t + <usize>(access & ACCESS_WRITE), TLB_READ) != ((va + <u64>(access & 7)) & ~(<u64>0xfff))) {${quickFill(missed, { want: '(1 + (access >> 3))', entry: 't' }).replaceAll('\n', '\n          ')}
+        const last = (va + <u64>(access & 7)) & ~(<u64>0xfff)
+        if (load<u64>(t + <usize>(access & ACCESS_WRITE), TLB_READ) != last) {${quickFill(missed, { want: '(1 + (access >> 3))', entry: 't', crosses: 'last != page' }).replaceAll('\n', '\n          ')}
         }
         const h: usize = <usize>(<u32>va + load<u32>(t, TLB_ADDEND))
         switch (<u32>load<u16>(op)) {

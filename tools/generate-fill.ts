@@ -3,7 +3,7 @@
  * the path saves), the walk behind it (memory/quick.ts) and its benchmark (memory/bench.ts, beside bench/translation.c).
  *
  * The processor overlaps as many guest loads as its window holds misses, so what counts is the number of instructions: the low six
- * bits of an L2 word are the shift that finds its rights in QUICK_NOW, and a tag that is already right tells a page crossing.
+ * bits of an L2 word are the shift that finds its rights in QUICK_NOW.
  *
  * Inside: `s` CPU structure, `va` linear address, `data` L2 word, and what the user has in `Names`.
  */
@@ -13,20 +13,27 @@ interface Names {
   readonly want: string
   /** Address of the L1 entry of `va`. */
   readonly entry: string
+  /** The access crosses into the next page; asked behind `entry`. */
+  readonly crosses: string
 }
-const byCode: Names = { want: '<u32>n & 3', entry: '<usize>load<u32>(s, CPU_TLB_BASE) + ((<usize>va >> 7) & 0x7fe0)' }
+const byCode: Names = {
+  want: '<u32>n & 3',
+  // The access missed, so a tag that is right tells it.
+  crosses: 'load<u64>(e, TLB_READ) == page',
+  entry: '<usize>load<u32>(s, CPU_TLB_BASE) + ((<usize>va >> 7) & 0x7fe0)',
+}
 
 /** Code of a miss: size << 2 | what the access wants of the rights in QUICK_ALLOW (1 read, 2 write). 0 and 1 mean other things. */
 export const missCode = (size: number, write: boolean): number => (size << 2) | (write ? 2 : 1)
 /** The largest code. */
 export const MISSED = missCode(8, true)
 
-/** Writes the entry if the rights allow the access and `wrong` does not hold; else does `fail`, which leaves. */
-const install = (wrong: string, fail: string, { want, entry }: Names): string => `
+/** Writes the entry if the rights allow the access and it does not cross; else does `fail`, which leaves. */
+const install = (fail: string, { want, entry, crosses }: Names): string => `
 const has = <u32>(load<u64>(s, VCPU_MMU + MMU_QUICK_NOW) >> <u64>data)
 if ((has & ${want}) == 0) ${fail}
 const e = ${entry}
-if (${wrong}) ${fail}
+if (${crosses}) ${fail}
 store<u64>(e, page, TLB_READ)
 store<u64>(e, has & 2 ? page : NONE, TLB_WRITE)
 store<u64>(e, has & 4 ? page : NONE, TLB_EXEC)
@@ -51,7 +58,7 @@ if (context != load<u64>(s, VCPU_MMU + MMU_QUICK_LOCAL)) {
   if (context != load<u64>(s, VCPU_MMU + MMU_QUICK_GLOBAL)) ${fail}
 }
 if (load<u32>(l2, VCPU_TLB2 + 12) != load<u32>(s, VCPU_MMU + MMU_CLEAN)) ${fail}
-const data = load<u32>(l2, VCPU_TLB2 + 8)${install('load<u64>(e, TLB_READ) == page', fail, names)}`
+const data = load<u32>(l2, VCPU_TLB2 + 8)${install(fail, names)}`
 
 const indent = (text: string, by: string): string => text.replaceAll('\n', `\n${by}`)
 
@@ -69,7 +76,7 @@ const NONE: u64 = ~0
 
 /** Fills the L1 entry of \`va\` in the current array from L2 word \`data\`; true if the access of code \`n\` hits it now. */
 export function install(s: usize, va: u64, data: u32, n: u32): bool {
-  const page = va & ~(<u64>0xfff)${indent(install('<u32>(va & 0xfff) + (n >> 2) > 0x1000', 'return false', byCode), '  ')}
+  const page = va & ~(<u64>0xfff)${indent(install('return false', { ...byCode, crosses: '<u32>(va & 0xfff) + (n >> 2) > 0x1000' }), '  ')}
   return true
 }
 
