@@ -28,11 +28,12 @@ static u8 *memory;
 enum { INFO = 0x100000, VCPU = 0x1200000, TABLES = 0x1400000, HEAP = 0x1600000 };
 
 struct vcpu {
-	u32 tlb_base, used, fills, units, bit, data, clean, pad;
+	u32 tlb_base, used, fills, units, bit, data, clean, stamp;
 	u64 now, psc, local, global, mask, want, info, large_base, large_mask;
 	u32 fill_list[900];
 	struct { u64 tag; u32 table, word; } pscs[512];
 	struct { u64 tag; u32 data, clean; } l2[65536];
+	u64 dense[65536];
 	struct { u64 read, write, exec, addend; } l1[1024];
 };
 
@@ -116,13 +117,20 @@ static inline int lookup(u32 s, u64 va, u32 n)
 {
 	struct vcpu *v = (struct vcpu *)(memory + s);
 	u64 page = va & ~0xfffull;
-	u32 l2 = (u32)((va >> 8) ^ (va >> 24)) & 0xffff0;
-	u64 context = AT(u64, s + offsetof(struct vcpu, l2) + l2) ^ page;
-	if (context != v->local && context != v->global)
-		return 0;
-	u32 data = AT(u32, s + offsetof(struct vcpu, l2) + 8 + l2);
-	if (AT(u32, s + offsetof(struct vcpu, l2) + 12 + l2) != v->clean)
-		return 0;
+	u32 dense = s + offsetof(struct vcpu, dense) + ((u32)((va >> 9) ^ (va >> 25)) & 0x7fff8);
+	u64 word = AT(u64, dense);
+	u32 tag = ((u32)(va >> 28) << 12) | v->stamp, beyond = (va + 0x800000000000) >> 48, data = word;
+	if (((u32)(word >> 32) ^ tag) | beyond) {
+		u32 l2 = (u32)((va >> 8) ^ (va >> 24)) & 0xffff0;
+		u64 context = AT(u64, s + offsetof(struct vcpu, l2) + l2) ^ page;
+		if (context != v->local && context != v->global)
+			return 0;
+		if (AT(u32, s + offsetof(struct vcpu, l2) + 12 + l2) != v->clean)
+			return 0;
+		data = AT(u32, s + offsetof(struct vcpu, l2) + 8 + l2);
+		if (!beyond)
+			AT(u64, dense) = data | (u64)tag << 32;
+	}
 	return install(s, va, data, n, 0);
 }
 

@@ -116,7 +116,9 @@ export function timerCount(s: usize): u32 {
   const time = now(s)
   const period = load<u64>(a, LAPIC_PERIOD)
   if (deadline == NEVER || deadline <= time || period == 0) return 0
-  return <u32>(((deadline - time) % period) / (divisor(a) * busNs(s)))
+  // In KVM some time has always passed since the timer was armed, so that its remainder by the period is the count.
+  const left = deadline - time
+  return <u32>((left == period ? left : left % period) / (divisor(a) * busNs(s)))
 }
 
 /** The timer is due: fires, and re-arms a periodic one. */

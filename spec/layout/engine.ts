@@ -62,6 +62,7 @@ export const vcpuArena = chain(0, [
   ['VCPU_TLB_SUPERVISOR', 32 * KiB, 'L1 TLB for CPL 0..2'],
   ['VCPU_TLB_SMAP', 32 * KiB, 'L1 TLB for CPL 0..2 with SMAP enforced'],
   ['VCPU_TLB2', 1024 * KiB, 'L2 TLB, 65536 entries of 16 bytes: reach 256 MiB'],
+  ['VCPU_TLB_DENSE', 512 * KiB, 'what the loop needs of L2 entries in 8 bytes each, by the same index: u32 data, u32 tag (MMU_STAMP)'],
   ['VCPU_CONTEXTS', 16 * KiB, 'by PCID: u32 context of its entries in the L2 TLB and the paging-structure cache, 0 = none are valid'],
   ['VCPU_PSC', 8 * KiB, 'paging-structure cache, 512 entries of 16 bytes'],
   ['VCPU_MMU', 4 * KiB, 'MMU structure'],

@@ -16,7 +16,7 @@ export const mmu = struct(
     ['CONTEXTS', 'u32', 'the last context that was given out (12 bits)'],
     ['PCIDS', 'u32', '1 = contexts other than that of PCID 0 may be in use'],
     ['CLEAN', 'u32', 'in an L2 entry: its frame is stored in the view of the VM, dirty and without code; counts frames that get code'],
-    ['CLEAN_PAD', 'u32', ''],
+    ['STAMP', 'u32', 'low 12 bits of the tags of valid entries at VCPU_TLB_DENSE, above them 20 bits of the address (47:28); never 0'],
     ['MISS', 'u64', 'linear address at which the fast loop function missed'],
     // What memory/quick.ts needs at every miss, prepared; see quickPrepare.
     ['QUICK', 'u32', '0 = to be prepared again'],

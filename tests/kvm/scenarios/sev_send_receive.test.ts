@@ -112,8 +112,8 @@ test('live: the guest runs while its memory is sent; dirty pages are sent again'
   let text = read(from, 5, shared)
   const there = await openKvm({ memory: 256 << 20, seed: 3n })
   const { vm, mappings } = target(there, source)
-  // The slot above 768 KiB holds all that this guest works on.
-  const slot = [...source.vm.file.slots.values()].find(({ gpa }) => gpa === 0xc0000n)
+  // The slot above 1 MiB holds all that this guest works on.
+  const slot = [...source.vm.file.slots.values()].find(({ gpa }) => gpa === 0x100000n)
   assert.ok(slot)
   const region = { slot: slot.id, guestPhysAddr: slot.gpa, memorySize: slot.size, userspaceAddr: slot.userspaceAddr }
   source.vm.setUserMemoryRegion({ ...region, flags: 1 })
