@@ -6,8 +6,6 @@
  * A context is a number (12 bits, never 0) that stands for one PCID since it was last flushed, or for all global entries since they
  * were: a flush gives out a new one.
  * L2 entry (16 bytes): u64 tag {11:0 context, 63:12 virtual page}, u32 data (L2_*), u32 MMU_CLEAN when quick.ts had checked the frame.
- * Dense entry (8 bytes): u32 data of an L2 entry that CLEAN allows, u32 tag {11:0 MMU_STAMP, 31:12 VA 47:28}: misses of large working
- * sets wait for the lines of the L2 array (tools/generate-fill.ts). A new stamp empties all of it.
  * PSC entry (16 bytes): u64 tag {42:0 VA >> 21, 51:43 PSC generation, 63:52 context}, u32 address of the table that the walk goes
  * on in, u32 rights so far and level.
  */
@@ -44,7 +42,6 @@ import {
   MMU_QUICK_NOW,
   MMU_QUICK_PSC,
   MMU_QUICK_WANT,
-  MMU_STAMP,
   MMU_USED,
   MMU_FILLS,
   MMU_FILL_LIST,
@@ -60,8 +57,6 @@ import {
   VCPU_PSC,
   VCPU_PSC_SIZE,
   VCPU_TLB2,
-  VCPU_TLB_DENSE,
-  VCPU_TLB_DENSE_SIZE,
   VCPU_TLB_EMPTY,
   VCPU_TLB_EMPTY_SIZE,
   VCPU_TLB2_SIZE,
@@ -72,6 +67,7 @@ import {
 import { CR0_AM, CR0_WP, CR4_PCIDE, CR4_SMAP, CR4_SMEP, FLAG_AC } from '../generated/registers'
 export { CR0_WP, CR4_SMEP } from '../generated/registers'
 import { watchedPage } from '../cpu/watch'
+import { dropDense, newStamp } from './dense'
 import { frameInfo } from './frames'
 
 /** L1 arrays. */
@@ -192,16 +188,6 @@ export function dropSupervisorStores(s: usize): void {
   store<u32>(s, whole ? 0 : used & 1, VCPU_MMU + MMU_USED)
 }
 
-/** What the dense entries were made from has changed: contexts, or frames that hold code. */
-function newStamp(s: usize): void {
-  let stamp = load<u32>(s, VCPU_MMU + MMU_STAMP) + 1
-  if (stamp > 0xfff) {
-    memory.fill(s + VCPU_TLB_DENSE, 0, VCPU_TLB_DENSE_SIZE)
-    stamp = 1
-  }
-  store<u32>(s, stamp, VCPU_MMU + MMU_STAMP)
-}
-
 function dropContexts(s: usize): void {
   if (load<u32>(s, VCPU_MMU + MMU_PCIDS)) memory.fill(s + VCPU_CONTEXTS, 0, VCPU_CONTEXTS_SIZE)
   else store<u32>(s, 0, VCPU_CONTEXTS)
@@ -312,10 +298,6 @@ export function l2Entry(s: usize, va: u64): usize {
   return s + VCPU_TLB2 + ((<usize>((vpn ^ (vpn >> 16)) & 65535)) << 4)
 }
 
-function denseEntry(s: usize, va: u64): usize {
-  return s + VCPU_TLB_DENSE + (<usize>((va >> 9) ^ (va >> 25)) & 0x7fff8)
-}
-
 function pcid(s: usize): u64 {
   return (load<u64>(s, CPU_CR4) & CR4_PCIDE) != 0 ? load<u64>(s, CPU_CR3) & 0xfff : 0
 }
@@ -358,7 +340,7 @@ export function invalidatePage(s: usize, va: u64): void {
   }
   store<u64>(l2, 0)
   store<u64>(l2, 0, 8)
-  store<u64>(denseEntry(s, va), 0)
+  dropDense(s, va)
   const generation = (load<u32>(s, VCPU_MMU + MMU_PSC_GENERATION) + 1) & 511
   store<u32>(s, generation, VCPU_MMU + MMU_PSC_GENERATION)
   if (generation == 0) memory.fill(s + VCPU_PSC, 0, VCPU_PSC_SIZE)
