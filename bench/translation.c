@@ -186,6 +186,7 @@ int main(int argc, char **argv)
 	v->info = 0x20000ull << 32;
 	v->data = VALID;
 	v->clean = 1;
+	v->stamp = 1;
 	v->large_base = NONE;
 	v->local = v->psc = 1ull << 52;
 	v->global = 2ull << 52;
